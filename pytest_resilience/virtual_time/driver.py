@@ -7,13 +7,16 @@ import contextlib
 import os
 import signal
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pytest_resilience.virtual_time.c_locks import frame_of
 from pytest_resilience.virtual_time.c_locks import has_a_timeout
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
+from pytest_resilience.virtual_time.members import Member
+from pytest_resilience.virtual_time.pipes import awaited_by
+from pytest_resilience.virtual_time.pipes import is_of_this_process
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.signals import Signals
@@ -184,14 +187,21 @@ class Driver:
                 self._signals.end_wait_in_c()
         return TICK
 
-    def _are_in_locks(self, blocked: Iterable[int]) -> bool:
-        """Whether all wait for locks in C, which only a thread of this process can release."""
-        if any(thread.is_alive() for thread in self._scheduler.members.external):
+    def _are_in_locks(self, blocked: Collection[int]) -> bool:
+        """Whether all wait for locks in C, or for pipes, that only this process can end."""
+        members = self._scheduler.members
+        if not blocked or any(thread.is_alive() for thread in members.external):
             return False
-        frames = [frame for frame in map(frame_of, blocked) if frame is not None]
-        return bool(frames) and all(map(is_in_a_lock_of_c, frames))
+        return all(self._is_in_a_lock(members.inside[ident]) for ident in blocked)
 
-    def _in_vain(self, blocked: Iterable[int]) -> bool:
+    def _is_in_a_lock(self, member: Member) -> bool:
+        frame = frame_of(member.thread.ident or 0)
+        if frame is None or is_in_a_lock_of_c(frame):
+            return frame is not None
+        pipe = awaited_by(member.thread.native_id)
+        return pipe is not None and is_of_this_process(pipe)
+
+    def _in_vain(self, blocked: Collection[int]) -> bool:
         """Whether those who wait for locks in C wait for nobody, or for time."""
         frames = [frame for frame in map(frame_of, blocked) if frame is not None]
         return not self._scheduler.members.has_strangers() or any(map(has_a_timeout, frames))

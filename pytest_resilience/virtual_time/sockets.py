@@ -10,23 +10,20 @@ that one end has taken and the other has not yet got. Any other peer lives outsi
 
 from __future__ import annotations
 
-import os
 import select
 import selectors
 import socket
-import stat
 import struct
 import sys
 import weakref
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.pipes import is_of_this_process
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import aside
@@ -179,7 +176,7 @@ def _has_peer_in(names: set[object], fd: int, made: socket.socket | None) -> boo
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return None if _is_pipe_of_this_process(fd) else False
+        return None if is_of_this_process(fd) else False
     try:
         return _is_connected_to(names, sock)
     finally:
@@ -195,49 +192,6 @@ def _is_connected_to(names: set[object], sock: socket.socket) -> bool | None:
     if sock.family == socket.AF_UNIX and not peer and not local:
         return None
     return _is_among(names, (sock.family, sock.type, peer), local)
-
-
-def _is_pipe_of_this_process(fd: int) -> bool:
-    """Whether the other end of a pipe is here, and in no child either; on Linux."""
-    try:
-        own, kind = _pipe_of(fd), _access(fd)
-        if own is None or not any(
-            _pipe_of(other) == own and _access(other) != kind
-            for other in map(int, os.listdir("/proc/self/fd"))
-        ):
-            return False
-        paths = (each for child in _children() for each in Path(f"/proc/{child}/fd").iterdir())
-        return all(_identity(path) != own for path in paths)
-    except OSError:
-        return False
-
-
-def _pipe_of(fd: int) -> tuple[int, int] | None:
-    return _identity(Path(f"/proc/self/fd/{fd}"))
-
-
-def _identity(fd: Path) -> tuple[int, int] | None:
-    """Which pipe an open file is; None if it is none."""
-    try:
-        found = fd.stat()
-    except FileNotFoundError:  # closed meanwhile
-        return None
-    return (found.st_dev, found.st_ino) if stat.S_ISFIFO(found.st_mode) else None
-
-
-def _access(fd: int) -> int:
-    """Whether it reads or writes."""
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-
-
-def _children(process: str = "self") -> Iterator[str]:
-    """The processes that a process has started, and those that they have."""
-    for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text("ascii").split():
-            yield child
-            yield from _children(child)
 
 
 def _arrives(end: _End, other: _End | None) -> bool | None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import _thread
 import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 
@@ -50,6 +52,30 @@ def test_the_thread_of_the_test_is_told_where_it_is_blocked_in_c(pipe: tuple[int
         assert clock.elapsed == 0
         time.sleep(5)
         assert clock.elapsed == 5
+
+
+@pytest.mark.parametrize(
+    "wait", [read_in_c, lambda fd: start(lambda: read_in_c(fd))[0].join()], ids=["alone", "thread"]
+)
+def test_a_pipe_that_is_read_in_c_though_nobody_can_write(
+    pipe: tuple[int, int], wait: Callable[[int], object]
+) -> None:
+    with VirtualClock() as clock:
+        with pytest.raises(ClockStalledError, match="in read_in_c"):
+            wait(pipe[0])
+        os.write(pipe[1], b"x")
+        time.sleep(5)
+        assert clock.elapsed == 5
+
+
+def test_a_pipe_of_a_child_that_is_read_in_c_takes_its_real_time() -> None:
+    says = "import time; time.sleep(0.3); print('x')"
+    with VirtualClock() as clock:
+        command = [sys.executable, "-S", "-c", says]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.read() == b"x\n"
+        assert clock.jumps == 0
 
 
 class Old:
