@@ -206,7 +206,10 @@ class TcpConnection:
         if self.inbound.expected:
             self.turn.sent_at = now  # it is more of the same request
         elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
-            self.inbound.stream = None
+            reader = self.inbound.thread
+            is_waited_for = stream is not None and stream.due is None
+            if reader in {None, threading.get_ident()} or not is_waited_for:
+                self.inbound.stream = None
 
     def begin_response(
         self,

@@ -12,9 +12,11 @@ import socket
 import sys
 import time
 
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -86,11 +88,7 @@ class Receiver:
                 self._receive_tickets(connection, stream, call)
         result = self._read(sock, connection, call, asked_at)
         inbound.tickets = False  # they have come before
-        if expected and not asked:  # whoever may have asked meanwhile: this is the response
-            turn.receiving = True
-        if not inbound.expected and (expected or turn.receiving):
-            return result
-        return self._receive_late(sock, connection, call, result)
+        return self._finish(sock, connection, call, result, expected=expected, asked=asked)
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """A request is about to be sent: silence begins before there can be a response.
@@ -189,14 +187,50 @@ class Receiver:
         now = clock.monotonic()
         stream.arrive(now if now - began > _NO_TIME else connection.turn.sent_at)
 
-    def _receive_late(
-        self, sock: socket.socket, connection: TcpConnection, call: SocketCall, result: Any
+    def _finish(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+        result: Any,
+        *,
+        expected: bool,
+        asked: bool,
     ) -> Any:
-        """Another thread has asked while this one was receiving: `result` is a response."""
+        """Return `result`, with what happens to it where another thread has asked meanwhile.
+
+        What waits before anything was `asked` has been decided about, and this is the response,
+        whoever has asked; but nobody knew which request it would be.
+        """
+        __tracebackhide__ = True
+        turn, inbound = connection.turn, connection.inbound
+        meant = []
+        if expected and not asked:
+            active = self._engine.active if turn.asked and inbound.stream is None else ()
+            meant = [each for each in active if each.experiment.aims_at_requests]
+            turn.receiving, turn.asked = True, False
+        if not (meant or inbound.expected) and (expected or turn.receiving):
+            return result
+        return self._receive_late(sock, connection, call, result, among=meant or None)
+
+    def _receive_late(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+        result: Any,
+        among: Sequence[ActiveExperiment] | None = None,
+    ) -> Any:
+        """Another thread has asked while this one was receiving: `result` is a response.
+
+        `among`: the experiments about which nothing is decided yet.
+        """
         __tracebackhide__ = True
         inbound = connection.inbound
         decided, inbound.expected = inbound.expected, False  # when it was sent
-        stream = inbound.stream if decided else connection.begin_response(self._engine)
+        if not decided:
+            connection.begin_response(self._engine, among=among)
+        stream = inbound.stream
         if stream is None:
             return result
         arguments = ReceiveArguments(call)

@@ -156,6 +156,27 @@ def test_the_second_is_cut_off(talk: Talk, inject: Inject) -> None:
     assert cut.hits == 1
 
 
+def test_the_first_is_cut_off(talk: Talk, inject: Inject) -> None:
+    with inject("network_failure", mode="truncate", rate=1, first=1) as cut:
+        conversation = talk()
+        assert conversation.ask(b"abcdefgh") == b"abcd"
+        assert conversation.heard.get(timeout=PATIENCE) == b""
+    assert cut.hits == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_the_request_that_is_meant_is_late(talk: Talk, inject: Inject, method: str) -> None:
+    requests = {
+        each: f"{each} / HTTP/1.1\r\nHost: teas\r\n\r\n".encode() for each in ("GET", "PUT")
+    }
+    with inject("network_latency", delay=DELAY, method=method) as latency:
+        conversation = talk()
+        for each, request in requests.items():
+            before = latency.hits
+            assert conversation.ask(request) == request
+            assert latency.hits == before + (each == method)
+
+
 def test_the_second_is_never_heard(talk: Talk, inject: Inject) -> None:
     """Silence is there from the start: who waits when it begins would be hit by that, too."""
     with inject("network_failure", mode="timeout", from_nth=4) as silence:
