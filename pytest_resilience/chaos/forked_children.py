@@ -52,6 +52,13 @@ class Page:
     memory: memoryview
     path: str = ""
 
+    def take_number(self, matched: int) -> int:
+        """The number of an operation among those of all processes; -1 gives the latest back."""
+        with self.locked():
+            number: int = _NUMBER.unpack_from(self.memory, _NUMBER_AT)[0] + matched
+            _NUMBER.pack_into(self.memory, _NUMBER_AT, number)
+            return number
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Let no other process into the block, as long as none is stopped in it."""
@@ -194,8 +201,11 @@ class SharedCounts:
         With -1 the latest one is not counted after all.
         """
         with self._lock:
-            if matched:
-                self._take_number(matched)
+            page = self._page
+            if matched and self._in_total and page is not None and page.path:
+                self._number = page.take_number(matched)
+            else:
+                self._number += matched
             if self._in_child:
                 self._add_in_page(matched, chosen, hits, delay)
             else:
@@ -205,15 +215,6 @@ class SharedCounts:
                 here[2] += hits
                 here[3] += delay
             return self._number
-
-    def _take_number(self, matched: int) -> None:
-        page = self._page
-        if not self._in_total or page is None or not page.path:
-            self._number += matched
-            return
-        with page.locked():
-            self._number = _NUMBER.unpack_from(page.memory, _NUMBER_AT)[0] + matched
-            _NUMBER.pack_into(page.memory, _NUMBER_AT, self._number)
 
     def _add_in_page(self, *more: float) -> None:
         if self._page is None:

@@ -59,7 +59,7 @@ class RequestStream:
     """
 
     __slots__ = (
-        "_is_http", "_message", "_owed", "_ready", "_sealed", "cut", "effect", "has_sealed",
+        "_is_http", "_message", "_owed", "_ready", "cut", "effect", "has_sealed",
         "late", "rest",
     )  # fmt: skip
 
@@ -70,7 +70,6 @@ class RequestStream:
         self.rest = 0
         self.has_sealed = False
         self._message: ResponseStream | None = None
-        self._sealed = False
         self._is_http = False
         self._ready = b""  # taken, changed, and not sent yet
         self._owed = 0  # bytes of the client that these stand for
@@ -93,7 +92,7 @@ class RequestStream:
         """
         self.cut = self.late = self.effect = self._message = None
         self._ready, self._owed = b"", 0
-        self._sealed, self.has_sealed = sealed, False
+        self.has_sealed = False
         if effect is None:
             return
         if effect.delay == math.inf:

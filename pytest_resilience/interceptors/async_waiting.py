@@ -90,8 +90,9 @@ class Wait:
 
     def pass_in_full(self) -> None:
         """Call now: all of it has passed by the loop's time, maybe not by the clock."""
+        self.cancelled = True
         self._book(self._ends)
-        self.end()
+        self._then()
 
     def is_over(self) -> bool:
         """By the clock, or because the experiments have ended."""

@@ -194,10 +194,11 @@ class Peer:
         """The effect on an operation of this kind; None if nothing happens to it."""
         if not self._is_http or (kind == RESOLVE and self._is_address):
             return None  # nobody is called, or nobody has to be asked for an address
+        if kind == RECEIVE:
+            return self._engine.decide(self._operation(kind))
         active = self._engine.active
-        among = None
-        if kind != RECEIVE and any(_awaits_request(each.experiment) for each in active):
-            among = [each for each in active if not _awaits_request(each.experiment)]
+        others = [each for each in active if not _awaits_request(each.experiment)]
+        among = None if len(others) == len(active) else others
         return self._engine.decide(self._operation(kind), among=among)
 
     def _operation(self, kind: str) -> Operation:

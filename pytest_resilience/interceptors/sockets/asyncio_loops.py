@@ -67,7 +67,7 @@ class LoopIterations:
         current = self._of(loop)
         if current.began is None:
             current.began = now
-            loop.call_soon(self._end, loop)
+            loop.call_soon(setattr, current, "began", None)  # when this iteration is over
         if current.looked is not None and sent_at >= current.looked:
             return sent_at
         return max(current.began, sent_at)
@@ -82,13 +82,7 @@ class LoopIterations:
         """The iteration after one in which something was sent begins, before anything is read."""
         current = self._of(loop)
         current.looked, current.sent = current.sent, None
-        loop.call_soon(self._see, loop)
-
-    def _see(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._of(loop).looked = None
-
-    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._of(loop).began = None
+        loop.call_soon(setattr, current, "looked", None)
 
 
 class _Iteration:
