@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 
-__all__ = ["end_at_caller", "is_library", "suspended_frames"]
+__all__ = ["end_at_caller", "is_library", "shown_file", "suspended_frames"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
@@ -33,6 +33,11 @@ def is_library(filename: str) -> bool:
         or any(each in filename for each in _SHARED)
         or not os.path.splitext(filename)[1]  # a program that was started, such as bin/pytest
     )
+
+
+def shown_file(filename: str, folder: str) -> str:
+    """For messages: without `folder`, where pytest was called, if the file is below it."""
+    return filename.removeprefix(folder.rstrip(os.sep) + os.sep) if folder else filename
 
 
 def end_at_caller(trace: TracebackType | None) -> None:

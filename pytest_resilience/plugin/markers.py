@@ -16,6 +16,7 @@ from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.matrix.expectation import Expectation
+from pytest_resilience.stacks import shown_file
 
 
 __all__ = ["PROBLEMS", "check_expectation", "check_marks"]
@@ -70,12 +71,7 @@ def _location(node: Any, mark: pytest.Mark) -> str:
     lines = _mark_lines(path, 0 if isinstance(node, pytest.Module) else first, mark.name)
     index = next((number for number, each in enumerate(own) if each is mark), len(own))
     line = lines[index] if index < len(lines) else first
-    return f"{_shown(path)}:{line}"
-
-
-def _shown(path: Path) -> str:
-    cwd = Path.cwd()
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+    return f"{shown_file(str(path), str(Path.cwd()))}:{line}"
 
 
 def _first_line(node: Any) -> int:

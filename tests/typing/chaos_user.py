@@ -175,7 +175,7 @@ def echo(request: StubRequest) -> StubResponse:
 def test_a_server(stub_server: StubServer) -> None:
     tea = stub_server.respond("/tea", json={"price": 4}, delay="10ms")
     assert_type(tea, Stub)
-    assert_type(tea.requests, tuple[StubRequest, ...])
+    assert_type(tea.requests, list[StubRequest])
     stub_server.stream("/lines", ["one", b"two"])
     stub_server.respond_with("/echo", echo, method="POST")
     stub_server.respond("/tea", staus=503)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

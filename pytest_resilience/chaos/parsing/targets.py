@@ -26,6 +26,11 @@ _PORT = re.compile(r"(?:[0-9*?]|\[!?[0-9-]+\])+")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")  # 2, or 2-5
 
 
+def _host_in(url: str) -> str:
+    """Host and port of a URL, quoted as one would write them; an example where it has none."""
+    return repr(url.partition("://")[2].partition("/")[0] or "api.example.com:443")
+
+
 @dataclass(frozen=True)
 class Target:
     """A `host`, `host:port` or `[v6]:port` pattern with shell globs, case-insensitive.
@@ -48,7 +53,7 @@ class Target:
         host, port = self._parts
         self._check_connections()
         if "://" in self.text or "/" in self.text:
-            raise self._useless("a URL", "give host and port only")
+            raise self._useless("a URL", f"give host and port only, as {_host_in(self.text)}")
         if len(self.text) > _LONGEST:
             raise self._useless("no name is as long", f"give {_LONGEST} characters at most")
         if not host:

@@ -182,8 +182,11 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
         return (DatabaseFailure(condition=condition, at=_CONDITIONS[condition], moment=moment),)
     (moment,) = moments
     if condition in _AT_FIXED_STEP or (condition != LOST and moment != DURING):
-        allowed = "no moment" if condition in _AT_FIXED_STEP else f"{DURING}="
-        raise ConfigurationError(f"{moment}: mode={condition!r} takes {allowed}")
+        fixed = condition in _AT_FIXED_STEP
+        cure = "leave it out" if fixed else f"write {DURING}={given[moment]!r}"
+        raise ConfigurationError(
+            f"{moment}={given[moment]!r} does not go with mode={condition!r}; {cure}"
+        )
     kind = _STEPS[given[moment]]
     if condition != LOST and kind not in {EXECUTE, COMMIT}:
         raise ConfigurationError(f"{moment}: mode={condition!r} happens to execute or commit")

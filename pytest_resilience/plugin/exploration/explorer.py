@@ -46,6 +46,7 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
+from pytest_resilience.stacks import shown_file
 
 
 __all__ = ["Explorer", "Failure", "Found"]
@@ -62,21 +63,23 @@ class Failure:
     Attributes:
         schedule: the smallest that was found.
         outcome: what comes of it.
+        place: the innermost function of the project that it went through; "" if there is none.
         repeat: the command that repeats it.
         others: the other sites with faults that fail so, as their cells are named.
     """
 
     schedule: Schedule
     outcome: Outcome
+    place: str
     repeat: str
     others: tuple[str, ...] = ()
 
     def text(self, *, whole: bool) -> str:
         """What breaks, the line that repeats it, and, perhaps not the `whole`, under what else."""
-        place = self.outcome.signature.place
-        first, newline, more = self.outcome.reason.partition("\n")
-        where = f", in {place}" if place else ""
-        lines = [f"{self.outcome.verdict.words}: {first}{where}{newline}{more}", self.repeat]
+        first, *more = self.outcome.reason.splitlines()
+        where = f", in {self.place}" if self.place else ""
+        lines = [f"{self.outcome.verdict.words}: {first}{where}", *filter(str.strip, more)]
+        lines.append(self.repeat)
         if self.others:
             shown = self.others if whole else self.others[:_MOST_OTHERS]
             left = len(self.others) - len(shown)
@@ -363,9 +366,11 @@ class Explorer:
         else:
             schedule, outcome = shrink(first, search.outcomes[first], attempt, meant=self._is_meant)
         names = dict.fromkeys(map(_cell_name, schedules))
+        folder = str(self._item.config.invocation_params.dir)
         return Failure(
             schedule=schedule,
             outcome=outcome,
+            place=shown_file(outcome.signature.place, folder),
             repeat=self._repeat(schedule),
             others=tuple(name for name in names if name != _cell_name(schedule)),
         )

@@ -330,7 +330,8 @@ class ExploredRuns:
 
     def _hangs_of(self, item: pytest.Item) -> KnownHangs:
         if self._hangs[0] is not item:
-            self._hangs = item, KnownHangs(_SOON)
+            folder = str(self._config.invocation_params.dir)
+            self._hangs = item, KnownHangs(_SOON, folder)
         return self._hangs[1]
 
     def _names(self, schedule: Schedule) -> TargetNames:

@@ -13,6 +13,7 @@ from types import CodeType
 from types import FrameType
 
 from pytest_resilience.stacks import is_library
+from pytest_resilience.stacks import shown_file
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.run_queue import Limit
 from pytest_resilience.virtual_time.scheduler import current
@@ -39,17 +40,19 @@ class KnownHangs:
 
     Attributes:
         soon: seconds after which a run that waits there hangs.
+        folder: where pytest was called, which messages leave out.
     """
 
-    def __init__(self, soon: float) -> None:
+    def __init__(self, soon: float, folder: str = "") -> None:
         self.soon = soon
+        self.folder = folder
         self._places: set[Place] = set()
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
         if frame is not None and is_in_a_lock_of_c(frame) and not _another_is_at_work():
             self._places.add(_place(frame))
-        return _where(frame)
+        return _where(frame, self.folder)
 
     def __contains__(self, frame: FrameType | None) -> bool:
         return frame is not None and bool(self._places) and _place(frame) in self._places
@@ -86,12 +89,13 @@ def _place(frame: FrameType | None) -> Place:
     return tuple(found)
 
 
-def _where(frame: FrameType | None) -> str:
+def _where(frame: FrameType | None, folder: str) -> str:
     """The line of the project that runs, for a message; "" if there is none."""
     while frame is not None:
         code = frame.f_code
         if not is_library(code.co_filename):
-            return f", at {code.co_filename}:{frame.f_lineno} in {code.co_name}"
+            file = shown_file(code.co_filename, folder)
+            return f", at {file}:{frame.f_lineno} in {code.co_name}"
         frame = frame.f_back
     return ""
 

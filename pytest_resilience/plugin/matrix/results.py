@@ -266,7 +266,7 @@ class Results:
     def _show(
         self, terminalreporter: pytest.TerminalReporter, report: Report, gate: GateResult
     ) -> None:
-        terminalreporter.section("resilience matrix")
+        terminalreporter.section("gate" if self._settings.explores else "resilience matrix")
         if not self._settings.explores:  # which has told what it is about, and of each test
             self._show_cells(terminalreporter, report)
         whole, style = self._config.option.verbose > 0, self._config.option.tbstyle

@@ -75,7 +75,7 @@ def test_globs(pattern: str, name: str, matches: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("http://x", "cannot match anything: a URL; give host and port only"),
+        ("http://x:80/y", "cannot match anything: a URL; give host and port only, as 'x:80'"),
         ("x/y", "a URL"),
         (":80", "no host; for every host write '*:80'"),
         ("", "no host"),

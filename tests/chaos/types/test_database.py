@@ -41,8 +41,14 @@ def test_failures_happen_where_they_do(parameters: dict[str, Any], shown: str) -
     [
         ({"mode": "dedlock"}, r"did you mean 'deadlock'\?\): give one of 'lost', 'refused'"),
         ({"before": "commit", "after": "commit"}, "before and after: give one of them"),
-        ({"mode": "refused", "during": "execute"}, "mode='refused' takes no moment"),
-        ({"mode": "deadlock", "before": "execute"}, "mode='deadlock' takes during="),
+        (
+            {"mode": "refused", "during": "execute"},
+            "during='execute' does not go with mode='refused'; leave it out",
+        ),
+        (
+            {"mode": "deadlock", "before": "execute"},
+            "before='execute' does not go with mode='deadlock'; write during='execute'",
+        ),
         ({"mode": "deadlock", "during": "connect"}, "happens to execute or commit"),
         ({"after": "rollback"}, "after='rollback': give one of 'connect', 'execute'"),
         ({"position": 0}, "position=0: give a whole number of at least 1"),

@@ -157,7 +157,7 @@ def test_what_breaks_is_found_shrunk_and_told_with_the_line_that_repeats_it(
     assert worst == WORST
     result.stdout.fnmatch_lines([
         "*test_shouts: 2 operations, * runs*, 1 way to fail",
-        "  failed: AttributeError: 'NoneType' object has no attribute *, in *shop.py in shout*",
+        "  failed: AttributeError: 'NoneType' object has no attribute *, in shop.py in shout",
         "    pytest test_shop.py::test_shouts --chaos-replay='open(tmp_path/note.txt)@shop.load#*'",
         "  storm: more than 20 operations*",
         "    pytest test_shop.py::test_insists --chaos-replay='*+=*'",
@@ -833,8 +833,31 @@ def test_who_waits_where_a_run_has_hung_hangs_as_well_only_if_nobody_is_about_to
     """)
     result = run(pytester, "-v", "-W", "ignore")
     stdout = result.stdout.str()
-    assert stdout.count("hang: it was still running after 2 s") == 4  # each told twice
+    assert stdout.count("hang: it was still running after 2 s, at test_who") == 4  # each twice
     assert "=memory" not in stdout
+
+
+def test_what_an_assertion_explains_stands_below_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.chaos_explore(faults=["permission_denied"], depth=1)
+        def test_it(tmp_path):
+            found = [1, 2]
+            try:
+                (tmp_path / "note.txt").write_text("1")
+            except OSError:
+                found.append(3)
+            assert found == [1, 2]
+    """
+    )
+    told = run(pytester).outlines
+    first = told.index(
+        "failed: AssertionError: assert [1, 2, 3] == [1, 2], in test_it.py in test_it"
+    )
+    assert told[first + 1] == "      Left contains one more item: 3"
+    assert told[first + 3].startswith("    pytest test_it.py::test_it --chaos-replay=")
 
 
 def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_place(
