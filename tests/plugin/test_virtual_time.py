@@ -274,10 +274,10 @@ def test_async_tests(suite: pytest.Pytester, library: str) -> None:
             await asyncio.to_thread(time.sleep, 40)
             assert virtual_clock.elapsed == 200
     """)
-    plugin = "pytest_asyncio.plugin" if library == "pytest_asyncio" else "anyio"
-    suite.runpytest("-p", plugin, "-W", "ignore::pytest.PytestDeprecationWarning").assert_outcomes(
-        passed=1
-    )
+    plugin: tuple[str, ...] = ("-p", "anyio")
+    if library == "pytest_asyncio":
+        plugin = "-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function"
+    suite.runpytest(*plugin).assert_outcomes(passed=1)
 
 
 WAYS_OF_TIMEOUT = {
