@@ -164,9 +164,11 @@ def parse_schedule(text: str) -> Schedule:
     for number, point in enumerate(points):
         if point in points[:number]:
             raise ConfigurationError(f"{shortened(text)}: {point} has two faults; keep one")
-    crash = next((each for each in steps if each.is_crash), None)
-    if crash is not None and len(steps) > 1:
-        raise ConfigurationError(f"{shortened(text)}: {crash} is a crash, which stands alone")
+    crash = next((each for each in steps[:-1] if each.is_crash), None)
+    if crash is not None:
+        raise ConfigurationError(
+            f"{shortened(text)}: {crash} is a crash, after which nothing happens; put it last"
+        )
     return tuple(steps)
 
 

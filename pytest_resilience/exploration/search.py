@@ -1,7 +1,7 @@
 """Which schedules are tried, in which order, and which need not be.
 
 First each operation under each fault, once and from there on; then pairs, where the run under the
-first fault came to operations after it: those that are new first. Never two orders of the same
+first fault came to operations after it: crashes, then those that are new. Never two orders of the same
 pair, never more faults than a schedule that failed already. The order does not depend on the
 budget, so that a larger one goes on where a smaller one ends.
 
@@ -106,9 +106,10 @@ class Search:
         prune: bool = True,
         meant: Callable[[str], bool] = lambda _: True,
         wanted: Callable[[Step], bool] = lambda _: True,
+        crash: Callable[[Schedule, Outcome], None] = lambda *_: None,
     ) -> None:
         """`attempt` gives None for a run that may not begin. `meant`: the faults to try, `wanted`:
-        the first steps of schedules.
+        the first steps of schedules. `crash` looks at crashes after a schedule that was survived.
         """
         self.outcomes: dict[Schedule, Outcome] = {}
         self.unexplored: list[Schedule] = []
@@ -120,6 +121,7 @@ class Search:
         self._prune = prune
         self._meant = meant
         self._wanted = wanted
+        self._crash = crash
 
     def run(self) -> None:
         """Try all that there is budget for."""
@@ -133,6 +135,8 @@ class Search:
             if depth == self._depth:
                 return
             parents = [schedule for schedule in tried if self.outcomes[schedule].verdict.good]
+            for each in parents:
+                self._crash(each, self.outcomes[each])
             frontier = self._extended(parents)
 
     def try_first(self, schedules: Iterable[Schedule]) -> None:

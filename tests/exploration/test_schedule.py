@@ -13,6 +13,7 @@ from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.errors import ConfigurationError
@@ -38,7 +39,19 @@ def steps(draw: st.DrawFn) -> Step:
     return Step(point, fault, fault != LATER and draw(st.booleans()))
 
 
-@given(st.lists(steps(), min_size=1, max_size=4, unique_by=lambda step: step.point))
+@st.composite
+def schedules(draw: st.DrawFn) -> list[Step]:
+    """Some faults, and perhaps a crash."""
+    found = draw(st.lists(steps(), min_size=1, max_size=4, unique_by=lambda step: step.point))
+    if draw(st.booleans()):
+        site = Site(draw(st.sampled_from(sorted(CRASHING))), draw(texts), draw(texts))
+        point = Point(site, draw(st.integers(1, 9)))
+        if point not in {step.point for step in found}:
+            found.append(Step(point, draw(st.sampled_from(sorted(CRASHES)))))
+    return found
+
+
+@given(schedules())
 def test_what_is_written_is_read_back(schedule: list[Step]) -> None:
     text = format_schedule(schedule)
     assert text.isprintable()
@@ -134,14 +147,15 @@ def test_kinds_have_short_names_that_tell_them_apart() -> None:
 
 
 @pytest.mark.parametrize("fault", CRASHES)
-def test_a_crash_is_at_what_changes_a_disk_once_and_alone(fault: str) -> None:
+def test_a_crash_is_at_what_changes_a_disk_once_and_last(fault: str) -> None:
     text = f"write(conf)@shop.save#2={fault}"
     [step] = parse_schedule(text)
     assert step.is_crash
     assert format_schedule([step]) == text
     with pytest.raises(ScheduleError, match="a fault that stays"):
         parse_schedule(text.replace("=", "+="))
-    with pytest.raises(ConfigurationError, match="which stands alone"):
-        parse_schedule(f"read(conf)#1=io_error, {text}")
+    with pytest.raises(ConfigurationError, match="put it last"):
+        parse_schedule(f"{text}, read(conf)#1=io_error")
+    assert len(parse_schedule(f"read(conf)#1=io_error, {text}")) == 2
     with pytest.raises(ScheduleError, match="a fault of read: io_error, "):
         parse_schedule(f"read(conf)#1={fault}")

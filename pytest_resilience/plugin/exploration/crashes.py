@@ -1,6 +1,6 @@
 """What the invariants of a test say of each state that a crash may leave of its files.
 
-The test runs once, without faults. What it does below its `tmp_path` is recorded, but for what its
+The test runs once, without faults, and once more for each fault that it survives. What it does below its `tmp_path` is recorded, but for what its
 fixtures do. Then the folder is made to hold each state that a disk may legally hold after a crash
 (`chaos.crash_states`), and the invariants look at it, as after a restart. Of a state, the crash is
 said to be at the first operation after which the disk can be like that.
@@ -36,6 +36,7 @@ from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.outcome import signature_of
 from pytest_resilience.exploration.outcome import told
+from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.report.cell import CellVerdict
@@ -62,8 +63,16 @@ class TracedLog(OperationLog):
         marks: its steps so far, for each of `seen`.
     """
 
-    def __init__(self, names: TargetNames, place_of: Callable[[Operation], str]) -> None:
-        super().__init__(names, place_of)
+    def __init__(
+        self,
+        names: TargetNames,
+        place_of: Callable[[Operation], str],
+        *,
+        schedule: Schedule = (),
+        most: int | None = None,
+    ) -> None:
+        """`schedule`: the faults that come before a crash."""
+        super().__init__(names, place_of, schedule=schedule, most=most)
         self.recording: CrashRecording | None = None
         self.marks: list[int] = []
 
@@ -71,6 +80,11 @@ class TracedLog(OperationLog):
         super().observe(operation)
         while len(self.marks) < len(self.seen):
             self.marks.append(0 if self.recording is None else self.recording.steps)
+
+    @property
+    def faults_over(self) -> int:
+        """The number of the operation with the last fault; -1 without one."""
+        return max((place for _, place in self.positions), default=-1)
 
     def step_of(self, state: CrashState, fault: str) -> tuple[int, Step] | None:
         """The operation that a crash with this state is at, with its number; None without one."""
@@ -106,6 +120,8 @@ class CrashCheck:
         wanted: whether a crash at an operation is to be looked at.
         is_over: whether there is no time for more.
         is_own: whether a file is the project's.
+        known: what the invariants raise of what a disk may hold: after a restart nothing else
+            matters, so that it is the same after another run of the test.
         outcomes: the worst of each crash that was looked at.
         left: those that there was no time for, or too many states.
         states: how many were looked at.
@@ -116,6 +132,7 @@ class CrashCheck:
     wanted: Callable[[Step], bool]
     is_over: Callable[[], bool]
     is_own: Callable[[str], bool]
+    known: dict[tuple[object, ...], BaseException | None] = field(default_factory=dict)
     outcomes: dict[Step, Outcome] = field(default_factory=dict)
     left: dict[Step, None] = field(default_factory=dict)
     states: int = 0
@@ -161,16 +178,16 @@ class CrashCheck:
             )
 
     def _look(self, recording: CrashRecording, broken: Callable[[], BaseException | None]) -> None:
-        known: dict[tuple[object, ...], BaseException | None] = {}
+        known = self.known
         for fault, model in CRASHES.items():
             with closing(recording.states(model)) as states:
                 for state in states:
                     found = self.log.step_of(state, fault)
-                    if state.steps and (found is None or not self.wanted(found[1])):
+                    if state.steps and not self._is_wanted(found):
                         continue
                     key = (*sorted(state.disk.files.items()), *state.disk.folders)
                     if key not in known:
-                        if self.is_over() or self.states >= _MOST_STATES:
+                        if self.is_over() or len(known) >= _MOST_STATES:
                             self.left.update({} if found is None else {found[1]: None})
                             continue
                         self.states += 1
@@ -181,6 +198,10 @@ class CrashCheck:
                             return
                     elif found is not None:
                         self._note(*found, state, known[key])
+
+    def _is_wanted(self, found: tuple[int, Step] | None) -> bool:
+        """What a crash before the faults leaves is left by one without them as well."""
+        return found is not None and found[0] > self.log.faults_over and self.wanted(found[1])
 
     def _note(
         self, number: int, step: Step, state: CrashState, error: BaseException | None
@@ -198,8 +219,8 @@ class CrashCheck:
                 else signature_of(verdict, error, self.is_own)
             ),
             seen=tuple(self.log.seen[: number + 1]),
-            positions=((step, number),),
-            hit=frozenset({step}),
+            positions=(*self.log.positions, (step, number)),
+            hit=frozenset({*self.log.schedule, step}),
         )
 
     def outcome_of(self, step: Step) -> Outcome:

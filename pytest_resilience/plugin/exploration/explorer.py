@@ -7,14 +7,12 @@ import shlex
 
 from collections.abc import Callable
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from typing import Any
 
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import Seen
@@ -30,6 +28,8 @@ from pytest_resilience.exploration.search import singles
 from pytest_resilience.exploration.shrink import shrink
 from pytest_resilience.exploration.target_names import varying
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
+from pytest_resilience.plugin.exploration.found import Failure
+from pytest_resilience.plugin.exploration.found import Found
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.runs import is_own
@@ -49,95 +49,10 @@ from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.stacks import shown_file
 
 
-__all__ = ["Explorer", "Failure", "Found"]
+__all__ = ["Explorer"]
 
 _MOST_SHRINKING = 20  # runs to make one failure smaller
 _MOST_ENTRIES = 100  # of a timeline
-_MOST_OTHERS = 5  # ways to a failure that is told already
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """One way in which a test fails under faults.
-
-    Attributes:
-        schedule: the smallest that was found.
-        outcome: what comes of it.
-        place: the innermost function of the project that it went through; "" if there is none.
-        repeat: the command that repeats it.
-        others: the other sites with faults that fail so, as their cells are named.
-    """
-
-    schedule: Schedule
-    outcome: Outcome
-    place: str
-    repeat: str
-    others: tuple[str, ...] = ()
-
-    def text(self, *, whole: bool) -> str:
-        """What breaks, the line that repeats it, and, perhaps not the `whole`, under what else."""
-        first, *more = self.outcome.reason.splitlines()
-        where = f", in {self.place}" if self.place else ""
-        lines = [f"{self.outcome.verdict.words}: {first}{where}", *filter(str.strip, more)]
-        lines.append(self.repeat)
-        if self.others:
-            shown = self.others if whole else self.others[:_MOST_OTHERS]
-            left = len(self.others) - len(shown)
-            told = "; ".join(shown) + (f" and {left} more, which -v shows" if left else "")
-            lines.append(f"also under: {told}")
-        return "\n    ".join(lines)
-
-
-@dataclass(slots=True, kw_only=True)
-class Found:
-    """What came of the exploration of one test.
-
-    Attributes:
-        nodeid: of the test.
-        cells: by site and fault.
-        failures: each way to fail once.
-        note: why there was nothing to explore, or no end; "" if there was.
-        untried: schedules that failed the last time, and were not run this time.
-        runs, unexplored, pruned: how many schedules.
-        operations: how many the test does without faults.
-        crashes: how many states were looked at that a crash may leave; or why none, in words.
-    """
-
-    nodeid: str
-    cells: list[Cell] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    untried: list[Schedule] = field(default_factory=list)
-    note: str = ""
-    runs: int = 0
-    unexplored: int = 0
-    pruned: int = 0
-    operations: int = 0
-    crashes: int | str = 0
-
-    def text(self, *, whole: bool) -> str:
-        """For the report of a test that has asked for it."""
-        ways = counted(len(self.failures), "way")
-        head = f"the exploration has found {ways} to fail in {counted(self.runs, 'run')}"
-        return "\n".join([head, *self.told(whole=whole), *([self.note] if self.note else [])])
-
-    def told(self, *, whole: bool) -> list[str]:
-        """Each way to fail."""
-        return [each.text(whole=whole) for each in self.failures]
-
-    def to_json(self, *, whole: bool) -> dict[str, Any]:
-        """What travels with a report to where the terminal is."""
-        return {
-            "nodeid": self.nodeid,
-            "runs": self.runs,
-            "unexplored": self.unexplored,
-            "pruned": self.pruned,
-            "operations": self.operations,
-            "note": self.note,
-            "crashes": self.crashes,
-            "failures": [format_schedule(each.schedule) for each in self.failures],
-            "untried": list(map(format_schedule, self.untried)),
-            "told": self.told(whole=whole),
-        }
 
 
 class _StateLeaksError(Exception):
@@ -164,7 +79,7 @@ class Explorer:
         self._shard = (1, 1) if settings.matrix is None else settings.matrix.shard
         self._found = Found(nodeid=item.nodeid)
         self._calm: Sequence[Seen] = ()
-        self._outcome_of: Callable[[Schedule, bool], Outcome] | None = None
+        self._after_faults: dict[Schedule, Outcome] = {}  # and a crash
 
     def left_alone(self, why: str) -> tuple[list[pytest.TestReport], Found]:
         """Run the test once, as it is, with the time that its own delays take."""
@@ -268,6 +183,7 @@ class Explorer:
         search = Search(
             self._calm, attempt, depth=plan.depth, prune=self._flags.prune,
             meant=self._is_meant, wanted=self._is_wanted,
+            crash=lambda *after: self._crash_after(crashes, search, budget, *after),
         )  # fmt: skip
         crashes = self._crash(budget)
         try:
@@ -280,6 +196,7 @@ class Explorer:
             self._found.note = str(error)
         if crashes is not None:  # last: what fails without a crash as well is told of that
             search.outcomes.update({(step,): each for step, each in crashes.outcomes.items()})
+            search.outcomes.update(self._after_faults)
             search.unexplored += [(step,) for step in crashes.left]
         self._found.runs = budget.spent
         self._collect(search, run)
@@ -295,6 +212,31 @@ class Explorer:
         why = f"no crash was looked at: {check.note}" if check.note else ""
         self._found.crashes = why or check.states
         return check
+
+    def _crash_after(
+        self, calm: CrashCheck | None, search: Search, budget: Budget, faults: Schedule,
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """Have them look at what a crash may leave after faults that the test has survived."""
+        later = {each.point for each in outcome.after(faults[-1]) if _may_crash(each)}
+        if calm is None or calm.note or not later or any(each.is_order for each in faults):
+            return
+        steps = [Step(point, name) for point in later for name in CRASHES if self._is_meant(name)]
+        if budget.is_over:
+            search.unexplored += [(*faults, step) for step in sorted(steps)]
+            return
+        budget.spend()
+        _, check = self._runs.crash(
+            self._item, self._plan.oracle, schedule=faults, earlier=calm,
+            wanted=lambda step: self._is_meant(step.fault), is_over=lambda: budget.is_late,
+            most=self._plan.oracle.most(len(self._calm)),
+        )  # fmt: skip
+        calm.states += check.states
+        self._found.crashes = calm.states
+        known = {each.signature for each in calm.outcomes.values()}
+        for step, each in check.outcomes.items():
+            if each.signature not in known:  # else it takes no fault
+                self._after_faults[*faults, step] = each
 
     def _check_state(self, search: Search, schedule: Schedule, outcome: Outcome) -> None:
         """See that what a failure has left does not make others."""
@@ -438,6 +380,10 @@ class Explorer:
             Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
+
+
+def _may_crash(seen: Seen) -> bool:
+    return seen.point.site.kind in CRASHING
 
 
 def _cell_name(schedule: Schedule) -> str:

@@ -11,7 +11,7 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
-from pytest_resilience.plugin.exploration.explorer import Found
+from pytest_resilience.plugin.exploration.found import Found
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.settings import ExploreSettings

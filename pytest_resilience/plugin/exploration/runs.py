@@ -265,7 +265,7 @@ class ExploredRuns:
         Unless it is `strict`, it is not stale where only some of the faults did not happen.
         """
         if any(step.is_crash for step in schedule):
-            return self._crash_again(item, schedule, oracle, counts=counts)
+            return self._crash_again(item, schedule, oracle, most=most, counts=counts)
         orders = Orders()
         log = orders.log = OperationLog(
             self._names(schedule), self._place_of, schedule=schedule, most=most, overtaking=orders
@@ -297,11 +297,19 @@ class ExploredRuns:
         wanted: Callable[[Step], bool],
         schedule: Schedule = (),
         is_over: Callable[[], bool] = lambda: False,
+        earlier: CrashCheck | None = None,
+        most: int | None = None,
         counts: bool = False,
     ) -> tuple[Ran, CrashCheck]:
-        """One run without faults, and what the invariants say of the crashes in it."""
-        log = TracedLog(self._names(schedule), self._place_of)
+        """One run, and what the invariants say of the crashes in it, after all of its faults.
+
+        `schedule`: of those, perhaps with a crash. `earlier`: of the same test.
+        """
+        faults = tuple(step for step in schedule if not step.is_crash)
+        log = TracedLog(self._names(schedule), self._place_of, schedule=faults, most=most)
         check = CrashCheck(log=log, wanted=wanted, is_over=is_over, is_own=is_own)
+        if earlier is not None:
+            check.known = earlier.known
         run = _Run(log, oracle, probe=False, crashes=check)
         try:
             with awaiting_crashes(temporary_folder(self._config)):
@@ -315,18 +323,26 @@ class ExploredRuns:
         return ran, check
 
     def _crash_again(
-        self, item: pytest.Item, schedule: Schedule, oracle: Oracle, *, counts: bool
+        self,
+        item: pytest.Item,
+        schedule: Schedule,
+        oracle: Oracle,
+        *,
+        most: int | None,
+        counts: bool,
     ) -> Ran:
+        *_, crash = schedule
         ran, check = self.crash(
             item,
             oracle,
             schedule=schedule,
+            most=most,
             counts=counts,
-            wanted=lambda each: each.fault == schedule[0].fault,
+            wanted=lambda each: each.fault == crash.fault,
         )
         if not ran.outcome.verdict.good:
             return ran
-        return replace(ran, outcome=check.outcome_of(schedule[0]))
+        return replace(ran, outcome=check.outcome_of(crash))
 
     def _hangs_of(self, item: pytest.Item) -> KnownHangs:
         if self._hangs[0] is not item:
@@ -359,11 +375,14 @@ class ExploredRuns:
         except (KeyboardInterrupt, pytest.exit.Exception):
             raise
         except BaseException:
-            run.afterwards(item)
+            self._look(run, item)
             raise
+        self._look(run, item)
+        return result
+
+    def _look(self, run: _Run, item: pytest.Item) -> None:
         run.afterwards(item)
         run.look_at_crashes(item, self._watch)
-        return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

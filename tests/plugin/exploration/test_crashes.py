@@ -82,6 +82,7 @@ def test_orders(shop, commits):
     shop.commit()
 """
 LINE = re.compile(r"pytest \S+ (--chaos-replay='\S+')")
+PAIR = re.compile(r"pytest \S+ --chaos-replay='([^']+, [^']+)'")
 
 
 def explored(pytester: pytest.Pytester, *arguments: str, **modules: str) -> pytest.RunResult:
@@ -211,3 +212,69 @@ def test_without_an_invariant_nothing_is_said_of_crashes(pytester: pytest.Pytest
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*: 4 operations*crash*")
     result.stdout.no_fnmatch_line("*no crash*")
+
+
+IGNORING = """
+import json
+import os
+
+def saved(path, value, careful):
+    new = path.with_suffix(".new")
+    with open(new, "w") as file:
+        json.dump(value, file)
+        file.flush()
+        try:
+            os.fsync(file.fileno())
+        except OSError:
+            if careful:
+                return
+    os.replace(new, path)
+"""
+TWICE = """
+import json
+import pytest
+import settings
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text("[1]")
+    return path
+
+def old_or_new(path):
+    assert json.loads(path.read_text()) in ([1], [2])
+
+@pytest.mark.chaos_explore(
+    invariant=old_or_new, faults=["failed_fsync", "crash_posix"], depth=DEPTH
+)
+@pytest.mark.parametrize("careful", [True, False])
+def test_saves(path, careful):
+    settings.saved(path, [2], careful)
+"""
+
+
+def test_a_crash_after_a_fault_finds_what_neither_finds_alone(pytester: pytest.Pytester) -> None:
+    result = explored(pytester, settings=IGNORING, test_it=TWICE.replace("DEPTH", "2"))
+    result.assert_outcomes(passed=1, failed=1)
+    [replay] = {found[1] for line in result.outlines if (found := PAIR.search(line))}
+    assert re.fullmatch(
+        r"sync\(tmp_path/settings.new\)@settings.saved#1=failed_fsync, "
+        r"rename\(tmp_path/settings.json\)@settings.saved#1=crash_posix",
+        replay,
+    )
+    for careful, outcome in ("False", {"failed": 1}), ("True", {"failed": 1}):
+        test = f"test_it.py::test_saves[{careful}]"
+        again = pytester.runpytest("-p", "no:randomly", test, f"--chaos-replay={replay}")
+        again.assert_outcomes(**outcome)
+        found = "invariant: *" if careful == "False" else "stale: * did not come*"
+        again.stdout.fnmatch_lines([found])
+    alone = explored(pytester, settings=IGNORING, test_it=TWICE.replace("DEPTH", "1"))
+    alone.assert_outcomes(passed=2)
+
+
+def test_crashes_after_faults_that_there_is_no_budget_for_are_counted(
+    pytester: pytest.Pytester,
+) -> None:
+    short = TWICE.replace("depth=DEPTH", "budget=2")
+    result = explored(pytester, "-k", "False", settings=IGNORING, test_it=short)
+    result.stdout.fnmatch_lines(["*1 more schedule was not explored: the budget is over"])
