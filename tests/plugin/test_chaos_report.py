@@ -13,6 +13,7 @@ import pytest
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs
 from tests.ahead import runs_each
+from tests.cells import cells_of
 from tests.report.conftest import SCHEMA
 from tests.suites import SERVER
 
@@ -148,10 +149,7 @@ def test_elsewhere():
     test_shop=TWICE,
 )
 def test_experiments_of_one_name_are_told_apart(ran: pytest.RunResult, ran_in: Path) -> None:
-    found = [
-        (cell["experiment"], cell["verdict"])
-        for cell in json.loads((ran_in / "out.json").read_text())["cells"]
-    ]
+    found = [(cell["experiment"], cell["verdict"]) for cell in cells_of(ran_in / "out.json")]
     slow = "network_latency: latency {}ms, always, target any"
     assert sorted(found) == sorted([
         (slow.format(1) + " [flag]", "survived"),
@@ -177,7 +175,7 @@ def test_get(url):
 
 @runs("--resilience-report=out.json", conftest=SERVER, test_shop=EXPLORED)
 def test_what_a_marked_test_explores_is_reported(ran: pytest.RunResult, ran_in: Path) -> None:
-    found = json.loads((ran_in / "out.json").read_text())["cells"]
+    found = cells_of(ran_in / "out.json")
     assert "failed" in {cell["verdict"] for cell in found}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from typing import Any
-
 import pytest
+
+from tests.cells import cells_of
 
 
 CODE = """
@@ -94,8 +93,7 @@ def explored(pytester: pytest.Pytester, *arguments: str, **modules: str) -> pyte
 def cells(pytester: pytest.Pytester) -> dict[str, dict[str, str]]:
     """The verdict of each crash, by what the test was made with."""
     found: dict[str, dict[str, str]] = {}
-    document: dict[str, Any] = json.loads((pytester.path / "out.json").read_text())
-    for each in document["cells"]:
+    for each in cells_of(pytester.path / "out.json"):
         verdicts = found.setdefault(each["test"].rpartition("[")[2].rstrip("]"), {})
         verdicts[each["experiment"].replace("tmp_path/settings.", "")] = each["verdict"]
     return found
@@ -266,8 +264,8 @@ def test_a_crash_after_a_fault_finds_what_neither_finds_alone(pytester: pytest.P
         test = f"test_it.py::test_saves[{careful}]"
         again = pytester.runpytest("-p", "no:randomly", test, f"--chaos-replay={replay}")
         again.assert_outcomes(**outcome)
-        found = "invariant: *" if careful == "False" else "stale: * did not come*"
-        again.stdout.fnmatch_lines([found])
+        told = "invariant: *" if careful == "False" else "stale: * did not come*"
+        again.stdout.fnmatch_lines([told])
     alone = explored(pytester, settings=IGNORING, test_it=TWICE.replace("DEPTH", "1"))
     alone.assert_outcomes(passed=2)
 

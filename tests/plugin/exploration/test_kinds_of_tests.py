@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import textwrap
 
-from typing import Any
-
 import pytest
+
+from tests.cells import cells_of
 
 
 CODE = """
@@ -193,9 +192,8 @@ def test_what_fails_under_faults_is_found_and_what_holds_is_not(
     )  # fmt: skip
     assert result.parseoutcomes().get("failed", 0) == 0
     assert result.parseoutcomes().get("errors", 0) == 0
-    found: dict[str, Any] = json.loads((pytester.path / "out.json").read_text())
     verdicts: dict[str, set[str]] = {}
-    for cell in found["cells"]:
+    for cell in cells_of(pytester.path / "out.json"):
         verdicts.setdefault(cell["test"], set()).add(cell["verdict"])
     assert len(verdicts) >= 2
     for test, each in verdicts.items():

@@ -12,6 +12,8 @@ import jsonschema
 import pytest
 
 from pytest_resilience.report.cell import CellVerdict
+from tests.cells import cells_of
+from tests.cells import verdicts_of
 from tests.report.conftest import SCHEMA
 
 
@@ -134,12 +136,7 @@ def cells(shop: pytest.Pytester, *arguments: str, name: str = "out.json") -> lis
     report = shop.path / name
     report.unlink(missing_ok=True)  # of a run before
     run(shop, "--chaos-explore", f"--resilience-report={name}", *arguments)
-    found: list[dict[str, Any]] = json.loads(report.read_text())["cells"]
-    return found
-
-
-def verdicts(found: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    return {(each["test"], each["experiment"]): each["verdict"] for each in found}
+    return cells_of(report)
 
 
 def test_what_breaks_is_found_shrunk_and_told_with_the_line_that_repeats_it(
@@ -273,7 +270,7 @@ def test_of_a_response_without_a_body_nothing_is_cut_off(pytester: pytest.Pytest
     """)
     arguments = ("--chaos-explore=1", "--chaos-explore-budget=60", "--resilience-report=out.json")
     assert pytester.runpytest("-q", *arguments).ret == 0
-    tried = {each["experiment"] for each in json.loads(Path("out.json").read_text())["cells"]}
+    tried = {each["experiment"] for each in cells_of(Path("out.json"))}
     assert any("=reset" in name for name in tried)
     assert not any("=truncate" in name or "=corrupt" in name for name in tried)
 
@@ -282,7 +279,7 @@ def test_a_client_that_sends_and_receives_in_two_functions(shop: pytest.Pytester
     shop.makepyfile(client=CLIENT, test_client=READS)
     result = run(shop, "--chaos-explore", "test_client.py", "--resilience-report=out.json")
     result.stdout.no_fnmatch_line("*stale*")
-    found = json.loads((shop.path / "out.json").read_text())["cells"]
+    found = cells_of(shop.path / "out.json")
     silent = "receive(localhost:port1)@client.write=timeout"
     assert [each["verdict"] for each in found if each["experiment"] == silent] == ["degraded"]
 
@@ -303,12 +300,12 @@ def test_a_marked_test_is_explored_without_a_flag_and_fails_for_what_breaks(
 def test_the_cells_are_the_same_alone_in_the_whole_run_in_workers_and_in_shards(
     shop: pytest.Pytester,
 ) -> None:
-    whole = verdicts(cells(shop))
-    assert verdicts(cells(shop, *WORKERS)) == whole
-    alone = verdicts(cells(shop, "test_shop.py::test_shouts"))
+    whole = verdicts_of(cells(shop))
+    assert verdicts_of(cells(shop, *WORKERS)) == whole
+    alone = verdicts_of(cells(shop, "test_shop.py::test_shouts"))
     assert alone == {key: each for key, each in whole.items() if key[0].endswith("::test_shouts")}
     parts = [
-        verdicts(cells(shop, f"--resilience-shard={number}/2", name=f"{number}.json"))
+        verdicts_of(cells(shop, f"--resilience-shard={number}/2", name=f"{number}.json"))
         for number in (1, 2)
     ]
     assert parts[0] | parts[1] == whole
@@ -318,7 +315,7 @@ def test_the_cells_are_the_same_alone_in_the_whole_run_in_workers_and_in_shards(
 
 
 def test_nothing_is_missed_by_leaving_out_what_is_known(shop: pytest.Pytester) -> None:
-    pruned, whole = (verdicts(cells(shop, *arguments)) for arguments in ((), ("--no-prune",)))
+    pruned, whole = (verdicts_of(cells(shop, *arguments)) for arguments in ((), ("--no-prune",)))
     assert {key: whole[key] for key in pruned} == pruned
     for (test, name), verdict in whole.items():
         if (test, name) not in pruned:
@@ -331,7 +328,7 @@ def test_a_budget_is_kept_and_what_it_leaves_is_told(shop: pytest.Pytester) -> N
         "--resilience-report=out.json",
     )  # fmt: skip
     result.stdout.fnmatch_lines(["*2 operations, 1 run*", "*not explored: the budget is over"])
-    found = verdicts(json.loads((shop.path / "out.json").read_text())["cells"])
+    found = verdicts_of(cells_of(shop.path / "out.json"))
     assert sorted(found.values()).count("survived") == 1
     assert "not_run" in found.values()
 
@@ -994,7 +991,7 @@ def test_calls_of_services_are_tried_as_well_and_each_fault_happens(
         """,
     )
     pytester.syspathinsert()
-    found = verdicts(cells(pytester))
+    found = verdicts_of(cells(pytester))
     assert found == {
         ("test_it.py::test_charge", "call(pay)@test_it.test_charge=error"): "degraded",
         ("test_it.py::test_charge", "call(pay)@test_it.test_charge=memory"): "degraded",

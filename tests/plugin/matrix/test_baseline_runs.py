@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from pathlib import Path
 
 import pytest
 
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
+from tests.cells import cells_of
 from tests.suites import SERVER
 
 
@@ -70,7 +69,7 @@ def run(shop: pytest.Pytester, *arguments: str, only: tuple[str, ...] = NAMES) -
 
 def verdicts(folder: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for cell in json.loads((folder / "out.json").read_text())["cells"]:
+    for cell in cells_of(folder / "out.json"):
         name = cell["test"].rpartition("::")[2]
         found.setdefault(name, {})[cell["experiment"]] = cell["verdict"]
     return found
@@ -186,9 +185,7 @@ def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytes
         "* 2 passed, 2 cells (1 good, 1 left out) in *",
     ])  # fmt: skip
     [cell] = [
-        each
-        for each in json.loads((shop.path / "out.json").read_text())["cells"]
-        if each["verdict"] == "not_applicable"
+        each for each in cells_of(shop.path / "out.json") if each["verdict"] == "not_applicable"
     ]
     assert cell["reason"] == (
         "it hits network.connect, network.send_datagram; without chaos the test did: "

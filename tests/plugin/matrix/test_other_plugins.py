@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.ahead import runs
+from tests.cells import cells_of
 
 
 SHOP = """
@@ -62,7 +63,7 @@ def apart(*arguments: str, profile: str = PROFILE, **modules: str) -> pytest.Mar
 
 
 def counts(folder: Path) -> Counter[str]:
-    cells = json.loads((folder / "out.json").read_text())["cells"]
+    cells = cells_of(folder / "out.json")
     return Counter(cell["verdict"] for cell in cells)
 
 

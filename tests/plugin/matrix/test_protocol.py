@@ -12,6 +12,7 @@ import pytest
 
 from pytest_resilience.__main__ import main
 from tests.ahead import runs
+from tests.cells import cells_of
 from tests.report.conftest import SCHEMA
 from tests.suites import SERVER
 
@@ -112,7 +113,7 @@ def matrix(shop: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 def verdicts(path: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in cells_of(path):
         name = cell["test"].rpartition("::")[2]
         found[name] = (*found.get(name, ()), cell["verdict"])
     return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
+from tests.cells import cells_of
 from tests.plugin.matrix.test_protocol import verdicts
 from tests.suites import SERVER
 
@@ -48,8 +47,7 @@ def matrix(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def only_cell(folder: Path) -> dict[str, Any]:
-    [cell] = json.loads((folder / "out.json").read_text())["cells"]
-    assert isinstance(cell, dict)
+    [cell] = cells_of(folder / "out.json")
     return cell
 
 
