@@ -1,8 +1,8 @@
 """Which schedules are tried, in which order, and which need not be.
 
 First each operation under each fault, once and from there on; then pairs, where the run under the
-first fault came to operations after it: crashes, then those that are new. Never two orders of the same
-pair, never more faults than a schedule that failed already. The order does not depend on the
+first fault came to operations after it: crashes, then those that are new. Never two orders of the
+same pair, never more faults than a schedule that failed already. The order does not depend on the
 budget, so that a larger one goes on where a smaller one ends.
 
 Left out, for it is known what would come of it: a fault that stays, where the run in which it

@@ -87,11 +87,11 @@ _MARKERS = (
 _EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
 _DEPTH = 2  # of an exploration that names none
 _EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
-_FIXTURES = frozenset(
-    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules", "crash_recorder"}
+_OWN_CHAOS = frozenset(  # the fixtures with which a test has some
+    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
 )
 _CLOCK = "virtual_clock"
-_NAMES = _FIXTURES | {_CLOCK}
+_NAMES = _OWN_CHAOS | {"crash_recorder", _CLOCK}
 _CLOCK_FLAG = "virtual-time"
 
 
@@ -213,7 +213,7 @@ def pytest_collection_modifyitems(
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, check_mark)
-        register(config, _session(config))
+        register(config, _session(config), own_chaos=_OWN_CHAOS)
     for readers in config.hook.pytest_resilience_adapters():
         from pytest_resilience.assertions.readers import add_reader
 
@@ -426,5 +426,5 @@ def _session(config: pytest.Config) -> Any:
         if explores(config):
             from pytest_resilience.plugin.exploration.protocol import register as explore
 
-            explore(config, session)
+            explore(config, session, own_chaos=_OWN_CHAOS)
     return session

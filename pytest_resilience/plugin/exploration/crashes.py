@@ -1,9 +1,10 @@
 """What the invariants of a test say of each state that a crash may leave of its files.
 
-The test runs once, without faults, and once more for each fault that it survives. What it does below its `tmp_path` is recorded, but for what its
-fixtures do. Then the folder is made to hold each state that a disk may legally hold after a crash
-(`chaos.crash_states`), and the invariants look at it, as after a restart. Of a state, the crash is
-said to be at the first operation after which the disk can be like that.
+The test runs once, without faults, and once more for each fault that it survives. What it does
+below its `tmp_path` is recorded, but for what its fixtures do. Then the folder is made to hold each
+state that a disk may legally hold after a crash (`chaos.crash_states`), and the invariants look at
+it, as after a restart. Of a state, the crash is said to be at the first operation after which the
+disk can be like that.
 """
 
 from __future__ import annotations

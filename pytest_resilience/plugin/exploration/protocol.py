@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pytest
@@ -34,13 +35,13 @@ __all__ = ["Exploration", "check_mark", "register"]
 
 _NAME = "resilience-exploration"
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
-_OWN_CHAOS = frozenset(
-    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
-)
 
 
-def register(config: pytest.Config, session: ChaosSession) -> None:
-    """Let this process explore; where the terminal is, collect what all have found. Once."""
+def register(config: pytest.Config, session: ChaosSession, *, own_chaos: AbstractSet[str]) -> None:
+    """Let this process explore; where the terminal is, collect what all have found. Once.
+
+    `own_chaos`: the fixtures of tests that have chaos of their own.
+    """
     if config.pluginmanager.has_plugin(_NAME) or session.settings.mode is not RunMode.INJECT:
         return
     if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
@@ -54,7 +55,7 @@ def register(config: pytest.Config, session: ChaosSession) -> None:
         ExplorationSummary.register(config, store)
     runs = ExploredRuns(session, config)
     config.pluginmanager.register(runs, "resilience-explored-runs")
-    config.pluginmanager.register(Exploration(session, runs, results, store), _NAME)
+    config.pluginmanager.register(Exploration(session, runs, results, store, own_chaos), _NAME)
 
 
 def check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
@@ -72,9 +73,15 @@ class Exploration:
     """
 
     def __init__(
-        self, session: ChaosSession, runs: ExploredRuns, results: Results | None, store: Store
+        self,
+        session: ChaosSession,
+        runs: ExploredRuns,
+        results: Results | None,
+        store: Store,
+        own_chaos: AbstractSet[str],
     ) -> None:
         """`results`: of this process; None in a worker of xdist, which sends what it finds."""
+        self._own_chaos = own_chaos
         self._session = session
         self._runs = runs
         self._results = results
@@ -119,7 +126,7 @@ class Exploration:
 
     def _explore(self, item: pytest.Item, plan: Plan) -> list[pytest.TestReport]:
         explorer = Explorer(item, self._runs, plan, self._session.settings, self._store)
-        if not plan.marked and _has_own_chaos(item):
+        if not plan.marked and self._has_own_chaos(item):
             reports, found = explorer.left_alone(
                 "it has chaos of its own; mark it chaos_explore to explore it all the same"
             )
@@ -140,6 +147,12 @@ class Exploration:
             for cell in cells:
                 self._results.add(cell)
         return reports
+
+    def _has_own_chaos(self, item: pytest.Item) -> bool:
+        fixtures = getattr(item, "fixturenames", ())
+        return item.get_closest_marker("chaos") is not None or not self._own_chaos.isdisjoint(
+            fixtures
+        )
 
     def _replay(self, item: pytest.Item, schedules: Sequence[Schedule]) -> list[pytest.TestReport]:
         """The reports of the first run that is not good, or of the last."""
@@ -195,8 +208,3 @@ def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> Non
     if call is not None and call.passed and (found.failures or proves_nothing):
         text = found.note if proves_nothing else found.text(whole=whole)
         call.outcome, call.longrepr = "failed", text
-
-
-def _has_own_chaos(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return item.get_closest_marker("chaos") is not None or not _OWN_CHAOS.isdisjoint(fixtures)
