@@ -106,10 +106,9 @@ class Search:
         prune: bool = True,
         meant: Callable[[str], bool] = lambda _: True,
         wanted: Callable[[Step], bool] = lambda _: True,
-        crash: Callable[[Schedule, Outcome], None] = lambda *_: None,
     ) -> None:
         """`attempt` gives None for a run that may not begin. `meant`: the faults to try, `wanted`:
-        the first steps of schedules. `crash` looks at crashes after a schedule that was survived.
+        the first steps of schedules.
         """
         self.outcomes: dict[Schedule, Outcome] = {}
         self.unexplored: list[Schedule] = []
@@ -121,10 +120,12 @@ class Search:
         self._prune = prune
         self._meant = meant
         self._wanted = wanted
-        self._crash = crash
 
-    def run(self) -> None:
-        """Try all that there is budget for."""
+    def run(self, crash: Callable[[Schedule, Outcome], object] = lambda *_: None) -> None:
+        """Try all that there is budget for.
+
+        `crash` looks at crashes after a schedule that was survived.
+        """
         frontier: list[Schedule] = [
             schedule
             for schedule in ((step,) for step in singles(self._calm) if self._wanted(step))
@@ -136,7 +137,7 @@ class Search:
                 return
             parents = [schedule for schedule in tried if self.outcomes[schedule].verdict.good]
             for each in parents:
-                self._crash(each, self.outcomes[each])
+                crash(each, self.outcomes[each])
             frontier = self._extended(parents)
 
     def try_first(self, schedules: Iterable[Schedule]) -> None:

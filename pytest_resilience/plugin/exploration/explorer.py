@@ -183,7 +183,6 @@ class Explorer:
         search = Search(
             self._calm, attempt, depth=plan.depth, prune=self._flags.prune,
             meant=self._is_meant, wanted=self._is_wanted,
-            crash=lambda *after: self._crash_after(crashes, search, budget, *after),
         )  # fmt: skip
         crashes = self._crash(budget)
         try:
@@ -191,7 +190,7 @@ class Explorer:
             search.try_first(
                 each for each in kept if self._is_wanted(each[0]) and not each[0].is_crash
             )
-            search.run()
+            search.run(lambda *after: self._crash_after(crashes, search, budget, *after))
         except _StateLeaksError as error:
             self._found.note = str(error)
         if crashes is not None:  # last: what fails without a crash as well is told of that
