@@ -164,7 +164,7 @@ class CrashCheck:
         try:
             self._look(recording, lambda: _broken_after_restart(broken, paths))
         except UnavailableError as error:
-            self.note = str(error)
+            self.note = f"{error}; and let invariants only read"
         finally:
             watch.log = None
         for step in self.left:

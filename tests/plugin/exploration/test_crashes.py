@@ -276,3 +276,17 @@ def test_crashes_after_faults_that_there_is_no_budget_for_are_counted(
     short = TWICE.replace("depth=DEPTH", "budget=2")
     result = explored(pytester, "-k", "False", settings=IGNORING, test_it=short)
     result.stdout.fnmatch_lines(["*1 more schedule was not explored: the budget is over"])
+
+
+def test_an_invariant_that_writes_is_told_that_no_crash_can_be_judged_so(
+    pytester: pytest.Pytester,
+) -> None:
+    writing = TWICE.replace("DEPTH", "1").replace(
+        "    assert json",
+        "    with open(path, 'a') as file:\n        file.write(' ')\n    assert json",
+    )
+    result = explored(pytester, settings=IGNORING, test_it=writing)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        ["*no crash was looked at: * changed unseen; *invariants only read"]
+    )
