@@ -1,9 +1,10 @@
-"""A client in C that is on every machine: OpenSSL's own sockets, as Python has loaded it."""
+"""Clients in C that are on every machine: OpenSSL's own sockets, as Python has loaded it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import ssl
 
 from collections.abc import Iterator
@@ -44,13 +45,15 @@ class Client:
         return self.number()
 
     def connect(self, host: str, port: int) -> None:
-        self._new(host, port)
         ctypes.set_errno(0)
-        connected = self._library.BIO_ctrl(self._bio, 101, 0, None)  # BIO_do_connect
-        if connected <= 0:
+        if self._connect(host, port) <= 0:
             code = ctypes.get_errno()
             self.close()
             raise OSError(code, os.strerror(code))
+
+    def _connect(self, host: str, port: int) -> int:
+        self._new(host, port)
+        return int(self._library.BIO_ctrl(self._bio, 101, 0, None))  # BIO_do_connect
 
     def _new(self, host: str, port: int) -> None:
         self._bio = ctypes.c_void_p(self._library.BIO_new_connect(f"{host}:{port}".encode()))
@@ -74,6 +77,37 @@ class Client:
         if self._bio is not None:
             self._library.BIO_free_all(self._bio)
             self._bio = None
+
+
+class ClientOfAnAddress(Client):
+    """One that has nobody find out where its host is.
+
+    `getaddrinfo` of glibc takes a lock, for literal addresses as well, which a process that is
+    forked meanwhile finds taken for ever. So that is not for a child of a process with threads,
+    whether we are there or not.
+    """
+
+    def _connect(self, host: str, port: int) -> int:
+        library, where = self._library, socket.inet_aton(host)
+        library.BIO_ADDR_new.restype = library.BIO_new_socket.restype = ctypes.c_void_p
+        number = library.BIO_socket(socket.AF_INET, socket.SOCK_STREAM, 0, 0)
+        self._bio = ctypes.c_void_p(library.BIO_new_socket(number, 1))  # BIO_CLOSE
+        address = ctypes.c_void_p(library.BIO_ADDR_new())
+        library.BIO_ADDR_rawmake(address, socket.AF_INET, where, len(where), socket.htons(port))
+        connected = int(library.BIO_connect(number, address, 0))
+        library.BIO_ADDR_free(address)
+        return connected
+
+
+def met(port: int, client: Client) -> bytes | int | None:
+    """What comes of a request to a port of this machine: the response, or an errno."""
+    try:
+        client.connect("127.0.0.1", port)
+        return client.ask(b"tea")
+    except OSError as error:
+        return error.errno
+    finally:
+        client.close()
 
 
 @pytest.fixture

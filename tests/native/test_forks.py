@@ -11,6 +11,7 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
+from tests.native.conftest import met
 
 
 HOST = "127.0.0.1"
@@ -21,27 +22,16 @@ EXPERIMENTS = (
 )
 
 
-def met(port: int) -> bytes | int | None:
-    client = Client()
-    try:
-        client.connect(HOST, port)
-        return client.ask(b"tea")
-    except OSError as error:
-        return error.errno
-    finally:
-        client.close()
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_in_between_goes_on_in_both_processes(inject: Inject) -> None:
     found = list[bytes | int | None]()
     with serve(echo) as port:
         for kind, given in EXPERIMENTS:
             with inject(kind, target=f"{HOST}:{port}", **given):
-                found.append(met(port))
-                assert in_fork(lambda: int(met(port) != found[-1])) == 0
-            assert in_fork(lambda: int(met(port) != b"tea")) == 0
-            assert met(port) == b"tea"
+                found.append(met(port, Client()))
+                assert in_fork(lambda: int(met(port, Client()) != found[-1])) == 0
+            assert in_fork(lambda: int(met(port, Client()) != b"tea")) == 0
+            assert met(port, Client()) == b"tea"
     assert found[0] == errno.ECONNREFUSED
     assert found[1] in {b"", errno.ECONNRESET}
     assert found[2] == b"tea"

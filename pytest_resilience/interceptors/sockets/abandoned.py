@@ -7,6 +7,7 @@ import os
 import re
 import select
 import socket
+import struct
 import sys
 
 from collections.abc import Iterator
@@ -14,10 +15,15 @@ from typing import Any
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import deafen
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
+from pytest_resilience.interceptors.sockets.waiting_threads import Wait
+from pytest_resilience.interceptors.sockets.waiting_threads import receives_still
 
 
-__all__ = ["put_abandoned", "registered_anew"]
+__all__ = ["put_abandoned", "registered_anew", "replace_under", "reset"]
 
+_NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 _POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 
 
@@ -26,6 +32,38 @@ def put_abandoned(descriptor: int, *, accepted: bool) -> None:
     with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
         os.set_blocking(other.fileno(), os.get_blocking(descriptor))
         os.dup2(other.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
+
+
+def replace_under(wait: Wait, sock: KernelSocket) -> bool:
+    """Put a connection that its peer has reset in the place of `sock`, while a thread receives.
+
+    `sock`: by a descriptor of our own. The thread's own number could be another's at any time:
+    it goes on, and closes it, and somebody opens something. So it is kept where it is. Nothing
+    comes any more that would wake it, and then it is seen to sleep. Returns False, and has
+    replaced nothing, where it had gone on before, or may do so for it has waited long enough.
+    """
+    deafen(sock)
+    if kernel_timeout(sock, socket.SO_RCVTIMEO) is not None:
+        return False
+    number = wait.descriptor
+    with limits_lifted(), contextlib.closing(_abandoned(accepted=False)) as other:
+        os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
+        inode, inheritable = os.fstat(sock.fileno()).st_ino, os.get_inheritable(number)
+        # In this order: what it sleeps for is what the number stood for, and does so still.
+        sleeps = receives_still(wait) and os.fstat(number).st_ino == inode
+        if sleeps:
+            os.dup2(other.fileno(), number, inheritable=inheritable)
+        return sleeps
+
+
+def reset(sock: KernelSocket) -> None:
+    """Let who polls `sock` find that its peer has reset it: the next receive says so.
+
+    Who is in a receive already would be told something else, by some kernels.
+    """
+    import ctypes  # not before somebody is struck
+
+    ctypes.pythonapi.connect(sock.fileno(), _NOBODY, len(_NOBODY))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import sys
 import threading
 import weakref
@@ -34,14 +35,16 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets import waiting_threads
-from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
+from pytest_resilience.interceptors.sockets.abandoned import replace_under
+from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
-from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import hear
+from pytest_resilience.interceptors.sockets.socket_classes import held
+from pytest_resilience.interceptors.sockets.waiting_threads import Wait
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 
@@ -57,19 +60,15 @@ class Outages:
         self._connections = connections
         self._receiver = receiver
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
-        self._replaced: list[int] = []  # what loops still poll
         self._deaf: list[tuple[int, object, Effect]] = []  # descriptors, with their ends
 
     def remove(self) -> None:
-        """Nobody waits any more for what was replaced, nor keeps silent."""
-        while self._replaced:
-            os.close(self._replaced.pop())
+        """Nobody keeps silent any more."""
         over = [each for each in self._deaf if not each[2].left()]
         self._deaf = [each for each in self._deaf if each not in over]
         for descriptor, ends, _ in over:
-            with contextlib.suppress(OSError), borrowed(descriptor) as sock:
-                if ends_of(sock) == ends:
-                    hear(sock)
+            with contextlib.suppress(OSError), held(descriptor, ends) as sock:
+                hear(sock)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -120,7 +119,7 @@ class Outages:
                 continue
             operation = connection.operation(SEND)
             if any(each.matches_target(operation) for each in gone):
-                with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+                with contextlib.suppress(OSError), held(descriptor, connection.ends) as sock:
                     effects.end_of_stream(sock)
 
     def _strike_tasks(self, begun: Sequence[ActiveExperiment]) -> frozenset[int]:
@@ -174,60 +173,62 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        struck, left_alone = False, known | private_descriptors()
-        for descriptor, how in waiting_threads.descriptors():
-            if descriptor in left_alone:
-                continue
-            connection = or_none(self._connections.at, descriptor)
-            aimed = _aimed(begun, connection)
-            if connection is not None and aimed:
-                struck |= self._strike(descriptor, connection, aimed, how)
-        if struck:
-            # Interrupts the system calls of all threads, and changes nothing else: the C library
-            # has each thread do it. A call that is resumed looks its descriptor up again.
-            with contextlib.suppress(OSError):
-                os.setresuid(-1, -1, -1)
+        waits = list(waiting_threads.waits())
+        left_alone = known | private_descriptors()  # asked for last: each of ours is among them
+        with contextlib.ExitStack() as stack:
+            replaced = False
+            for wait in waits:
+                if wait.descriptor in left_alone:
+                    continue
+                connection = or_none(self._connections.at, wait.descriptor)
+                aimed = _aimed(begun, connection)
+                if connection is not None and aimed:
+                    with contextlib.suppress(OSError):  # closed meanwhile
+                        replaced |= self._strike(wait, connection, aimed, stack)
+            if replaced:
+                # Interrupts the system calls of all threads, and changes nothing else: the C
+                # library has each do it. A call that is resumed looks its descriptor up again.
+                with contextlib.suppress(OSError):
+                    os.setresuid(-1, -1, -1)
 
     def _strike(
         self,
-        descriptor: int,
+        wait: Wait,
         connection: TcpConnection,
         begun: Sequence[ActiveExperiment],
-        how: str,
+        until_told: contextlib.ExitStack,
     ) -> bool:
-        """Whether a thread has to be told of it. `how`: as `waiting_threads.descriptors` says."""
+        """Whether a thread has to be told of it, for whom another connection is there now."""
         inbound = connection.inbound
         among = begun if connection.turn.receiving else None
+        sock = until_told.enter_context(held(wait.descriptor, connection.ends))
         stream = connection.begin_response(self._engine, among=among)
         inbound.expected = True
         if stream is None or stream.needs_response:
             return False
         if stream.effect.delay:
             if stream.effect.delay == math.inf:
-                self._deafen(descriptor, connection, stream.effect)
+                self._deaf.append((wait.descriptor, connection.ends, stream.effect))
+                deafen(sock)
             return False
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):
             return False
-        with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # or closed meanwhile
-            if how == waiting_threads.IN_EPOLL:  # who polls it receives then, and meets it there
-                effects.end_of_stream(sock)
-                return False
-            if how == waiting_threads.IN_EPOLL_ONCE:  # and received by the method as it was before
-                self._replaced.append(os.dup(descriptor))
-            connection.is_over()
-            put_abandoned(descriptor, accepted=failure.closes)
-            connection.ends = ends_of(sock)
-        for each in self._replaced:
-            with contextlib.suppress(OSError), borrowed(each) as sock:
-                effects.end_of_stream(sock)
-        return how in {waiting_threads.IN_RECEIVE, waiting_threads.IN_POLL}
-
-    def _deafen(self, descriptor: int, connection: TcpConnection, effect: Effect) -> None:
-        """Let nothing be heard of its peer, by whoever waits there."""
-        with contextlib.suppress(OSError), borrowed(descriptor) as sock:
-            deafen(sock)
-            self._deaf.append((descriptor, connection.ends, effect))
+        if wait.how == waiting_threads.IN_EPOLL:  # who polls it receives then, and meets it there
+            effects.end_of_stream(sock)
+            return False
+        connection.is_over()
+        if failure.resets and wait.how == waiting_threads.IN_RECEIVE:
+            until_told.callback(hear, sock)
+            if replace_under(wait, sock):
+                return True
+        if failure.resets:
+            reset(sock)
+        else:
+            deafen(sock)  # or what its peer says to the end of it resets it
+        with contextlib.suppress(OSError):  # it is not connected any more, and yet shut down
+            KernelSocket.shutdown(sock, socket.SHUT_RDWR)
+        return False
 
 
 def _late_response(connection: TcpConnection) -> ResponseStream | None:

@@ -156,9 +156,8 @@ class _Polled:
 
     def __contains__(self, sock: socket.socket) -> bool:
         if self._found is None:
-            found = waiting_threads.descriptors()
-            polled = (each for each, how in found if how != waiting_threads.IN_RECEIVE)
-            self._found = frozenset(polled)
+            found, received = waiting_threads.waits(), waiting_threads.IN_RECEIVE
+            self._found = frozenset(each.descriptor for each in found if each.how != received)
         return sock.fileno() in self._found
 
 

@@ -23,9 +23,10 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
-    "green_module", "hear", "is_address", "is_tcp", "is_udp", "kernel_patience", "kernel_socket",
-    "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
-    "raise_mark", "receive_timeout", "send_timeout", "socket_classes", "tls_modules",
+    "green_module", "hear", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
+    "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
+    "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "socket_classes",
+    "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -157,6 +158,23 @@ def borrowed(descriptor: int) -> Iterator[KernelSocket]:
         yield sock
     finally:
         sock.detach()
+
+
+@contextlib.contextmanager
+def held(descriptor: int, ends: object) -> Iterator[KernelSocket]:
+    """The connection with these `ends`, by a descriptor of our own.
+
+    For what is done from outside: as soon as the number is looked at, its owner may close it,
+    and the system give it to what is opened next. Raises OSError if it is not that connection.
+    """
+    ours = os.dup(descriptor)
+    try:
+        with borrowed(ours) as sock:
+            if ends_of(sock) != ends:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            yield sock
+    finally:
+        os.close(ours)
 
 
 def is_address(address: Any) -> bool:

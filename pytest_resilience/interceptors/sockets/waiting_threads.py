@@ -15,11 +15,12 @@ import threading
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Final
+from typing import NamedTuple
 
 from pytest_resilience.interceptors.foreign_objects import or_none
 
 
-__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "descriptors"]
+__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "Wait", "receives_still", "waits"]
 
 IN_RECEIVE: Final = "a thread receives"
 IN_POLL: Final = "a thread polls"
@@ -39,26 +40,45 @@ _ONE_SHOT = 1 << 30  # EPOLLONESHOT, as trio polls
 _MOST_POLLED = 4096  # descriptors
 
 
-def descriptors() -> Iterator[tuple[int, str]]:
-    """The descriptors that are waited for, each with how that is done."""
-    calls = _CALLS.get(platform.machine(), {})
+class Wait(NamedTuple):
+    """That something is waited for.
+
+    Attributes:
+        descriptor: of what.
+        how: one of the above.
+        thread: the kernel's number of the thread that receives; None of others.
+    """
+
+    descriptor: int
+    how: str
+    thread: int | None = None
+
+
+def waits() -> Iterator[Wait]:
+    """What is waited for."""
     polls = set[int]()
     if (selector := _selector_here()) is not None:
         polls.add(selector)
     for thread in threading.enumerate():
-        name, given = _call_of(thread.native_id, calls)
+        name, given = _call_of(thread.native_id)
         if name == "receive":
-            yield given[0], IN_RECEIVE
+            yield Wait(given[0], IN_RECEIVE, thread.native_id)
         elif name == "poll":
             for descriptor in _polled(*given[:2]):
-                yield descriptor, IN_POLL
+                yield Wait(descriptor, IN_POLL)
         elif name == "select":
             for descriptor in _selected(*given[:2]):
-                yield descriptor, IN_POLL
+                yield Wait(descriptor, IN_POLL)
         elif name == "epoll":
             polls.add(given[0])
     for poll in polls:
         yield from _registered(poll)
+
+
+def receives_still(wait: Wait) -> bool:
+    """Whether that thread sleeps in such a receive now."""
+    name, given = _call_of(wait.thread)
+    return name == "receive" and given[0] == wait.descriptor
 
 
 def _selector_here() -> int | None:
@@ -72,8 +92,9 @@ def _selector_here() -> int | None:
     return None if polled is None else or_none(polled.fileno)
 
 
-def _call_of(thread: int | None, calls: Mapping[str, tuple[int, ...]]) -> tuple[str, list[int]]:
+def _call_of(thread: int | None) -> tuple[str, list[int]]:
     """What a thread waits in, and the arguments of that; "" if it does not wait."""
+    calls: Mapping[str, tuple[int, ...]] = _CALLS.get(platform.machine(), {})
     words = _read(f"/proc/self/task/{thread}/syscall").split()[:4]
     for name, numbers in calls.items():
         if words and words[0].isdigit() and int(words[0]) in numbers:
@@ -109,9 +130,9 @@ def _selected(count: int, address: int) -> Iterator[int]:
     return (descriptor for descriptor in range(count) if bits >> descriptor & 1)
 
 
-def _registered(poll: int) -> Iterator[tuple[int, str]]:
+def _registered(poll: int) -> Iterator[Wait]:
     """What an epoll object is asked to tell of when it can be read."""
     for line in _read(f"/proc/self/fdinfo/{poll}").splitlines():
         words = line.split()
         if words[:1] == [b"tfd:"] and (events := int(words[3], 16)) & _READABLE:
-            yield int(words[1]), IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL
+            yield Wait(int(words[1]), IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import queue
 import select
 import selectors
@@ -348,6 +349,61 @@ def test_who_waited_before_is_struck(
     ):
         assert meet() == real
     assert (outage.matched, outage.hits) == (1, 1)
+
+
+def in_poll_only(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll())
+
+
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+@pytest.mark.parametrize("wait", [in_recv, in_poll_only], ids=lambda wait: wait.__name__)
+def test_who_has_got_its_number_meanwhile_is_not(
+    wait: Callable[[socket.socket], object], mode: str, inject: Inject, engine: Engine
+) -> None:
+    """A client closes its descriptor whenever it likes, and another thread opens something."""
+    with (
+        serve(silent) as port,
+        serve(echo) as elsewhere,
+        socket.create_connection((HOST, elsewhere)) as other,
+        socket.create_connection((HOST, port)) as sock,
+    ):
+        thread = threading.Thread(target=lambda: outcome(lambda: wait(sock)), name="waits")
+        thread.start()
+        while not asleep(thread):
+            pass
+        engine.listeners.add(lambda _: os.dup2(other.fileno(), sock.fileno()))
+        with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}") as outage:
+            assert outage.hits == 1
+            assert os.path.sameopenfile(sock.fileno(), other.fileno())
+            other.sendall(b"tea")
+            assert other.recv(8) == b"tea"
+        other.sendall(b"tea")
+        os.setresuid(-1, -1, -1)  # interrupts the poll, which then finds what is there now
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("mode", ["close", "down"])
+def test_who_polled_before_finds_the_end_and_no_reset(mode: str, inject: Inject) -> None:
+    """Though the real server, which is still there, says something to the end of the connection."""
+    said = threading.Event()
+
+    def says_goodbye(connection: socket.socket) -> None:
+        silent(connection)
+        connection.sendall(b"goodbye")
+        said.set()
+
+    with serve(says_goodbye) as port, socket.create_connection((HOST, port)) as sock:
+        thread = threading.Thread(target=in_poll_only, args=[sock], name="waits")
+        thread.start()
+        while not asleep(thread):
+            pass
+        with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}"):
+            thread.join(PATIENCE)
+            assert said.wait(PATIENCE)
+        assert [sock.recv(8), sock.recv(8)] == [b"", b""]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,6 @@ from tests.interceptors.sockets.test_outages import waiting
     ],
 )
 def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], how: str) -> None:
-    before = set(waiting_threads.descriptors())
+    before = set(waiting_threads.waits())
     with serve(silent) as port, waiting(wait, port):
-        assert how in {each for _, each in set(waiting_threads.descriptors()) - before}
+        assert how in {each.how for each in set(waiting_threads.waits()) - before}
