@@ -74,6 +74,7 @@ def pages() -> dict[str, str]:
         **{f"reference/types/{kind.value}.md": _type(kind) for kind in ChaosType},
         "reference/profiles.md": _profiles(),
         "reference/verdicts.md": _verdicts(),
+        "reference/extras.md": _extras(),
         "reference/commands.md": _commands(),
         "reference/assertions.md": _assertions(),
         "reference/patterns.md": _patterns(),
@@ -404,6 +405,42 @@ def _verdicts() -> str:
             *_table(("verdict", "letter", "counts as", "meaning"), rows),
             "",
             "[Scores and gates](../explanation/scores.md) says what follows from each.",
+        ]
+    )
+
+
+_NEEDS_EXTRA = {
+    "chaostoolkit": "[experiments of Chaos Toolkit](../how-to/monkey.md)",
+    "clock": "[virtual time](../virtual-time.md)",
+    "report": "[reports](../how-to/ci.md#reports) as HTML pages",
+    "aiohttp": "`aiohttp_middleware`, of [the patterns](../patterns.md)",
+    "httpx": "`httpx_transport` and `httpx_async_transport`, of [the patterns](../patterns.md)",
+    "redis": "`RedisStore`, of [the patterns](../patterns.md)",
+}
+
+
+def _extras() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brings = project["optional-dependencies"]
+    developers = {"docs", "test"}
+    rows = [
+        (f"`{name}`", ", ".join(f"`{each}`" for each in brings[name]), _NEEDS_EXTRA[name])
+        for name in brings
+        if name not in developers
+    ]
+    return _page(
+        [
+            "# Extras",
+            "",
+            "The package needs " + ", ".join(f"`{each}`" for each in project["dependencies"]) + ".",
+            "What else some of its parts need comes with an extra:",
+            '`pip install "pytest-resilience[report,clock]"`.',
+            "Where one is missing, the error names it.",
+            "",
+            *_table(("extra", "brings", "what needs it"), rows),
+            "",
+            "Clients, drivers and frameworks are reached in the version that you have.",
+            "They are no extras.",
         ]
     )
 

@@ -157,6 +157,11 @@ class ConfigurationError(ResilienceError, ValueError):
         return error
 
 
+def missing_extra(what: str, library: str, extra: str) -> ConfigurationError:
+    """The error where a library is not installed that an extra of the package brings."""
+    return ConfigurationError(f"{what} needs {library}; pip install 'pytest-resilience[{extra}]'")
+
+
 class UnknownNameError(ResilienceError, KeyError):
     """A name that nothing was registered under.
 

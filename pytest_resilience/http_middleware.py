@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.errors import missing_extra
 from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
@@ -235,7 +236,10 @@ class _Client:
 
 
 def _of_httpx(breakers: HostBreakers) -> _Client:
-    import httpx
+    try:
+        import httpx
+    except ImportError:
+        raise missing_extra("httpx_transport", "httpx", "httpx") from None
 
     own = httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout
     return _Client(breakers, httpx.TransportError, *own)
@@ -251,9 +255,9 @@ def httpx_transport(
     breakers: HostBreakers, transport: BaseTransport | None = None
 ) -> BaseTransport:
     """A transport for `httpx.Client`. `transport`: what sends; `httpx.HTTPTransport()` if None."""
+    client = _of_httpx(breakers)
     import httpx
 
-    client = _of_httpx(breakers)
     inner = httpx.HTTPTransport() if transport is None else transport
 
     class Body(httpx.SyncByteStream):
@@ -288,9 +292,9 @@ def httpx_async_transport(
     breakers: HostBreakers, transport: AsyncBaseTransport | None = None
 ) -> AsyncBaseTransport:
     """A transport for `httpx.AsyncClient`; `httpx.AsyncHTTPTransport()` sends if None is given."""
+    client = _of_httpx(breakers)
     import httpx
 
-    client = _of_httpx(breakers)
     inner = httpx.AsyncHTTPTransport() if transport is None else transport
 
     class Body(httpx.AsyncByteStream):
@@ -355,7 +359,10 @@ def requests_adapter(breakers: HostBreakers, adapter: BaseAdapter | None = None)
 
 def aiohttp_middleware(breakers: HostBreakers) -> ClientMiddlewareType:
     """A middleware for `aiohttp.ClientSession(middlewares=[...])`, of aiohttp 3.12 or later."""
-    from aiohttp import ClientError
+    try:
+        from aiohttp import ClientError
+    except ImportError:
+        raise missing_extra("aiohttp_middleware", "aiohttp", "aiohttp") from None
 
     client = _Client(breakers, ClientError, ValueError)
 

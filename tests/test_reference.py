@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import inspect
 import re
+import sys
 import tomllib
 
 from collections.abc import Callable
@@ -17,7 +18,10 @@ import pytest
 import pytest_resilience
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience import HostBreakers
 from pytest_resilience import assertions
+from pytest_resilience import http_middleware
 from pytest_resilience import patterns
 from pytest_resilience import plugin
 from pytest_resilience import proxy
@@ -30,6 +34,7 @@ from pytest_resilience.chaos.types.network import NETWORK_FAILURE
 from pytest_resilience.exploration.schedule import kind_name
 from pytest_resilience.plugin import newhooks
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.virtual_time.refusals import check_surroundings
 
 
 ROOT = Path(__file__).parents[1]
@@ -187,3 +192,30 @@ def test_every_command() -> None:
     page = pages()["reference/commands.md"]
     for word in ("merge", "gate", "report", "baseline", "--protocol", "--experiment", "--control"):
         assert word in page
+
+
+def test_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = pages()["reference/extras.md"]
+    for name, libraries in project["optional-dependencies"].items():
+        assert (f"| `{name}` | " in page) == (name not in {"docs", "test"})
+        assert name in {"docs", "test"} or all(f"`{each}`" in page for each in libraries)
+
+
+@pytest.mark.parametrize(
+    ("library", "extra", "use"),
+    [
+        ("httpx", "httpx", lambda: http_middleware.httpx_transport(HostBreakers())),
+        ("httpx", "httpx", lambda: http_middleware.httpx_async_transport(HostBreakers())),
+        ("aiohttp", "aiohttp", lambda: http_middleware.aiohttp_middleware(HostBreakers())),
+        ("redis", "redis", lambda: patterns.RedisStore("redis://localhost")),
+        ("time_machine", "clock", check_surroundings),
+    ],
+)
+def test_where_an_extra_is_missing_the_error_names_it(
+    monkeypatch: pytest.MonkeyPatch, library: str, extra: str, use: Callable[[], object]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    command = re.escape(f"; pip install 'pytest-resilience[{extra}]'")
+    with pytest.raises(ConfigurationError, match=f"(?m)^[^;]+ needs [^;]+{command}$"):
+        use()

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import missing_extra
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.json_file import json_text
 from pytest_resilience.report.markdown import markdown_text
@@ -35,9 +36,7 @@ def check_writable(path: Path) -> None:
     """
     _writer(path)
     if path.suffix == ".html" and importlib.util.find_spec("jinja2") is None:
-        raise ConfigurationError(
-            f"{path}: an HTML report needs Jinja2; pip install 'pytest-resilience[report]'"
-        )
+        raise missing_extra(f"{path}: an HTML report", "Jinja2", "report")
     check_place(path)
 
 

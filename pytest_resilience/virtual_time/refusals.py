@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import missing_extra
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import reader
 
@@ -41,9 +42,7 @@ def check_surroundings() -> None:
     try:
         import time_machine
     except ImportError:
-        raise ConfigurationError(
-            "virtual time needs time-machine for dates; pip install pytest-resilience[clock]"
-        ) from None
+        raise missing_extra("virtual time", "time-machine", "clock") from None
     if time_machine.escape_hatch.is_travelling():
         raise ConfigurationError(_TRAVELS)
     gevent: Any = sys.modules.get("gevent.monkey")

@@ -46,7 +46,7 @@ AROUND = {
         """
 from unittest.mock import patch
 with patch.dict('sys.modules', time_machine=None): begin()""",
-        "pip install pytest-resilience[clock]",
+        "pip install 'pytest-resilience[clock]'",
     ),
     # It replaces what waits for good.
     "gevent": (

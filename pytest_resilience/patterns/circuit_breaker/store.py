@@ -18,6 +18,7 @@ from typing import Any
 from typing import Protocol
 from typing import final
 
+from pytest_resilience.errors import missing_extra
 from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
@@ -93,7 +94,10 @@ class RedisStore(OfThisProcess):
         retry_every: float = 5.0,
     ) -> None:
         """Raises TypeError for another client, as one of `redis.asyncio`."""
-        import redis
+        try:
+            import redis
+        except ImportError:
+            raise missing_extra("RedisStore", "redis", "redis") from None
 
         if isinstance(client, str):
             client = _connect(client)
