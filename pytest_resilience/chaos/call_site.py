@@ -163,16 +163,10 @@ def control_role(code: CodeType) -> str:
 
 
 def _format(frame: FrameType, folder: str) -> str:
-    code = frame.f_code
-    return _as_place(code.co_filename, frame.f_lineno, code.co_name, folder)
-
-
-@lru_cache(maxsize=4096)
-def _as_place(file: str, line: int, function: str, folder: str) -> str:
-    """Remembered, for a line in a loop is asked for again and again."""
+    file = frame.f_code.co_filename
     if folder:
         file = file.removeprefix(folder.rstrip(os.sep) + os.sep)
-    return f"{file}:{line} in {function}"
+    return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
 def current_task() -> object:
