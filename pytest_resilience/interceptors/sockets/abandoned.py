@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
 import re
 import select
@@ -10,6 +12,7 @@ import socket
 import struct
 import sys
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,11 +30,52 @@ _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 _POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 
 
-def put_abandoned(descriptor: int, *, accepted: bool) -> None:
-    """Put a connection that its peer has reset, or closed if it was `accepted`, in its place."""
+def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
+    """Put a connection that its peer has reset, or closed if it was `accepted`, in its place.
+
+    Raises OSError if another thread has closed `sock` meanwhile, or no descriptor is left.
+    """
     with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
-        os.set_blocking(other.fileno(), os.get_blocking(descriptor))
-        os.dup2(other.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
+        os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
+        if (duplicate := _duplicate()) is None:
+            os.dup2(other.fileno(), sock.fileno(), inheritable=os.get_inheritable(sock.fileno()))
+            return
+        flags = 0 if os.get_inheritable(sock.fileno()) else os.O_CLOEXEC
+        last = os.dup(sock.fileno())  # or the call would close it, which may take its time
+        try:
+            duplicate(other.fileno(), sock, flags)
+        finally:
+            os.close(last)
+
+
+class _Descriptor:
+    """What ctypes makes of an argument that is a socket: asked for in C, just before the call."""
+
+    from_param = operator.methodcaller("fileno")
+
+
+@functools.cache
+def _duplicate() -> Callable[[int, socket.socket, int], int] | None:
+    """`dup3` of the C library, with a socket as the target; None where there is none.
+
+    `os.dup2` gives up the interpreter's lock, so that another thread may close the socket, whose
+    number is then that of whatever is opened next. Here nobody can between look and act.
+    """
+    import ctypes  # not before a connection is replaced
+
+    try:
+        dup3 = ctypes.PyDLL(None, use_errno=True).dup3
+    except (AttributeError, OSError, TypeError):
+        return None
+    dup3.argtypes = ctypes.c_int, _Descriptor, ctypes.c_int  # type: ignore[assignment]  # it will do
+
+    def duplicate(source: int, target: socket.socket, flags: int) -> int:
+        found: int = dup3(source, target, flags)
+        if found < 0:
+            raise OSError(code := ctypes.get_errno(), os.strerror(code))
+        return found
+
+    return duplicate
 
 
 def replace_under(wait: Wait, sock: KernelSocket) -> bool:

@@ -367,7 +367,7 @@ def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:
             # What the peer still says must find it open, or RST overtakes what was sent.
             KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_WR)
             with registered_anew(sock.fileno()):
-                put_abandoned(sock.fileno(), accepted=isinstance(step, CloseConnection))
+                put_abandoned(sock, accepted=isinstance(step, CloseConnection))
     elif isinstance(step, ResetConnection):
         reset_by_peer(sock)
     else:
@@ -451,4 +451,4 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
     discard(sock)  # or closing it is RST, which overtakes what was sent
     with registered_anew(sock.fileno()):
-        put_abandoned(sock.fileno(), accepted=accepted)
+        put_abandoned(sock, accepted=accepted)

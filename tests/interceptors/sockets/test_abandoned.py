@@ -1,0 +1,85 @@
+"""A connection in the place of another whose owner may close it at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_resilience.interceptors.sockets import abandoned
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as sock,
+    ):
+        yield sock
+
+
+def before_look(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    make = abandoned._abandoned
+
+    def made(*, accepted: bool) -> KernelSocket:
+        act()
+        return make(accepted=accepted)
+
+    patch.setattr(abandoned, "_abandoned", made)
+
+
+def before_act(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """As late as another thread can do it: when all is ready for the call."""
+    duplicate = abandoned._duplicate()
+    if duplicate is None:
+        pytest.skip("there is no dup3 here")
+
+    def late(source: int, target: socket.socket, flags: int) -> int:
+        act()
+        return duplicate(source, target, flags)
+
+    patch.setattr(abandoned, "_duplicate", lambda: late)
+
+
+@pytest.mark.parametrize("moment", [before_look, before_act])
+@pytest.mark.parametrize("accepted", [False, True])
+def test_who_has_got_the_number_of_a_closed_socket_keeps_it(
+    accepted: bool,
+    moment: Callable[[pytest.MonkeyPatch, Callable[[], object]], None],
+    sock: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = sock.fileno()
+    with contextlib.ExitStack() as stack:
+
+        def act() -> None:
+            sock.close()
+            stack.enter_context(os.fdopen(os.open(__file__, os.O_RDONLY)))
+
+        moment(monkeypatch, act)
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            abandoned.put_abandoned(sock, accepted=accepted)
+        assert os.path.samestat(os.fstat(number), os.stat(__file__))
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("inheritable", [False, True])
+def test_it_is_as_its_owner_has_set_it(
+    inheritable: bool, blocking: bool, sock: socket.socket
+) -> None:
+    sock.setblocking(blocking)
+    sock.set_inheritable(inheritable)
+    number = sock.fileno()
+    abandoned.put_abandoned(sock, accepted=False)
+    assert sock.fileno() == number
+    assert os.get_blocking(number) is blocking
+    assert os.get_inheritable(number) is inheritable
+    with pytest.raises(ConnectionResetError):
+        sock.recv(1)
