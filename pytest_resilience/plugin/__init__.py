@@ -61,8 +61,10 @@ _MARKERS = (
     ),
     "no_chaos: never put chaos around the test.",
     (
-        "resilience(allowed=[], deadline='60s'): say how the test may end in the matrix.\n"
-        "    allowed: exceptions that mean degraded and not failed. deadline: when it hangs."
+        "resilience(allowed=[], deadline='60s', own_chaos=False): say how the test may end in the "
+        "matrix.\n"
+        "    allowed: exceptions that mean degraded and not failed. deadline: when it hangs. "
+        "own_chaos=True: run it under the experiments also where it has chaos of its own."
     ),
     (
         "virtual_time(start=None, schedule=None): let every wait of the test be over at once.\n"

@@ -6,6 +6,7 @@ import enum
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 
@@ -72,6 +73,10 @@ class ExperimentRequest:
     requested_by: RequestedBy
     must_fire: bool = True
     include_setup: bool = False
+
+    def for_certain(self) -> ExperimentRequest:
+        """This one with probability 1, and with `rate=1` where no rate or intensity is given."""
+        return replace(self, experiment=self.experiment.starting_always().hitting_all())
 
 
 def from_parameters(

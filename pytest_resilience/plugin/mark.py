@@ -40,7 +40,7 @@ class Marks(Protocol):
         """Of one experiment: `@mark.chaos("network_failure", mode="refuse", first=1)`."""
 
     def resilience(
-        self, *, allowed: _Errors = ..., deadline: float | str = ...
+        self, *, allowed: _Errors = ..., deadline: float | str = ..., own_chaos: bool = ...
     ) -> pytest.MarkDecorator:
         """How the test may end in the matrix."""
 

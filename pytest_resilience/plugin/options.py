@@ -35,7 +35,8 @@ FLAGS = {
     "such as 'connect(payments:443)#1=refuse'.",
     "chaos-schedules": "A file of tests and schedules, which they are run under; what "
     "--chaos-explore finds is kept there.",
-    "chaos-experiment": "Of the profiles' experiments take this one only. Repeatable.",
+    "chaos-experiment": "Of the profiles' experiments take this one only, and let it happen for "
+    "certain. Repeatable.",
     "chaos-seed": "Seed of all chance in this run; the same seed gives the same faults.",
     "chaos-intensity": "Intensity, 0 to 1, of experiments that name none.",
     "chaos-probability": "Probability, 0 to 1, that experiments that name none start in a test.",

@@ -41,6 +41,7 @@ from pytest_resilience.seeds import derive
 __all__ = ["ChaosScope", "ExperimentLog", "FaultLog", "after_test_error"]
 
 _MOST_FAULTS = 10_000  # of one test; the oldest go first
+_OWN = ("marker", "fixture", "monkey")  # who asks for experiments of one test
 
 
 def after_test_error(nodeid: str) -> ShutdownError:
@@ -98,12 +99,14 @@ class ExperimentLog:
         started: those that ran, with who asked for them, in order.
         not_started: those that are disabled or whose probability did not come up.
         expected: those of blocks that have not been entered.
+        scheduled: the steps of schedules that were put into blocks.
     """
 
     def __init__(self) -> None:
         self.started: list[tuple[ExperimentRequest, ActiveExperiment]] = []
         self.not_started: list[ExperimentRequest] = []
         self.expected: list[ExperimentRequest] = []
+        self.scheduled: list[str] = []
         self._ran_elsewhere: list[Callable[[], Sequence[ActiveExperiment]]] = []
         self._elsewhere_silent: list[Callable[[], list[NeverFiredError]]] = []
         self._elsewhere_by_chance: list[Callable[[], list[str]]] = []
@@ -148,6 +151,14 @@ class ExperimentLog:
         for _, each in self.started:
             lines += missed_by_chance(each)
         return [*lines, *(line for elsewhere in self._elsewhere_by_chance for line in elsewhere())]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """What the test itself asked for, or a fixture for it alone: names, and steps."""
+        requests = [*(request for request, _ in self.started), *self.not_started, *self.expected]
+        names = [each.experiment.name for each in requests if each.requested_by in _OWN]
+        names += [each.experiment.name for ran in self._ran_elsewhere for each in ran()]
+        return tuple(dict.fromkeys(names + self.scheduled))
 
     def record(self, nodeid: str, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
         """The record of the test; `monkeys`: the rows of those of the whole run.

@@ -278,6 +278,8 @@ def _requested(
     found = []
     for profile in (each.only(only) for each in profiles):
         requests = requests_of(profile, defaults)
+        if only:  # who chooses one wants it to happen, as the matrix does, whose cells this repeats
+            requests = tuple(each.for_certain() for each in requests)
         check_experiments(profile, (each.experiment for each in requests), check)
         found.append((profile, requests))
     return tuple(found)

@@ -10,7 +10,15 @@ from typing import Final
 from pytest_resilience.report.json_reader import Fields
 
 
-__all__ = ["EXPLORATION", "INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
+__all__ = [
+    "EXPLORATION",
+    "INTRODUCTION",
+    "OWN_CHAOS",
+    "Cell",
+    "CellVerdict",
+    "EntryKind",
+    "TimelineEntry",
+]
 
 INTRODUCTION: Final = (
     "A cell is one test under one experiment; the matrix runs each test without chaos first. "
@@ -20,6 +28,9 @@ INTRODUCTION: Final = (
 
 EXPLORATION: Final = "exploration"
 """Stands for an experiment in the cell of a test that is not explored."""
+
+OWN_CHAOS: Final = "it has chaos of its own"
+"""How the reason begins why a test is run under no further experiment."""
 
 
 class CellVerdict(StrEnum):
@@ -87,7 +98,8 @@ class CellVerdict(StrEnum):
 
 _MEANINGS = {
     CellVerdict.NOT_RUN: "it was not to be run, or the run ended before",
-    CellVerdict.NOT_APPLICABLE: "without chaos the test did nothing that the experiment could hit",
+    CellVerdict.NOT_APPLICABLE: "without chaos the test did nothing that the experiment could hit, "
+    "or it has chaos of its own",
     CellVerdict.UNEXPLORABLE: "without chaos the test does not do the same each time",
     CellVerdict.SURVIVED: "the fault happened, and the test passed",
     CellVerdict.DEGRADED: "the fault happened, and the test failed in a way that it allows",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import EXPLORATION
+from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
@@ -194,9 +195,20 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
     if accepted:
         cells = "1 bad cell is" if accepted == 1 else f"{accepted} bad cells are"
         yield f"{cells} accepted by the baseline, and out of the score"
+    own = _with_own_chaos(report)
+    if own:
+        tests = f"{len(own)} tests have" if len(own) > 1 else "1 test has"
+        yield (
+            f"{tests} chaos already, and no further experiment: "
+            "@pytest.mark.resilience(own_chaos=True) runs both"
+        )
     if report.shard.count == 1:
         # That a test has nothing to explore says nothing of the others.
-        hit = {cell.experiment for cell in report.cells if cell.verdict is not _IDLE}
+        hit = {
+            cell.experiment
+            for cell in report.cells
+            if cell.verdict is not _IDLE or cell.test in own
+        }
         hit.add(EXPLORATION)
         for name in dict.fromkeys(cell.experiment for cell in report.cells):
             if name not in hit:
@@ -205,3 +217,14 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
     for cell in report.cells:
         if cell.verdict.good and cell.key in listed:
             yield f"{cell.verdict.words}, take it out of the baseline: {listed[cell.key]}"
+
+
+def _with_own_chaos(report: Report) -> set[str]:
+    """The tests that the matrix leaves to the chaos that they have of their own."""
+    return {
+        cell.test
+        for cell in report.cells
+        if cell.verdict is _IDLE
+        and cell.reason.startswith(OWN_CHAOS)
+        and cell.experiment != EXPLORATION
+    }

@@ -112,7 +112,7 @@ pytestmark = [mark.no_virtual_time, mark.chaos("network_latency", delay="200ms",
 
 @mark.chaos("network_failure", mode="refuse", first=2, include_setup=True)
 @mark.chaos(ChaosExperiment("slow", "network_latency", 1.0), must_fire=False)
-@mark.resilience(allowed=[TimeoutError], deadline="5s")
+@mark.resilience(allowed=[TimeoutError], deadline="5s", own_chaos=True)
 @mark.virtual_time(start="2030-01-01T00:00Z", schedule="seeded")
 def test_marked(tmp_path: Path) -> int:
     return len(tmp_path.parts)

@@ -62,7 +62,7 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
     """The cells of each test that a profile selects, by its id."""
     found: dict[str, list[Planned]] = {}
     certain = [  # once for all tests: there is a cell of each for every test
-        (profile, [_certain(request) for request in requests])
+        (profile, [_of_the_matrix(request) for request in requests])
         for profile, requests in settings.profiles
     ]
     for item in items:
@@ -78,11 +78,8 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
     return found
 
 
-def _certain(request: ExperimentRequest) -> ExperimentRequest:
-    experiment = request.experiment.starting_always()
-    return dataclasses.replace(
-        request, experiment=experiment, requested_by="matrix", must_fire=False
-    )
+def _of_the_matrix(request: ExperimentRequest) -> ExperimentRequest:
+    return dataclasses.replace(request.for_certain(), requested_by="matrix", must_fire=False)
 
 
 def _planned(

@@ -32,6 +32,7 @@ from pytest_resilience.plugin.matrix.verdict import place_of
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 
@@ -39,6 +40,7 @@ from pytest_resilience.report.cell import CellVerdict
 __all__ = ["Matrix", "register"]
 
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
+_BREAKING = frozenset({"postgres_chaos", "sqlite_chaos"})  # fixtures; they run no experiments
 
 _EXPECTED = pytest.StashKey[Expectation]()
 _DEADLINE = pytest.StashKey[float]()  # on an item while it runs under an experiment
@@ -134,7 +136,10 @@ class Matrix:
         to_run = [each.request for each in planned if not each.disabled]
         with _kept_errors(item) as raised:
             reports = self._baseline_runs.run(item, to_run)
-            failed = judge_baseline_run(reports, raised, item)
+            own = self._own_chaos(item)
+            alone = "under its own chaos alone" if own else "without any experiment"
+            idle = self._left_to_its_own(item, own)
+            failed = idle or judge_baseline_run(reports, raised, item, alone=alone)
         leaked = before.leaked()
         try:
             cells = [self._finished(item, each, failed, leaked) for each in planned]
@@ -150,6 +155,21 @@ class Matrix:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
+    def _own_chaos(self, item: pytest.Item) -> str:
+        """What the run before asked for of its own, by name; "" for nothing."""
+        scope = self._session.last_scope(item)
+        names = () if scope is None else scope.experiments.own
+        return ", ".join([*names, *_BREAKING.intersection(getattr(item, "fixturenames", ()))])
+
+    def _left_to_its_own(self, item: pytest.Item, own: str) -> Judgement | None:
+        """The verdict on all cells of a test that says itself which chaos it is for."""
+        if not own or item.stash[_EXPECTED].own_chaos:
+            return None
+        return CellVerdict.NOT_APPLICABLE, (
+            f"{OWN_CHAOS} ({own}), and says how it ends under that alone; "
+            "@pytest.mark.resilience(own_chaos=True) runs it under this experiment as well"
+        )
+
     def _finished(
         self,
         item: pytest.Item,
@@ -159,7 +179,7 @@ class Matrix:
     ) -> Cell:
         """A cell with its verdict; it is run only where nothing decides that before.
 
-        `failed`: the verdict where the baseline run did not pass; `leaked`: by that run.
+        `failed`: the verdict where the baseline run decides it; `leaked`: by that run.
         """
         judgement = (
             failed or planned.disabled or self._baseline_runs.not_applicable(planned.request)

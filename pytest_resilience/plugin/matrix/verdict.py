@@ -33,15 +33,19 @@ Judgement = tuple[CellVerdict, str]
 
 
 def judge_baseline_run(
-    reports: Sequence[pytest.TestReport], raised: Mapping[str, BaseException], item: pytest.Item
+    reports: Sequence[pytest.TestReport],
+    raised: Mapping[str, BaseException],
+    item: pytest.Item,
+    *,
+    alone: str = "without any experiment",
 ) -> Judgement | None:
     """The verdict on all cells of a test that cannot be run; None if its baseline run passed.
 
-    `raised` are the exceptions by phase.
+    `raised` are the exceptions by phase; `alone`: how that run was.
     """
     for report in reports:
         if report.failed:
-            reason = f"the test, without any experiment, failed in {report.when}"
+            reason = f"the test, {alone}, failed in {report.when}"
             error = raised.get(report.when or "")
             if error is not None:
                 reason += f": {told(error)}\nat {place_of(error, item)}"
@@ -49,12 +53,12 @@ def judge_baseline_run(
         if hasattr(report, "wasxfail"):
             return (
                 CellVerdict.NOT_RUN,
-                f"the test is expected to fail without any experiment{_because(report)}",
+                f"the test is expected to fail {alone}{_because(report)}",
             )
         if report.skipped:
             return (
                 CellVerdict.NOT_RUN,
-                f"the test is skipped without any experiment{_because(report)}",
+                f"the test is skipped {alone}{_because(report)}",
             )
     return None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from pathlib import Path
 
 import pytest
 
+from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
 from tests.cells import cells_of
@@ -128,6 +131,7 @@ def test_what_is_done_in_a_block_of_schedules_is_done_by_the_test(shop: pytest.P
     shop.makepyfile("""
         import subprocess
         import sys
+        import pytest
         import requests
         import shop
 
@@ -135,6 +139,7 @@ def test_what_is_done_in_a_block_of_schedules_is_done_by_the_test(shop: pytest.P
             with chaos_schedules.recording():
                 requests.get(url, timeout=5)
 
+        @pytest.mark.resilience(own_chaos=True)
         def test_under_faults(chaos_schedules, tmp_path):
             with chaos_schedules.faults("create(tmp_path/other)#1=disk_full"):
                 (tmp_path / "file").write_text("some")
@@ -472,6 +477,7 @@ def test_a_test_with_chaos_of_its_own_has_it_in_the_baseline_run_as_always(
         import pytest
         import requests
 
+        @pytest.mark.resilience(own_chaos=True)
         @pytest.mark.chaos("network_latency", delay="1ms")
         def test_it(url):
             for _ in range(2):
@@ -539,3 +545,164 @@ def test_clients_of_every_sort_are_seen(shop: pytest.Pytester, body: str) -> Non
     """)
     run(shop, only=("refused", "full"))
     assert verdicts(shop.path) == {"test_it": {"refused": "failed", "full": "not_applicable"}}
+
+
+_OWN_CHAOS = """
+    import socket
+    import sqlite3
+
+    import pytest
+    import requests
+
+    @pytest.mark.chaos("network_latency", delay="1ms")
+    def test_marker(url):
+        requests.get(url, timeout=5)
+
+    @pytest.mark.parametrize("broken", [True, False])
+    def test_fixture(chaos, url, broken):
+        if broken:
+            with chaos.network_failure(mode="refuse"), pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+        else:
+            requests.get(url, timeout=5)
+
+    def test_forgotten_until_the_matrix(chaos_proxy, url):
+        address = url.removeprefix("http://").rstrip("/")
+        with chaos_proxy(address) as proxy, proxy.inject("network_latency", delay="1ms"):
+            requests.get(f"http://127.0.0.1:{proxy.port}/", timeout=5)
+
+    def test_proxy_alone(chaos_proxy, url):
+        with chaos_proxy(url.removeprefix("http://").rstrip("/")) as proxy:
+            requests.get(f"http://127.0.0.1:{proxy.port}/", timeout=5)
+
+    def test_services(chaos, url):
+        chaos.service("other", "shop:stock")
+        requests.get(url, timeout=5)
+
+    def test_schedule(chaos_schedules, tmp_path, url):
+        with chaos_schedules.faults("create(tmp_path/file)#1=disk_full"), pytest.raises(OSError):
+            (tmp_path / "file").write_text("some")
+        requests.get(url, timeout=5)
+
+    def test_sqlite(sqlite_chaos, tmp_path, url):
+        requests.get(url, timeout=5)
+
+    def test_none(url):
+        requests.get(url, timeout=5)
+"""
+
+
+def test_no_experiment_is_run_around_chaos_that_a_test_has_of_its_own(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(_OWN_CHAOS)
+    result = run(shop, only=("refused",))
+    result.assert_outcomes(passed=9)
+    found = {name: cells["refused"] for name, cells in verdicts(shop.path).items()}
+    assert {name for name, verdict in found.items() if verdict == "failed"} == {
+        "test_fixture[False]", "test_proxy_alone", "test_services", "test_none",
+    }  # fmt: skip
+    assert {name for name, verdict in found.items() if verdict == "not_applicable"} == {
+        "test_marker", "test_fixture[True]", "test_forgotten_until_the_matrix", "test_schedule",
+        "test_sqlite",
+    }  # fmt: skip
+    result.stdout.fnmatch_lines([
+        "note: 5 tests have chaos already, and no further experiment: @pytest.mark.resilience(*",
+    ])  # fmt: skip
+
+
+def test_chaos_of_its_own_is_named_where_it_keeps_the_matrix_away(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_latency", name="slow", delay="1ms")
+        def test_it(url):
+            requests.get(url, timeout=5)
+    """)
+    result = run(shop, "-v", only=("refused",))
+    result.stdout.fnmatch_lines([
+        "not applicable: *::test_it under 'refused': it has chaos of its own (slow), *own_chaos=*",
+    ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*is applicable to no test*")
+
+
+@pytest.mark.parametrize("own_chaos", [True, False])
+def test_a_test_that_its_own_chaos_breaks_was_not_without_any(
+    shop: pytest.Pytester, own_chaos: bool
+) -> None:
+    shop.makepyfile(f"""
+        import pytest
+        import requests
+
+        @pytest.mark.resilience(own_chaos={own_chaos})
+        @pytest.mark.chaos("network_failure", mode="reset")
+        def test_it(url):
+            requests.get(url, timeout=5)
+    """)
+    result = run(shop, only=("refused",))
+    result.assert_outcomes(failed=1)
+    said = "the test, under its own chaos alone, failed in call: *"
+    if own_chaos:
+        result.stdout.fnmatch_lines(["invalid: *::test_it under 'refused'", f"    {said}"])
+    result.stdout.no_fnmatch_line("*without any experiment*")
+
+
+def test_the_nearest_mark_says_whether_experiments_join(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+        import requests
+
+        pytestmark = pytest.mark.resilience(own_chaos=True)
+
+        @pytest.mark.chaos("network_latency", delay="1ms")
+        def test_joined(url):
+            requests.get(url, timeout=5)
+
+        @pytest.mark.resilience(own_chaos=False)
+        @pytest.mark.chaos("network_latency", delay="1ms")
+        def test_alone(url):
+            requests.get(url, timeout=5)
+    """)
+    run(shop, only=("refused",)).assert_outcomes(passed=2)
+    found = {name: cells["refused"] for name, cells in verdicts(shop.path).items()}
+    assert found == {"test_joined": "failed", "test_alone": "not_applicable"}
+
+
+def test_a_failure_that_says_no_rate_happens_for_certain_in_a_matrix(shop: pytest.Pytester) -> None:
+    shop.makepyprojecttoml(EXPERIMENTS.replace("rate = 1\n", "", 1))
+    shop.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.parametrize("number", range(20))
+        def test_it(url, number):
+            requests.get(url, timeout=5)
+    """)
+    run(shop, only=("refused",)).assert_outcomes(passed=20)
+    assert {cells["refused"] for cells in verdicts(shop.path).values()} == {"failed"}
+    # And so does the cell when it is repeated alone.
+    repeated = shop.runpytest("--chaos-profile=ci", "--chaos-experiment=refused")
+    repeated.assert_outcomes(failed=20)
+
+
+def test_a_reviewed_baseline_lets_a_suite_with_chaos_of_its_own_pass(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+        import requests
+
+        def test_known(url):
+            requests.get(url, timeout=5)
+
+        @pytest.mark.chaos("network_failure", mode="reset", first=1)
+        def test_own(url):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+    """)
+    gate = "--resilience-gate=100"
+    assert run(shop, gate, only=("refused",)).ret == MATRIX_FAILED
+    command = ("-m", "pytest_resilience", "baseline", "out.json", "-o", "known.txt")
+    assert shop.run(sys.executable, *command).ret == 0
+    assert "test_known" in (shop.path / "known.txt").read_text()
+    accepted = run(shop, gate, "--resilience-baseline=known.txt", only=("refused",))
+    assert accepted.ret == 0

@@ -211,6 +211,7 @@ def test_chaos_of_the_tests_own_that_has_no_chance_proves_nothing(suite: pytest.
         import pytest
         import requests
 
+        @pytest.mark.resilience(own_chaos=True)
         @pytest.mark.chaos("network_failure", mode="reset", rate=1)
         def test_it(url):
             with pytest.raises(requests.ConnectionError):
