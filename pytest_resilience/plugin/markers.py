@@ -6,6 +6,7 @@ import ast
 import inspect
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.stacks import shown_file
 
 
-__all__ = ["PROBLEMS", "check_expectation", "check_marks"]
+__all__ = ["PROBLEMS", "check_expectation", "check_marks", "raise_problems"]
 
 PROBLEMS = "resilience_problems"
 """The key under which a worker of xdist hands over what is wrong with the markers."""
@@ -44,8 +45,16 @@ def check_marks(
                 check(item, mark)
             except ConfigurationError as error:
                 problems[with_page(error.within(_location(node, mark)))] = None
+    raise_problems(config, items, problems)
+
+
+def raise_problems(
+    config: pytest.Config, items: list[pytest.Item], problems: Iterable[str]
+) -> None:
+    """Raise `pytest.UsageError` if there are problems; in a worker, let its controller do it."""
+    problems = list(problems)
     if problems and hasattr(config, "workeroutput"):
-        config.workeroutput[PROBLEMS] = list(problems)
+        config.workeroutput[PROBLEMS] = problems
         items.clear()
     elif problems:
         raise pytest.UsageError(printable("\n".join(problems)))

@@ -14,7 +14,9 @@ import pytest
 
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.markers import check_marks
+from pytest_resilience.plugin.markers import raise_problems
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import first_of_function_scope
@@ -24,6 +26,7 @@ from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.clock import start_of
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.refusals import check_installed
 from pytest_resilience.virtual_time.run_queue import Order
 
 
@@ -96,14 +99,37 @@ def prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     check_marks(config, items, _check)
     every = config.getini(_MARK) or bool(given(config, "virtual-time"))
-    for item in items:
-        if not isinstance(item, pytest.Function) or not _has_virtual_time(item, every):
-            continue
+    having = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function) and _has_virtual_time(item, every)
+    ]
+    _check_installed(config, items, having)
+    for item in having:
         names = [name for name in item.fixturenames if name != _FIXTURE]
         names.insert(first_of_function_scope(item, names), _FIXTURE)
         item.fixturenames = names
     if not config.pluginmanager.has_plugin(_PLUGIN):
         config.pluginmanager.register(_VirtualTime(), _PLUGIN)
+
+
+def _check_installed(
+    config: pytest.Config, items: list[pytest.Item], having: list[pytest.Function]
+) -> None:
+    """Raise `pytest.UsageError`, once for all tests, where virtual time cannot be had."""
+    if not having:
+        return
+    try:
+        check_installed()
+    except ConfigurationError as error:
+        if given(config, "virtual-time"):
+            asked = option_name(config, "virtual-time")
+        elif config.getini(_MARK):
+            asked = f"the ini option {_MARK}"
+        else:
+            more = f" and {len(having) - 1} more" if len(having) > 1 else ""
+            asked = f"{having[0].nodeid}{more}"
+        raise_problems(config, items, [with_page(error.within(asked))])
 
 
 def _has_virtual_time(item: pytest.Function, every: bool) -> bool:

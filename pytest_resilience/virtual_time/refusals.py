@@ -12,7 +12,7 @@ from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import reader
 
 
-__all__ = ["REFUSALS", "check_surroundings"]
+__all__ = ["REFUSALS", "check_installed", "check_surroundings"]
 
 _FREEZES = (
     "freezegun freezes the time, which virtual time moves; use virtual_time(start=…) in its place, "
@@ -34,16 +34,21 @@ _TRIO = (
 )
 
 
+def check_installed() -> Any:
+    """The module time_machine, which moves dates. Raises ConfigurationError where it is missing."""
+    try:
+        import time_machine
+    except ImportError:
+        raise missing_extra("virtual time", "time-machine", "clock") from None
+    return time_machine
+
+
 def check_surroundings() -> None:
     """Raise ConfigurationError if virtual time cannot begin here."""
     freezegun: Any = sys.modules.get("freezegun.api")
     if freezegun is not None and freezegun.freeze_factories:
         raise ConfigurationError(_FREEZES)
-    try:
-        import time_machine
-    except ImportError:
-        raise missing_extra("virtual time", "time-machine", "clock") from None
-    if time_machine.escape_hatch.is_travelling():
+    if check_installed().escape_hatch.is_travelling():
         raise ConfigurationError(_TRAVELS)
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.saved:

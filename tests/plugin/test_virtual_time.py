@@ -798,3 +798,38 @@ def test_the_matrix_knows_at_once_what_hangs(suite: pytest.Pytester) -> None:
         hang.format("longer_than_it_may"),
         "*it was still running after 10 virtual seconds",
     ])  # fmt: skip
+
+
+_ASKING = {  # by the place that asks: flags, ini, what stands above the tests
+    "--virtual-time": (["--virtual-time"], "", ""),
+    "the ini option virtual_time": ([], "virtual_time = true", ""),
+    "test_it.py::test_one and 1 more": ([], "", "@pytest.mark.virtual_time"),
+}
+
+
+@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n1"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize("asking", _ASKING)
+def test_one_usage_error_where_time_machine_is_missing(
+    suite: pytest.Pytester, asking: str, workers: list[str]
+) -> None:
+    flags, ini, above = _ASKING[asking]
+    suite.makeini(f"[pytest]\n{ini}")
+    suite.makeconftest("import sys\nsys.modules['time_machine'] = None")
+    suite.makepyfile(
+        test_it=f"""
+        import pytest
+
+        {above}
+        def test_one():
+            pass
+
+        {above}
+        def test_other():
+            pass
+    """
+    )
+    result = suite.runpytest_subprocess(*workers, *flags)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    told = "virtual time needs time-machine; pip install 'pytest-resilience[[]clock[]]'"
+    (result.stdout if workers else result.stderr).fnmatch_lines([f"*{asking}: {told}"])
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
