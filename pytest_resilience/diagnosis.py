@@ -15,9 +15,12 @@ from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.faults.streams import UPSTREAM
+from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
@@ -342,12 +345,28 @@ def _advice_on_remarks(active_experiment: ActiveExperiment) -> str:
     if UNALTERABLE in remarks:
         return _why_unaltered(active_experiment)
     refused = unmatched.refused_by
+    if refused and (told := _of_another_step(experiment)):
+        return told
     if refused:
         others = f"None of these is the one that is meant: compare {' and '.join(refused)} with it."
         return others + (_OF_PATHS if any("path " in each for each in refused) else "")
     if any(remark.startswith(_KNOWS_BUT) for remark in remarks):
         return "Connections of redis are lost and refused by network_failure."
     return next((advice for remark, advice in _ADVICE.items() if remark in remarks), "")
+
+
+def _of_another_step(experiment: ChaosExperiment) -> str:
+    """What to do where `match` is for statements, and the failure happens at no such step."""
+    if "match" not in dict(experiment.parameters):
+        return ""
+    if experiment.kinds == {COMMIT}:
+        return (
+            "It happens at commit, whose statement is COMMIT: write during='execute', and it "
+            "happens to the statements of match, or leave match out."
+        )
+    if experiment.kinds <= {OPEN_CONNECTION, CHECK_OUT}:
+        return "It happens before there is a statement: leave match out, or say database."
+    return ""
 
 
 def _connections_there_were(active_experiment: ActiveExperiment) -> str:

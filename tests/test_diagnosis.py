@@ -8,9 +8,12 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
@@ -386,3 +389,20 @@ def test_another_file_is_another_target(opened: str, why: NeverFired) -> None:
     file = f"/tmp/{opened}.csv"
     running.decide(Operation(kind="file.open", target=file, names=(file,)), 100.0)
     assert never_fired(running).why is why
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "advice"),
+    [
+        ("serialization_failure", COMMIT, "at commit, whose statement is COMMIT: write"),
+        ("refused", OPEN_CONNECTION, "before there is a statement: leave match out"),
+        ("pool_exhausted", CHECK_OUT, "before there is a statement: leave match out"),
+        ("deadlock", EXECUTE, "None of these is the one that is meant: compare match"),
+    ],
+)
+def test_match_of_a_step_without_such_statements(mode: str, kind: str, advice: str) -> None:
+    running = active_experiment("database_failure", mode=mode, match="UPDATE*")
+    statement = {COMMIT: "COMMIT", EXECUTE: "SELECT 1"}.get(kind, "")
+    sql = SqlDetails(statement=statement)
+    assert not running.decide(Operation(kind=kind, target="a", names=("a",), sql=sql), 100.0)
+    assert advice in str(never_fired(running))

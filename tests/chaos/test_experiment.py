@@ -107,6 +107,7 @@ def test_it_cannot_be_changed_and_travels() -> None:
         ({"durration": 1}, "(did you mean 'duration'?); allowed: after, after_bytes, "),
         ({"probabilty": 1}, "(did you mean 'probability'?)"),
         ({"status": 503}, "unknown parameter 'status'"),
+        ({"chaos_type": "database_failure", "path": "a"}, "'path' (did you mean 'database'?)"),
         (
             {"chaos_type": "network_failure", "mode": "reste"},
             "mode='reste' (did you mean 'reset'?): give one of 'refuse', 'reset', 'close', ",

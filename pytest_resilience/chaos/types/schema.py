@@ -86,7 +86,7 @@ class TypeSchema:
             if name not in known:
                 allowed = sorted({*(each.name for each in self.shown), *_OF_ALL_TYPES})
                 raise ConfigurationError(
-                    f"unknown parameter {shortened(name)}{nearest(name, allowed)}; "
+                    f"unknown parameter {shortened(name)}{_meant(name, allowed)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
             parsed[name] = known[name].parse(name, value)
@@ -110,6 +110,14 @@ class TypeSchema:
         return chosen[0] if chosen else triggers.Always()
 
 
+def _meant(name: object, allowed: Iterable[str]) -> str:
+    """What may be meant by a parameter that a type does not have: ' (did you mean …?)'."""
+    here = next((each for each in _WHOSE if each in allowed), None)
+    if here is not None and name in _WHOSE + _WHOSE_ELSEWHERE:
+        return f" (did you mean {here!r}?)"
+    return nearest(name, allowed)
+
+
 def nearest(name: object, known: Iterable[str]) -> str:
     """' (did you mean …?)' or nothing."""
     # Comparing takes the square of the length.
@@ -123,6 +131,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_WHOSE = ("target", "path", "database", "target_services")  # whose operations are meant
+_WHOSE_ELSEWHERE = ("file", "files", "folder", "host", "hosts", "service", "services", "url")
 _LONGEST_NAME = 100
 _LEAST_PART = 4  # letters of a name that somebody has remembered
 _MOST_NAMES = 1000

@@ -136,7 +136,7 @@ def test_a_read_only_disk_can_be_read() -> None:
         ({"bytes_written": "10%"}, "bytes_written='10%': give bytes"),
         ({"bytes_written": -1}, "bytes_written=-1"),
         ({"bytes_written": 1, "delay": 1}, "mode='torn_write': delay is for"),
-        ({"target": "a:1"}, "unknown parameter 'target'"),
+        ({"target": "a:1"}, r"unknown parameter 'target' .did you mean 'path'\?"),
         ({"path": ""}, "path=''"),
     ],
 )
