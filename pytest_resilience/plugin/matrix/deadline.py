@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import CodeType
 from types import FrameType
 
+from pytest_resilience.plugin.matrix.loop_waits import LoopWait
+from pytest_resilience.plugin.matrix.loop_waits import Place
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
@@ -24,9 +25,6 @@ __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 
 _REPEAT = 0.5  # seconds between signals after the deadline
 
-Place = tuple[tuple[CodeType, int | None], ...]
-"""The lines of a stack, innermost first."""
-
 
 class DeadlineError(BaseException):
     """The test took too long. Not an Exception: code that survives anything would catch it."""
@@ -35,27 +33,46 @@ class DeadlineError(BaseException):
 class KnownHangs:
     """Where runs of a test have hung until their deadline: others that wait there need not.
 
-    Only waits for a lock or a queue that no thread is about to release: all that waits in an event
-    loop waits at one place, and so does what is tried again after a sleep.
+    A thread waits for a lock or a queue that no thread is about to release; what is tried again
+    after a sleep may be done yet. Of an event loop all tasks wait where they did, for so long
+    that it has not had a turn. Where it waits for nothing, no run needs to wait for its deadline.
 
     Attributes:
         soon: seconds after which a run that waits there hangs.
+        silent: seconds after which one does that may yet be told something by a connection.
         folder: where pytest was called, which messages leave out.
     """
 
-    def __init__(self, soon: float, folder: str = "") -> None:
+    def __init__(self, soon: float, folder: str = "", *, silent: float = 1.0) -> None:
         self.soon = soon
+        self.silent = silent
         self.folder = folder
-        self._places: set[Place] = set()
+        self._places: set[Place | frozenset[Place]] = set()
+        self._turn: FrameType | None = None
+
+    def looks(self, seconds: float) -> list[float]:
+        """When it is to be looked whether a run hangs that may take so many."""
+        return [each for each in (self.soon, self.silent) if each < seconds]
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
+        wait = LoopWait.of(frame)
+        if wait is not None:
+            self._places.add(wait.places)
+            return _where_tasks_wait(wait, self.folder)
         if frame is not None and is_in_a_lock_of_c(frame) and not _another_is_at_work():
             self._places.add(_place(frame))
         return _where(frame, self.folder)
 
     def __contains__(self, frame: FrameType | None) -> bool:
-        return frame is not None and bool(self._places) and _place(frame) in self._places
+        """Whether it hangs here, as far as can be told at this look, and at that before it."""
+        wait = LoopWait.of(frame)
+        if wait is None:
+            self._turn = None
+            return frame is not None and bool(self._places) and _place(frame) in self._places
+        before, self._turn = self._turn, wait.frame
+        is_known = before is wait.frame and wait.places in self._places
+        return is_known or wait.is_for_nothing
 
 
 def _another_is_at_work() -> bool:
@@ -100,6 +117,15 @@ def _where(frame: FrameType | None, folder: str) -> str:
     return ""
 
 
+def _where_tasks_wait(wait: LoopWait, folder: str) -> str:
+    """The lines of the project where they do, innermost of each task, for a message."""
+    found: set[str] = set()
+    for frames in wait.tasks:
+        own = [each for each in frames if not is_library(each.f_code.co_filename)]
+        found.update(_where(each, folder) for each in own[-1:])
+    return "".join(sorted(found))
+
+
 @contextmanager
 def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
     """Raise DeadlineError in the block after so many seconds; gives whether that can be done.
@@ -113,13 +139,14 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
         yield False
         return
     inside = True
-    soon = seconds if known is None else min(seconds, known.soon)
+    soon, *later = [*([] if known is None else known.looks(seconds)), seconds]
 
     def expired(_number: int, frame: FrameType | None) -> None:
         nonlocal soon
-        if inside and soon < seconds and frame not in (known or ()):
-            signal.setitimer(signal.ITIMER_REAL, seconds - soon, _REPEAT)
-            soon = seconds
+        if inside and later and frame not in (known or ()):
+            following = later.pop(0)
+            signal.setitimer(signal.ITIMER_REAL, following - soon, _REPEAT)
+            soon = following
         elif inside:
             where = "" if known is None else known.add(frame)
             raise DeadlineError(f"it was still running after {soon:g} s{where}")

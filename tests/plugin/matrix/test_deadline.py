@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
@@ -126,11 +132,94 @@ def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -
     assert all(told.endswith("in _hang") and f"{file}:" in told for told in lasted)
 
 
-def test_what_waits_in_an_event_loop_may_always_be_something_else() -> None:
-    async def hang() -> None:
-        await asyncio.Event().wait()
+def _hang_in_a_loop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
+    with pytest.raises(DeadlineError) as raised, deadline(0.3, known):
+        asyncio.run(waiting())
+    return str(raised.value)
 
-    known = KnownHangs(0.01)
-    for _ in range(2):
-        with pytest.raises(DeadlineError, match=r"after 0\.1 s"), deadline(0.1, known):
-            asyncio.run(hang())
+
+async def _for_an_event() -> None:
+    await asyncio.Event().wait()
+
+
+async def _for_a_queue_that_nobody_empties() -> None:
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    queue.put_nowait(1)
+    await queue.join()
+
+
+async def _for_each_other() -> None:
+    """A server and its client in one loop, each of which waits for the other to say something."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    try:
+        await reader.read()
+    finally:
+        writer.close()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    "waiting", [_for_an_event, _for_a_queue_that_nobody_empties, _for_each_other]
+)
+def test_an_event_loop_that_waits_for_nothing_need_not_wait_for_the_deadline(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+) -> None:
+    told = _hang_in_a_loop(KnownHangs(0.1), waiting)
+    assert told.startswith("it was still running after 0.1 s, at ")
+    assert f"in {waiting.__name__}" in told
+
+
+async def _for_somebody_elsewhere() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+
+async def _for_a_thread() -> None:
+    reader, writer = os.pipe()
+    try:
+        await asyncio.get_running_loop().run_in_executor(None, os.read, reader, 1)
+    finally:
+        os.close(writer)  # which ends the thread
+
+
+async def _for_a_time() -> None:
+    await asyncio.sleep(60)
+
+
+async def _for_a_process() -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        await process.wait()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize(
+    "waiting", [_for_somebody_elsewhere, _for_a_thread, _for_a_time, _for_a_process]
+)
+def test_an_event_loop_that_may_yet_be_woken_has_until_the_deadline(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+) -> None:
+    told = _hang_in_a_loop(KnownHangs(0.01, silent=0.02), waiting)
+    assert told.startswith("it was still running after 0.3 s")
+
+
+def test_tasks_that_wait_where_others_have_hung_hang_when_nothing_has_come_for_a_while() -> None:
+    known = KnownHangs(0.1, silent=0.2)
+    lasted = [
+        _hang_in_a_loop(known, waiting).partition(",")[0]
+        for waiting in (_for_somebody_elsewhere, _for_somebody_elsewhere, _for_a_time)
+    ]
+    assert [each.rpartition("after ")[2] for each in lasted] == ["0.3 s", "0.2 s", "0.3 s"]

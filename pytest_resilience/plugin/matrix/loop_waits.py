@@ -1,0 +1,126 @@
+"""What a blocked event loop of asyncio waits for, and whether that can still come."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import sys
+import threading
+
+from dataclasses import dataclass
+from types import CodeType
+from types import FrameType
+from typing import Any
+
+from pytest_resilience.stacks import suspended_frames
+from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
+
+
+__all__ = ["LoopWait", "Place"]
+
+Place = tuple[tuple[CodeType, int | None], ...]
+"""The lines of a stack, innermost first."""
+
+_MOST_FRAMES = 8  # between a selector's `select` and the loop, with what is put around it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopWait:
+    """All tasks of an event loop wait, and nothing is to be done at any time.
+
+    Attributes:
+        frame: of the turn of the loop that waits; another turn has another one.
+        tasks: the frames of each task, outermost first.
+    """
+
+    frame: FrameType
+    tasks: tuple[tuple[FrameType, ...], ...]
+
+    @classmethod
+    def of(cls, frame: FrameType | None) -> LoopWait | None:
+        """Of the innermost frame of the thread that runs the loop; None if it does not wait."""
+        asyncio: Any = sys.modules.get("asyncio")
+        turn = None if asyncio is None else _turn(frame, asyncio)
+        if turn is None or turn.f_locals.get("timeout") is not None:
+            return None
+        tasks = [tuple(suspended_frames(task)) for task in asyncio.all_tasks(_loop_of(turn))]
+        return cls(frame=turn, tasks=tuple(filter(None, tasks)))
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """Where its tasks wait."""
+        return frozenset(
+            tuple((each.f_code, each.f_lineno) for each in reversed(frames))
+            for frames in self.tasks
+        )
+
+    @property
+    def is_for_nothing(self) -> bool:
+        """Whether nobody is left who could end it: no other thread, process, connection or signal.
+
+        What the loop's own sockets say to each other, and listeners of its own, end nothing: none
+        of its tasks goes on to say anything.
+        """
+        loop = _loop_of(self.frame)
+        if getattr(loop, "_signal_handlers", True) or not _all_other_threads_wait():
+            return False
+        pairs = [_pair(key.fd) for key in loop._selector.get_map().values()]  # noqa: SLF001
+        here = {each for each in pairs if each is not None}
+        is_closed = all(
+            each is not None and (each[1] is None or each[::-1] in here) for each in pairs
+        )
+        return is_closed and not _has_children()
+
+
+def _turn(frame: FrameType | None, asyncio: Any) -> FrameType | None:
+    """The frame of the loop's turn that waits in a selector."""
+    code = asyncio.base_events.BaseEventLoop._run_once.__code__  # noqa: SLF001
+    inner = None
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return None
+        if frame.f_code is code:
+            return frame if inner is not None and inner.f_code.co_name == "select" else None
+        inner, frame = frame, frame.f_back
+    return None
+
+
+def _loop_of(turn: FrameType) -> Any:
+    return turn.f_locals["self"]
+
+
+def _all_other_threads_wait() -> bool:
+    """Whether each waits for a lock or a queue, which somebody else would have to release.
+
+    Of those that `threading` has started: others are no program's, as that by which a worker of
+    xdist is told what to run.
+    """
+    frames = sys._current_frames()  # noqa: SLF001  # there is no other way
+    others = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
+    return all(is_in_a_lock_of_c(frames[each]) for each in others if each in frames)
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # which leaves all as it is
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _pair(fd: int) -> tuple[Any, Any] | None:
+    """Both addresses of a socket, the second None for a listener; None for what is none."""
+    try:
+        found = _socket.socket(fileno=fd)
+    except OSError:
+        return None
+    try:
+        own = found.getsockname()
+        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return own, None
+        return own, found.getpeername()
+    except OSError:
+        return None
+    finally:
+        found.detach()
