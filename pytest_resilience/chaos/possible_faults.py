@@ -53,6 +53,7 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
+    "CANCEL",
     "CRASHES",
     "CRASHING",
     "LATER",
@@ -68,6 +69,8 @@ CRASHES: Final[Mapping[str, CrashModel]] = {
 }  # fmt: skip
 """No faults that an operation could see: the process, or the system, has died at it."""
 
+CANCEL: Final = "cancel"
+"""The task, or the scope, of who does the operation is cancelled."""
 LATER: Final = "later"
 """No fault: who does the operation goes on after all others. In virtual time alone."""
 
@@ -209,7 +212,7 @@ _ALL: Final = (
     _disk("failed_fsync", SYNC, at=False),
     _disk("failed_rename", RENAME, at=False),
     _of_caller("memory", "memory_failure", CALLER_KINDS - {OPEN_IN_VAIN}),
-    _of_caller("cancel", "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
+    _of_caller(CANCEL, "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
 )
 
 

@@ -23,6 +23,7 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
@@ -196,11 +197,20 @@ class _Run:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
             self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
-            expected = (AssertionError, ResilienceError)
-            stands_still = isinstance(self.probe, ClockStalledError)
-            if self.oracle.probe is None and self.log.schedule and not stands_still:
-                # A breaker that is open answers with something else, as it should.
-                self.probe = None if isinstance(self.probe, expected) else self.probe
+            if self.oracle.probe is None and self._is_as_it_should(self.probe):
+                self.probe = None
+
+    def _is_as_it_should(self, probe: BaseException | None) -> bool:
+        """Whether the test may fail so when it runs once more, for it has failed before.
+
+        A breaker that is open answers with something else. It does not open when its caller is
+        cancelled: who gets a wrong answer afterwards got that of the call that was.
+        """
+        if isinstance(probe, ClockStalledError) or not self.log.schedule:
+            return False
+        is_cancelled = all(step.fault == CANCEL for step in self.log.schedule)
+        expected = (ResilienceError,) if is_cancelled else (AssertionError, ResilienceError)
+        return isinstance(probe, expected)
 
 
 class ExploredRuns:

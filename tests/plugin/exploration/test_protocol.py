@@ -551,6 +551,71 @@ def test_what_does_not_work_again_after_the_fault_is_found(shop: pytest.Pytester
     result.stdout.fnmatch_lines(["  probe: OSError: no note*"])
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
+    shop: pytest.Pytester, *, closes: bool
+) -> None:
+    pytest.importorskip("pytest_asyncio")
+    shop.makepyfile(
+        test_cancelled=f"""
+        import asyncio
+        import socketserver
+        import threading
+        import pytest
+        import pytest_asyncio
+
+        class Client:
+            connection = None
+
+            async def echo(self, text):
+                if self.connection is None:
+                    self.connection = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = self.connection
+                try:
+                    writer.write(text.encode())
+                    return (await reader.readexactly(1)).decode()
+                except {"BaseException" if closes else "OSError"}:
+                    self.close()
+                    raise
+
+            def close(self):
+                self.connection[1].close()
+                self.connection = None
+
+        class Repeat(socketserver.BaseRequestHandler):
+            def handle(self):
+                while byte := self.request.recv(1):
+                    self.request.sendall(byte)
+
+        @pytest.fixture(scope="module")
+        def port():
+            with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Repeat) as server:
+                thread = threading.Thread(target=server.serve_forever)
+                thread.start()
+                yield server.server_address[1]
+                server.shutdown()
+                thread.join()
+
+        @pytest_asyncio.fixture
+        async def client(port):
+            client = Client()
+            client.port = port
+            yield client
+            if client.connection is not None:
+                client.close()
+
+        @pytest.mark.asyncio
+        @pytest.mark.chaos_explore(faults=["cancel"])
+        async def test_echo(client):
+            async with asyncio.timeout(1):
+                assert [await client.echo(letter) for letter in "ab"] == ["a", "b"]
+    """
+    )
+    out = run(shop, "test_cancelled.py", "-p", "pytest_asyncio.plugin").stdout.str()
+    assert ("probe: AssertionError" in out) is not closes, out
+    assert "0 runs" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
