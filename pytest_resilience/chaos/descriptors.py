@@ -22,7 +22,10 @@ if sys.platform != "win32":
     import termios
 
 
-__all__ = ["keep_private", "open_descriptors", "private_descriptors", "unacknowledged", "unread"]
+__all__ = [
+    "keep_private", "open_descriptors", "private_descriptors", "readable_descriptors",
+    "unacknowledged", "unread",
+]  # fmt: skip
 
 
 _AT_ONCE = 256  # descriptors that are asked for
@@ -59,19 +62,34 @@ def open_descriptors() -> frozenset[int]:
     with limits_lifted():  # poll takes as many at once as there may be
         if isinstance(getattr(select, "poll", None), BuiltinFunctionType):  # and no tool's own
             with contextlib.suppress(OSError):  # more than this process may have
-                return frozenset(_polled())
+                return frozenset(number for number, _ in _polled(0))
         return frozenset(_listed())
 
 
-def _polled() -> Iterator[int]:
+def readable_descriptors() -> dict[int, int]:
+    """Those with something to receive, or an end of it, and what poll says of each (`POLLIN`, …).
+
+    None where it cannot be asked.
+    """
+    with limits_lifted():
+        if isinstance(getattr(select, "poll", None), BuiltinFunctionType):
+            with contextlib.suppress(OSError):
+                asked = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+                return {number: events for number, events in _polled(asked) if events}
+    return {}
+
+
+def _polled(asked: int) -> Iterator[tuple[int, int]]:
+    """Each that is open, with what has happened to it of what is `asked`."""
     start = free = 0
     while free < _MOST_FREE:
         numbers = range(start, start + _AT_ONCE)
         poll = select.poll()
         for number in numbers:
-            poll.register(number, 0)
-        invalid = {number for number, events in poll.poll(0) if events & select.POLLNVAL}
-        yield from (number for number in numbers if number not in invalid)
+            poll.register(number, asked)
+        found = dict(poll.poll(0))
+        invalid = {number for number, events in found.items() if events & select.POLLNVAL}
+        yield from ((number, found.get(number, 0)) for number in numbers if number not in invalid)
         free = free + _AT_ONCE if len(invalid) == _AT_ONCE else 0
         start += _AT_ONCE
 

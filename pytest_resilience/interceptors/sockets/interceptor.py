@@ -49,6 +49,7 @@ from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.receive import Receiver
+from pytest_resilience.interceptors.sockets.received_before import NOTHING
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -279,9 +280,14 @@ class SocketPatches:
         if connection in self._receiver.polled.awaited:
             self._receiver.polled.forget(connection)
         try:
-            return self._receiver.receive(sock, connection, call)
+            return self._receive_now(sock, connection, call)
         finally:
             connection.inbound.thread = None
+
+    def _receive_now(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        __tracebackhide__ = True
+        result = self._outages.received_before.receive(sock, connection, call)
+        return result if result is not NOTHING else self._receiver.receive(sock, connection, call)
 
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True

@@ -8,6 +8,7 @@ descriptor (see `waiting_threads`); a task that waits has left a callback where 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -40,6 +41,7 @@ from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
+from pytest_resilience.interceptors.sockets.received_before import ReceivedBefore
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
@@ -51,11 +53,18 @@ from pytest_resilience.interceptors.waiting import wait
 
 __all__ = ["Outages"]
 
+_SOON = 0.01  # seconds until a transport has read what is there
+
 
 class Outages:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        received_before: what they do not happen to.
+    """
 
     def __init__(self, engine: Engine, connections: ConnectionTable, receiver: Receiver) -> None:
+        self.received_before = ReceivedBefore(connections)
         self._engine = engine
         self._connections = connections
         self._receiver = receiver
@@ -74,8 +83,11 @@ class Outages:
         """The active experiments have changed."""
         self.remove()
         now = self._engine.clock.monotonic()
-        outages = (each for each in self._engine.active if each.experiment.is_outage)
-        begun = [each for each in outages if each not in self._begun and each.left(now)]
+        outages = [each for each in self._engine.active if each.experiment.is_outage]
+        outages = [each for each in outages if each.left(now)]
+        begun = [each for each in outages if each not in self._begun]
+        if not outages:
+            self.received_before.left.clear()
         self._begun.update(begun)
         for each in [each for each in begun if each.experiment.opens_after]:
             begun.remove(each)
@@ -104,6 +116,9 @@ class Outages:
 
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():
+            now = self._engine.clock.monotonic()
+            others = [each for each in self._engine.active if each not in begun and each.left(now)]
+            self.received_before.note(begun, others)
             struck = self._strike_tasks(begun)
             self._strike_waiting(begun, struck | self._strike_late(begun, struck))
             self._close_kept([each for each in begun if each.experiment.ends_service])
@@ -134,23 +149,32 @@ class Outages:
                     continue
                 found.add(descriptor)
                 with contextlib.suppress(RuntimeError):  # closed just now
-                    loop.call_soon_threadsafe(self._strike_task, transport, begun)
+                    loop.call_soon_threadsafe(self._strike_task, loop, transport, begun)
         return frozenset(found)
 
-    def _strike_task(self, transport: Any, begun: Sequence[ActiveExperiment]) -> None:
+    def _strike_task(
+        self,
+        loop: Any,
+        transport: Any,
+        begun: Sequence[ActiveExperiment],
+        *,
+        again: bool = False,
+    ) -> None:
+        """`again`: it had something to read first, and may not have come back for more yet."""
         sock, now = getattr(transport, "_sock", None), self._engine.clock.monotonic()
         begun = [each for each in begun if each.left(now)]  # in the meantime
-        if (
-            not begun
-            or sock is None
-            or transport.is_closing()
-            or not is_awaited(transport.get_protocol())
-        ):
+        if not begun or sock is None or transport.is_closing():
             return
         connection = or_none(self._connections.of, sock, RECEIVE)
         aimed = _aimed(begun, connection)
-        if connection is not None and aimed:
+        if connection is None or not aimed:
+            return
+        again = again or connection in self.received_before.left
+        if not self.received_before.left.get(connection) and is_awaited(transport.get_protocol()):
             self._receiver.asyncio.strike(sock, connection, aimed)
+        elif again:
+            strike = functools.partial(self._strike_task, again=True)
+            loop.call_later(_SOON, strike, loop, transport, begun)
 
     def _strike_late(
         self, begun: Sequence[ActiveExperiment], known: frozenset[int]

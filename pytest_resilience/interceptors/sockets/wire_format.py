@@ -19,6 +19,7 @@ __all__ = [
     "RECORD",
     "asks_something",
     "beginning",
+    "begins_with_whole_record",
     "client_random",
     "is_hello",
     "is_sealed",
@@ -109,6 +110,11 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
         length = int.from_bytes(data[at + 3 : at + _HEADER], "big")
         yield data[at], length
         at += _HEADER + length
+
+
+def begins_with_whole_record(data: bytes) -> bool:
+    """Whether `data` begins with a TLS record, and all of that is in it."""
+    return any(len(data) >= _HEADER + length for _, length in [*_records(data)][:1])
 
 
 def may_bring_tickets(sock: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import queue
 import select
 import socket
@@ -358,6 +359,12 @@ WAITS: dict[str, tuple[Callable[[socket.socket], object], dict[str, Any]]] = {
 }
 
 
+def echo_after(begun: threading.Event, connection: socket.socket) -> None:
+    """Answer nothing before an outage has: what has come by then is delivered."""
+    assert begun.wait(PATIENCE)
+    echo(connection)
+
+
 def what_ends(
     sock: socket.socket,
     waits: Callable[[socket.socket], object],
@@ -396,8 +403,10 @@ def test_who_waits_is_woken_when_another_thread_ends_it(
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serve(silent))
         real = what_ends(connected(port), waits, ENDINGS[ending], lambda: True)
-        sock = connected(stack.enter_context(serve(echo)))
+        begun = threading.Event()
+        sock = connected(stack.enter_context(serve(functools.partial(echo_after, begun))))
         with inject("network_failure", rate=1, **parameters) as outage:
+            begun.set()
             # The kernel resets a connection to which bytes come when it is shut down already.
             injected = what_ends(
                 sock,

@@ -32,14 +32,22 @@ PARTITION: dict[str, Any] = {"mode": "partition"}
 
 
 class Listener:
-    """A server that notes what reaches it, and answers with the same."""
+    """A server that notes what reaches it, and answers with the same as soon as it may.
+
+    Attributes:
+        received: the notes.
+        may_answer: set unless a test clears it.
+    """
 
     def __init__(self) -> None:
         self.received: queue.Queue[bytes] = queue.Queue()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
 
     def __call__(self, connection: socket.socket) -> None:
         while data := connection.recv(65536):
             self.received.put(data)
+            assert self.may_answer.wait(10)
             connection.sendall(data)
 
     def next(self) -> bytes:
@@ -114,9 +122,11 @@ def test_what_is_said_afterwards_comes_after_it(
 def test_an_answer_under_way_is_held_up(
     client: socket.socket, listener: Listener, engine: Engine
 ) -> None:
+    listener.may_answer.clear()
     client.sendall(b"before")
     listener.next()
     wall = start(engine)
+    listener.may_answer.set()
     client.settimeout(0.05)
     with pytest.raises(TimeoutError):
         client.recv(100)
@@ -253,9 +263,11 @@ def test_asyncio_is_answered_when_it_is_over(
 def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: Engine) -> None:
     async def story(port: int) -> bytes:
         reader, writer = await asyncio.open_connection(HOST, port)
+        listener.may_answer.clear()
         writer.write(b"before")
         await until(lambda: not listener.received.empty())
         wall = start(engine)
+        listener.may_answer.set()
         answer = asyncio.create_task(reader.read(100))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(answer), 0.05)

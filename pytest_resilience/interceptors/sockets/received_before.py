@@ -1,0 +1,110 @@
+"""What the kernel had received already when an outage began: it is delivered all the same.
+
+Nothing that comes later is, but what a peer has said before it falls silent, or before it closes
+or resets the connection, is in the buffer of this side. Its end as well, where that has come.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+
+from collections.abc import Sequence
+from typing import Any
+from typing import Final
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.descriptors import private_descriptors
+from pytest_resilience.chaos.descriptors import readable_descriptors
+from pytest_resilience.chaos.descriptors import unread
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
+from pytest_resilience.interceptors.sockets.wire_format import begins_with_whole_record
+
+
+__all__ = ["NOTHING", "ReceivedBefore"]
+
+NOTHING: Final = object()  # none of it is left
+_ENDED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
+
+
+class ReceivedBefore:
+    """See the module.
+
+    Attributes:
+        left: how many bytes of it nobody has received; infinite where its end is among it.
+    """
+
+    def __init__(self, connections: ConnectionTable) -> None:
+        self.left: dict[TcpConnection, float] = {}
+        self._connections = connections
+
+    def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
+        """These outages have begun just now; of what the `others` keep back, nothing has come."""
+        ready = readable_descriptors()
+        for descriptor in ready.keys() - private_descriptors():
+            connection = or_none(self._connections.at, descriptor)
+            stream = None if connection is None else connection.inbound.stream
+            if connection is None or not (stream is None or stream.is_unchanged):
+                continue
+            operation = connection.operation(RECEIVE)
+            if any(each.matches_target(operation) for each in others):
+                continue
+            if any(each.matches_target(operation) for each in begun):
+                with borrowed(descriptor) as sock:
+                    ended = bool(ready[descriptor] & _ENDED)
+                    self.left[connection] = math.inf if ended else unread(sock)
+
+    def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, of one of the receiving methods, on what is left; `NOTHING` if nothing is."""
+        __tracebackhide__ = True
+        if connection not in self.left:
+            return call() if _is_in_hand(sock, connection) else NOTHING
+        left = self.left.get(connection, 0)
+        if left == math.inf or _is_in_hand(sock, connection):
+            return call()
+        arguments = ReceiveArguments(call)
+        if not (left and unread(sock)) or (arguments.wants_all and arguments.size > left):
+            self.left.pop(connection, None)
+            return NOTHING
+        if effects.speaks_tls(sock):
+            return self._receive_record(sock, connection, call)
+        data = arguments.fetch(int(left))
+        if not arguments.peeks:
+            self.left[connection] = left - len(data)
+        return arguments.returned(data)
+
+    def _receive_record(self, sock: Any, connection: TcpConnection, call: SocketCall) -> Any:
+        """In TLS there is nothing before all of a record is there; and that may be a ticket."""
+        __tracebackhide__ = True
+        left, before, timeout = int(self.left.get(connection, 0)), unread(sock), sock.gettimeout()
+        look = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        if begins_with_whole_record(KernelSocket.recv(kernel_socket(sock), left, look)):
+            sock.settimeout(0)
+            try:
+                result = call()
+            except tls_modules()[0].SSLWantReadError:
+                pass
+            else:
+                self.left[connection] = max(0, left - max(0, before - unread(sock)))
+                return result
+            finally:
+                sock.settimeout(timeout)
+        self.left.pop(connection, None)
+        return NOTHING
+
+
+def _is_in_hand(sock: Any, connection: TcpConnection) -> bool:
+    """Whether there is more of a TLS record of which some was delivered as it is."""
+    inbound = connection.inbound
+    return inbound.stream is None and not inbound.unread and bool(getattr(sock, "pending", int)())
