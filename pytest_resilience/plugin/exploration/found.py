@@ -15,7 +15,7 @@ from pytest_resilience.report.cell import Cell
 
 __all__ = ["Failure", "Found"]
 
-_MOST_OTHERS = 5  # ways to a failure that is told already
+_MOST_OTHERS = 3  # operations under which a failure comes that is told already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,21 @@ class Failure:
         where = f", in {self.place}" if self.place else ""
         lines = [f"{self.outcome.verdict.words}: {first}{where}", *filter(str.strip, more)]
         lines.append(self.repeat)
-        if self.others:
-            shown = self.others if whole else self.others[:_MOST_OTHERS]
-            left = len(self.others) - len(shown)
-            told = "; ".join(shown) + (f" and {left} more, which -v shows" if left else "")
-            lines.append(f"also under: {told}")
-        return "\n    ".join(lines)
+        return "\n    ".join([*lines, *self._also(whole=whole)])
+
+    def _also(self, *, whole: bool) -> list[str]:
+        """A line for each operation, with the faults under which it fails so; pairs at the end."""
+        faults: dict[str, list[str]] = {}
+        for each in self.others:
+            operation, _, fault = ("", "", each) if ", " in each else each.rpartition("=")
+            faults.setdefault(operation, []).append(fault)
+        pairs = faults.pop("", [])
+        lines = [f"also under: {each}={' or '.join(names)}" for each, names in faults.items()]
+        if whole:
+            return [*lines, *(f"also under: {pair}" for pair in pairs)]
+        shown = lines[:_MOST_OTHERS]
+        left = len(pairs) + sum(len(each) for each in [*faults.values()][_MOST_OTHERS:])
+        return [*shown, f"and under {left} more, which -v shows"] if left else shown
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,8 +95,11 @@ class Found:
         """Each way to fail."""
         return [each.text(whole=whole) for each in self.failures]
 
-    def to_json(self, *, whole: bool) -> dict[str, Any]:
-        """What travels with a report to where the terminal is."""
+    def to_json(self, *, whole: bool, is_told: bool = False) -> dict[str, Any]:
+        """What travels with a report to where the terminal is.
+
+        `is_told`: whether the report tells each way to fail.
+        """
         return {
             "nodeid": self.nodeid,
             "runs": self.runs,
@@ -98,5 +110,5 @@ class Found:
             "crashes": self.crashes,
             "failures": [format_schedule(each.schedule) for each in self.failures],
             "untried": list(map(format_schedule, self.untried)),
-            "told": self.told(whole=whole),
+            "told": [] if is_told else self.told(whole=whole),
         }

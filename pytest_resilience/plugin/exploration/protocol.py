@@ -35,6 +35,7 @@ __all__ = ["Exploration", "check_mark", "register"]
 
 _NAME = "resilience-exploration"
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
+_WITHOUT_TEXT = ("no", "line")  # styles of tracebacks that show no report's text
 
 
 def register(config: pytest.Config, session: ChaosSession, *, own_chaos: AbstractSet[str]) -> None:
@@ -132,10 +133,11 @@ class Exploration:
             )
         else:
             reports, found = explorer.explore()
-        vars(reports[-1])[EXPLORED] = found.to_json(whole=_is_verbose(item))
         in_matrix = self._session.settings.matrix is not None
-        if not in_matrix:
-            _fail(reports, found, whole=_is_verbose(item))
+        is_told = not in_matrix and _fail(reports, found, whole=_is_verbose(item))
+        if item.config.option.tbstyle in _WITHOUT_TEXT:
+            is_told = False
+        vars(reports[-1])[EXPLORED] = found.to_json(whole=_is_verbose(item), is_told=is_told)
         if not (in_matrix or report_files(item.config)):
             return reports
         cells = [
@@ -201,10 +203,15 @@ def _is_verbose(item: pytest.Item) -> bool:
     return bool(item.config.option.verbose > 0)
 
 
-def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> None:
-    """Let a test that asked for it fail for what was found, and where nothing could be tried."""
+def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> bool:
+    """Let a test that asked for it fail for what was found, and where nothing could be tried.
+
+    Returns whether it does, so that its report tells what was found.
+    """
     call = _own_call(reports)
     proves_nothing = not found.runs
     if call is not None and call.passed and (found.failures or proves_nothing):
         text = found.note if proves_nothing else found.text(whole=whole)
         call.outcome, call.longrepr = "failed", text
+        return True
+    return False

@@ -23,6 +23,7 @@ from pytest_resilience.virtual_time.timeline import real_ns
 
 __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 
+_LONG = 3600.0  # seconds, which no run waits for
 _REPEAT = 0.5  # seconds between signals after the deadline
 
 
@@ -56,7 +57,7 @@ class KnownHangs:
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
-        wait = LoopWait.of(frame)
+        wait = LoopWait.of(frame, _LONG)
         if wait is not None:
             self._places.add(wait.places)
             return _where_tasks_wait(wait, self.folder)
@@ -66,7 +67,7 @@ class KnownHangs:
 
     def __contains__(self, frame: FrameType | None) -> bool:
         """Whether it hangs here, as far as can be told at this look, and at that before it."""
-        wait = LoopWait.of(frame)
+        wait = LoopWait.of(frame, _LONG)
         if wait is None:
             self._turn = None
             return frame is not None and bool(self._places) and _place(frame) in self._places

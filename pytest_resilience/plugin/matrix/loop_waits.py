@@ -27,7 +27,7 @@ _MOST_FRAMES = 8  # between a selector's `select` and the loop, with what is put
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopWait:
-    """All tasks of an event loop wait, and nothing is to be done at any time.
+    """All tasks of an event loop wait, and nothing is to be done for a long time.
 
     Attributes:
         frame: of the turn of the loop that waits; another turn has another one.
@@ -38,11 +38,17 @@ class LoopWait:
     tasks: tuple[tuple[FrameType, ...], ...]
 
     @classmethod
-    def of(cls, frame: FrameType | None) -> LoopWait | None:
-        """Of the innermost frame of the thread that runs the loop; None if it does not wait."""
+    def of(cls, frame: FrameType | None, seconds: float) -> LoopWait | None:
+        """Of the innermost frame of the thread that runs the loop.
+
+        None if it does not wait, or not for so many `seconds`.
+        """
         asyncio: Any = sys.modules.get("asyncio")
         turn = None if asyncio is None else _turn(frame, asyncio)
-        if turn is None or turn.f_locals.get("timeout") is not None:
+        if turn is None:
+            return None
+        timeout = turn.f_locals["timeout"]
+        if timeout is not None and timeout < seconds:
             return None
         tasks = [tuple(suspended_frames(task)) for task in asyncio.all_tasks(_loop_of(turn))]
         return cls(frame=turn, tasks=tuple(filter(None, tasks)))

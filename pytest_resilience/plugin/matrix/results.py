@@ -29,6 +29,7 @@ from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.gate import Problem
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.json_reader import Fields
@@ -270,7 +271,9 @@ class Results:
         if not self._settings.explores:  # which has told what it is about, and of each test
             self._show_cells(terminalreporter, report)
         whole, style = self._config.option.verbose > 0, self._config.option.tbstyle
-        for text in problem_texts(gate.problems, whole=whole, style=style):
+        if self._settings.explores and not whole and self._baseline is not None:
+            style = "no"  # how they stand with the baseline
+        for text in problem_texts(self._untold(gate, whole=whole), whole=whole, style=style):
             terminalreporter.line(printable(text))
         for note in gate.notes:
             terminalreporter.line(printable(f"note: {note}"))
@@ -283,6 +286,11 @@ class Results:
             terminalreporter.line(text)
         for failure in self._errors:
             terminalreporter.line(printable(f"ERROR: {failure}"), red=True)
+
+    def _untold(self, gate: GateResult, *, whole: bool) -> list[Problem]:
+        """Without what the exploration has told already: each way to fail, with what repeats it."""
+        is_told = self._settings.explores and not whole and self._baseline is None
+        return [each for each in gate.problems if not (is_told and each.cell.verdict.bad)]
 
     def _show_cells(self, terminal: pytest.TerminalReporter, report: Report) -> None:
         verbosity = self._config.option.verbose

@@ -121,9 +121,9 @@ def test_each_way_to_save_holds_against_the_crashes_that_it_is_made_for(
     assert set(found["synced"].values()) == {"survived"}
     assert {name.partition("(")[0] for name in found["synced"]} == {"create", "write", "rename"}
     result.stdout.fnmatch_lines([
-        "*test_saves[[]in_place]: *states after crashes*, 1 way to fail",
         "*--chaos-replay='open_to_write(tmp_path/settings.json)@settings.in_place#1=killed'",
         "*(crash after rename settings.new to settings.json, lost: bytes 0 to 3 of *",
+        "*test_saves[[]in_place]: *states after crashes*, 1 way to fail",
     ], consecutive=False)  # fmt: skip
 
 

@@ -175,12 +175,12 @@ def test_each_race_is_found_told_and_repeated_and_none_where_there_is_none(
     }
     result.assert_outcomes(passed=4, failed=5)
     thread = (
-        "  Thread 1 (transfer): waits in lock for ever, at bank.py:* in transfer, for the lock "
+        "      Thread 1 (transfer): waits in lock for ever, at bank.py:* in transfer, for the lock "
         "made at bank.py:* in __init__, held by Thread 2 (transfer), taken at bank.py:* in transfer"
     )
     task = (
-        "    Task 2 (transfer_in_task): waits, at bank.py:* in transfer_in_task, for the lock made "
-        "at bank.py:* in __init__, held by Task 3 (after_a_while), taken at bank.py:* in "
+        "        Task 2 (transfer_in_task): waits, at bank.py:* in transfer_in_task, for the lock "
+        "made at bank.py:* in __init__, held by Task 3 (after_a_while), taken at bank.py:* in "
         "transfer_in_task"
     )
     deadlock = "*hang: deadlock: every thread of the test waits, *"

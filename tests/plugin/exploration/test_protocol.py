@@ -781,14 +781,36 @@ def test_what_breaks_alike_is_told_once_and_all_of_it_under_v(shop: pytest.Pytes
     document = json.loads((shop.path / "out.json").read_text())
     names = [each["experiment"] for each in document["cells"] if each["verdict"] == "failed"]
     assert len(names) > 1
-    blocks = [line for line in result.outlines if line.startswith("failed: ")]
-    assert len(blocks) == 1
+    told = [line for line in result.outlines if line.lstrip().startswith("failed: ")]
+    assert len(told) == 1
     also = [line for line in result.outlines if line.startswith("    also under: ")]
-    assert len(also) == 2  # of the exploration, and of the matrix
-    assert all(name in blocks[0] + also[1] for name in names)
+    operations = {name.rpartition("=")[0] for name in names}
+    [repeat] = [line for line in result.outlines if "--chaos-replay=" in line]
+    told_of = " ".join([repeat.replace("#1", ""), *also])
+    assert [told_of.count(f"{each}=") for each in operations] == [1] * len(operations)
+    assert all(name.rpartition("=")[2] in told_of for name in names)
     assert "applicable to no test" not in result.stdout.str()
     told = run(shop, *arguments, "-v").outlines
     assert sum(line.startswith("failed: ") for line in told) == len(names)
+
+
+def test_a_test_that_fails_for_what_was_found_tells_it_once(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_marked="""
+        import pytest
+        import shop
+        from test_shop import note
+
+        @pytest.mark.chaos_explore
+        def test_marked(note):
+            assert shop.load(note).upper() == "HELLO"
+    """
+    )
+    for style in ("auto", "no"):
+        result = run(shop, "test_marked.py", f"--tb={style}")
+        result.assert_outcomes(failed=1)
+        assert result.stdout.str().count("--chaos-replay=") == 1, style
+        result.stdout.fnmatch_lines("*::test_marked: * operations, * runs, *1 way to fail")
 
 
 @pytest.mark.parametrize(
@@ -895,7 +917,7 @@ def test_who_waits_where_a_run_has_hung_hangs_as_well_only_if_nobody_is_about_to
     """)
     result = run(pytester, "-v", "-W", "ignore")
     stdout = result.stdout.str()
-    assert stdout.count("hang: it was still running after 2 s, at test_who") == 4  # each twice
+    assert stdout.count("hang: it was still running after 2 s, at test_who") == 2
     assert "=memory" not in stdout
 
 
