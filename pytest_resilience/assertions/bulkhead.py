@@ -53,7 +53,7 @@ def assert_rate_limited(limit: RateLimitBulkhead, *, times: int | None = None) -
     """
     __tracebackhide__ = True
     if not isinstance(limit, RateLimitBulkhead):
-        raise TypeError(f"{limit!r} is no RateLimitBulkhead; see assert_bulkhead_rejected")
+        raise TypeError(f"{limit!r} is no RateLimitBulkhead; use assert_bulkhead_rejected")
     assert_bulkhead_rejected(limit, times=times)
 
 

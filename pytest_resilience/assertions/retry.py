@@ -109,7 +109,10 @@ def _assert_sum(reading: RetryReading, waits: Sequence[float], tolerance: float)
 
 def _kept(reading: RetryReading, what: str, value: _T | None) -> _T:
     if value is None:
-        raise TypeError(f"{reading.name} keeps no record of the {what} of a call")
+        raise TypeError(
+            f"{reading.name} keeps no record of the {what} of a call; assert what the called "
+            "function saw, or use the fixture retry_handler, which keeps it"
+        )
     return value
 
 

@@ -171,9 +171,13 @@ class ChaosExperiment(ExperimentConstructor):
         reach = self.kinds
         for service in found:
             if not (service.callables if reach == {CALL} else service.hosts or CALL in reach):
+                places = ("callables", "module:function")
+                if reach != {CALL}:
+                    places = ("hosts", "payments.internal:443")
                 raise ConfigurationError(
                     f"service {service} cannot fail like this: {' + '.join(map(str, self.faults))}"
-                    " happens to " + ("callables" if reach == {CALL} else "hosts")
+                    f" happens to {places[0]}; declare one of the service, such as "
+                    f"{places[1]!r}, or use service_failure without mode"
                 )
         return self._changed(
             "targets", "names_connections", "_included", "_excluded", services=found

@@ -47,7 +47,9 @@ class ProfileExperiment:
     def parse(cls, table: Any) -> ProfileExperiment:
         """From its table. Raises ConfigurationError."""
         if not isinstance(table, Mapping):
-            raise ConfigurationError(f"{shortened(table)} is no table")
+            raise ConfigurationError(
+                f"{shortened(table)} is no table; write [[…experiments]], then chaos_type = …"
+            )
         given = dict(table)
         kind = given.pop("chaos_type", None)
         if kind is None:
@@ -155,7 +157,9 @@ class Profile:
     def _parse(cls, name: str, table: Any) -> Profile:
         check_name("a profile", name)
         if not isinstance(table, Mapping):
-            raise ConfigurationError(f"{shortened(table)} is no table")
+            raise ConfigurationError(
+                f"{shortened(table)} is no table; write each experiment as [[…experiments]]"
+            )
         if not table:
             raise ConfigurationError("it says nothing; write each experiment as [[…experiments]]")
         for key in table:

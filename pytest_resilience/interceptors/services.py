@@ -142,8 +142,12 @@ def _find(service: Service, place: str) -> tuple[Any, str]:
         found = getattr(owner, name)
     except Exception as error:  # what is imported runs
         raise ConfigurationError(
-            f"service {service.name}: no {place}: {describe(error)}"
+            f"service {service.name}: no {place}: {describe(error)}; write module:function or "
+            "module:Class.method"
         ) from error
     if not callable(found):
-        raise ConfigurationError(f"service {service.name}: {place} is {found!r}, and not callable")
+        raise ConfigurationError(
+            f"service {service.name}: {place} is {found!r}, and not callable; name a function, a "
+            "method or a class"
+        )
     return owner, name

@@ -151,7 +151,10 @@ class Monkey:
         """
         self._check_open()
         if not isinstance(experiment, ChaosExperiment):
-            raise ConfigurationError(f"{experiment!r} is no ChaosExperiment")
+            raise ConfigurationError(
+                f"{experiment!r} is no ChaosExperiment; give one, such as "
+                "ChaosExperiment('slow', 'network_latency', delay='1s')"
+            )
         self._settings.approve(experiment)
         with self._lock:
             if experiment.name in self.experiments:

@@ -116,7 +116,8 @@ class FixedSequence(Schedule):
             raise ConfigurationError("a fixed sequence needs steps, such as [('0s', 'slow')]")
         if self.every is not None and not self.steps[-1][0] < self.every:
             raise ConfigurationError(
-                f"every={every!r}: it begins again before its last step, at {self.steps[-1][0]:g} s"
+                f"every={every!r}: it begins again before its last step, at "
+                f"{self.steps[-1][0]:g} s; give more than that"
             )
 
     def check(self, names: Sequence[str]) -> None:
@@ -186,7 +187,8 @@ class Windows(_Limited):
         last = max(end for _, end in self.windows)
         if self.every is not None and self.every < last:
             raise ConfigurationError(
-                f"every={every!r}: the windows come again before the last has closed, at {last:g} s"
+                f"every={every!r}: the windows come again before the last has closed, at "
+                f"{last:g} s; give that or more"
             )
 
     def allowed(self, moment: Moment) -> float:
@@ -240,5 +242,8 @@ def _hours(value: Any) -> tuple[time, time]:
             "'09:00..17:00'"
         ) from None
     if not start < end:
-        raise ConfigurationError(f"hours={shortened(value)}: the end must come after the start")
+        raise ConfigurationError(
+            f"hours={shortened(value)}: the end must come after the start; give the earlier first, "
+            "and a window past midnight as two of them"
+        )
     return start, end

@@ -134,7 +134,7 @@ class Probe:
     def __post_init__(self) -> None:
         name: object = self.name
         if not isinstance(name, str) or not name.strip():
-            raise ConfigurationError(f"name={name!r}: a probe needs a name")
+            raise ConfigurationError(f"name={name!r}: a probe needs a name; give a text")
         if not callable(self.ask):
             raise ConfigurationError(
                 f"probe {self.name!r}: {self.ask!r} cannot be called; give a function"

@@ -152,7 +152,9 @@ class ErrorBudget(StopCondition):
         self.calls = count("calls", calls)
         self.window = seconds("window", window)
         if not self.window:
-            raise ConfigurationError(f"window={window!r}: a window is longer than nothing")
+            raise ConfigurationError(
+                f"window={window!r}: a window is longer than nothing; give '60s', say"
+            )
         self._clock = clock
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._alarm: Callable[[], None] = lambda: None

@@ -97,7 +97,10 @@ class Pipeline(Decorator):
         """Raises TypeError for what cannot be called as a decorator."""
         for pattern in patterns:
             if not callable(pattern):
-                raise TypeError(f"{pattern!r} cannot be put around a function")
+                raise TypeError(
+                    f"{pattern!r} cannot be put around a function; give a pattern of this package, "
+                    "or any decorator"
+                )
             if isinstance(pattern, type) and issubclass(pattern, Decorator):
                 name = pattern.__name__
                 raise TypeError(f"{name} is a class; give it one of its patterns, as {name}()")

@@ -201,7 +201,10 @@ class TimeLimiter(Decorator):
             known = next((each for each in own if self._blocks.leave_this(each)), None)
             block = known or self._blocks.leave_latest()
             if block is None:
-                raise RuntimeError(f"{self.name}: no block was entered that could be left")
+                raise RuntimeError(
+                    f"{self.name}: no block was entered that could be left; leave each once, or "
+                    "use `with`"
+                )
         if entered:
             latest = entered[-1] is block
             _entered.set(entered[:-1] if latest else tuple(x for x in entered if x is not block))

@@ -21,6 +21,7 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.profile import parse_gate
 from pytest_resilience.chaos.types.catalog import add_type
+from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
@@ -274,7 +275,10 @@ def _requested(
         if name not in known:
             names = ", ".join(map(repr, known)) or "none"
             option = option_name(config, "chaos-experiment")
-            raise ConfigurationError(f"{option}={inline(name)}: the profiles have {names}")
+            raise ConfigurationError(
+                f"{option}={inline(name)}{nearest(name, known)}: the profiles have {names}; give "
+                "one of these"
+            )
     found = []
     for profile in (each.only(only) for each in profiles):
         requests = requests_of(profile, defaults)

@@ -81,7 +81,7 @@ def parse_address(what: str, value: Any) -> Address:
         raise ConfigurationError(f"{what}={shortened(value)} is no address; {allowed}")
     if len(pair[0]) > _LONGEST_HOST:
         raise ConfigurationError(
-            f"{what}={shortened(value)}: a host has at most {_LONGEST_HOST} characters"
+            f"{what}={shortened(value)}: a host has at most {_LONGEST_HOST} characters; {allowed}"
         )
     return Address(pair[0], _port(what, value, pair[1]))
 
@@ -92,7 +92,8 @@ def _port(what: str, value: Any, port: Any) -> int:
         number = int(port)
     if not 0 <= number <= _HIGHEST_PORT:
         raise ConfigurationError(
-            f"{what}={shortened(value)}: a port is a number up to {_HIGHEST_PORT}"
+            f"{what}={shortened(value)}: a port is a number up to {_HIGHEST_PORT}; "
+            "write 'db:5432', say"
         )
     return number
 
@@ -101,12 +102,17 @@ def resolve(what: str, value: Any) -> Server:
     """The server at an address, of which `what` is for messages. Raises ConfigurationError."""
     address = parse_address(what, value)
     if not address.host or not address.port:
-        raise ConfigurationError(f"{what}={str(address)!r} needs a host and a port to connect to")
+        raise ConfigurationError(
+            f"{what}={str(address)!r} needs a host and a port to connect to; write 'db:5432', say"
+        )
     try:
         with limits_lifted():  # it reads files, and asks other machines
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{what}={str(address)!r} cannot be resolved: {error}") from error
+        raise ConfigurationError(
+            f"{what}={str(address)!r} cannot be resolved: {error}; give a host that this "
+            "machine knows"
+        ) from error
     return Server(address, tuple(SocketAddress(family, where) for family, *_, where in found))
 
 

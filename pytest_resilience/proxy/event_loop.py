@@ -88,7 +88,9 @@ class EventLoop:
             outcome = self._submit(action)
         found = self._outcome(outcome)
         if found is None:
-            raise ShutdownError("the proxy's thread has died; see what was logged")
+            raise ShutdownError(
+                "the proxy's thread has died; see what was logged, and make a new proxy"
+            )
         if found[1] is not None:
             raise found[1]
         result: _Result = found[0]

@@ -155,7 +155,7 @@ class VirtualClock:
         if current() is not self._scheduler:
             raise ConfigurationError(
                 f"{called} was called where time is real: in a thread that is none of the test's, "
-                "or inside of real()"
+                "or inside of real(); call it from the test, outside of that"
             )
         return self._scheduler
 

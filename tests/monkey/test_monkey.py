@@ -425,7 +425,9 @@ def test_what_cannot_mean_anything_is_refused(world: World, clock: ManualClock) 
     monkey.register_experiment(experiment("slow"))
     with pytest.raises(DuplicateNameError, match="a chaos experiment named 'slow' exists already"):
         monkey.register_experiment(experiment("slow"))
-    with pytest.raises(ConfigurationError, match="'slow' is no ChaosExperiment"):
+    with pytest.raises(
+        ConfigurationError, match="'slow' is no ChaosExperiment; give one, such as Chaos"
+    ):
         monkey.register_experiment("slow")  # type: ignore[arg-type]
     for bad in (0, -1, "soon", float("nan")):
         with pytest.raises(ConfigurationError, match=r"^interval="):

@@ -166,12 +166,21 @@ def test_hours_are_those_of_the_zone() -> None:
     [
         (lambda: FixedSequence([]), "a fixed sequence needs steps"),
         (lambda: FixedSequence([(-1, "a")]), "at=-1: a duration is finite and not negative"),
-        (lambda: FixedSequence([(5, "a")], every=5), "every=5: it begins again before its last"),
+        (
+            lambda: FixedSequence([(5, "a")], every=5),
+            "every=5: it begins again before its last step, at 5 s; give more than that",
+        ),
         (lambda: Windows([]), "no windows are given"),
         (lambda: Windows(["20s..10s"]), "window='20s..10s': the end must come after the start"),
-        (lambda: Windows(["0s..20s"], every="10s"), "every='10s': the windows come again before"),
+        (
+            lambda: Windows(["0s..20s"], every="10s"),
+            "every='10s': .* before the last has closed, at 20 s; give that or more",
+        ),
         (lambda: Daily("9..17"), "hours='9..17': give the first and the last time of day"),
-        (lambda: Daily("17:00..09:00"), "hours='17:00..09:00': the end must come after the start"),
+        (
+            lambda: Daily("17:00..09:00"),
+            r"hours='17:00..09:00': the end must come after the start; give the earlier first",
+        ),
         (lambda: Daily("09:00..17:00", days=[7]), r"days=\[7\]: give some of 0 \(Monday\) to 6"),
         (lambda: Daily("09:00..17:00", days=[]), r"days=\[\]: give some of 0"),
     ],

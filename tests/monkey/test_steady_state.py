@@ -267,7 +267,7 @@ def yes() -> bool:
 @pytest.mark.parametrize(
     ("make", "error", "why"),
     [
-        (lambda: Probe("", yes), ConfigurationError, "name='': a probe needs a name"),
+        (lambda: Probe("", yes), ConfigurationError, "name='': a probe needs a name; give a text"),
         (lambda: Probe("x", 3), ConfigurationError, "probe 'x': 3 cannot be called"),  # type: ignore[arg-type]
         (lambda: SteadyState([yes]), ConfigurationError, "<function yes .*> is no probe; write"),  # type: ignore[list-item]
         (

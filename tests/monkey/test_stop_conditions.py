@@ -289,7 +289,7 @@ def test_a_condition_of_ones_own() -> None:
         (lambda: BreakerOpens(object()), "<object object at .*> has no state"),
         (lambda: ErrorBudget(2), "share=2 is outside 0..1"),
         (lambda: ErrorBudget(calls=0), "calls=0: give a whole number"),
-        (lambda: ErrorBudget(window=0), "window=0: a window is longer than nothing"),
+        (lambda: ErrorBudget(window=0), "window=0: a window is longer than nothing; give '60s'"),
     ],
 )
 def test_what_could_never_end_anything_is_refused(make: Callable[[], object], why: str) -> None:

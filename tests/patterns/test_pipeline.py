@@ -205,7 +205,9 @@ def test_orders_known_to_be_wrong(outer: Any, text: str) -> None:
 
 
 def test_what_is_no_decorator_is_refused() -> None:
-    with pytest.raises(TypeError, match="3 cannot be put around a function"):
+    with pytest.raises(
+        TypeError, match="3 cannot be put around a function; give a pattern of this package, or any"
+    ):
         Pipeline(3)  # type: ignore[arg-type]
 
 

@@ -65,11 +65,16 @@ def make_distribution(
     kind = distribution or ("uniform" if jitter is not None else None)
     if kind is None:
         if p99 is not None:
-            raise ConfigurationError("p99 needs distribution='lognormal' or 'pareto'")
+            raise ConfigurationError(
+                "p99 needs distribution='lognormal' or 'pareto'; write one, or leave p99 out"
+            )
         return None
     if kind in ("uniform", "normal"):
         if p99 is not None or jitter is None:
-            raise ConfigurationError(f"distribution={shortened(kind)} needs jitter, and no p99")
+            raise ConfigurationError(
+                f"distribution={shortened(kind)} needs jitter, and no p99; write jitter='50ms', "
+                "say, and leave p99 out"
+            )
         return DelayDistribution(kind=kind, delay=delay, jitter=jitter)
     if jitter is not None or p99 is None or not p99 > delay > 0:
         raise ConfigurationError(

@@ -46,7 +46,9 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8. Raises ConfigurationError naming it."""
     try:
         if path.is_char_device() or path.is_block_device():  # some have no end
-            raise ConfigurationError(f"{inline(str(path))} cannot be read: it is a device")
+            raise ConfigurationError(
+                f"{inline(str(path))} cannot be read: it is a device; give a file"
+            )
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{inline(str(path))} cannot be read: {error}") from None

@@ -249,7 +249,10 @@ class CrashRecording:
 
 def _read(path: str) -> bytes:
     if os.path.islink(path):
-        raise UnavailableError(f"crash states: {path} is a symbolic link, which is not recorded")
+        raise UnavailableError(
+            f"crash states: {path} is a symbolic link, which is not recorded; write a file there, "
+            "or record another folder"
+        )
     with io.FileIO(path) as file:  # not by `open`, which is recorded
         return file.readall()
 

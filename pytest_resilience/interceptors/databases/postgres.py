@@ -90,7 +90,10 @@ def _raising(condition: str) -> str:
     try:
         code, message = _ERRORS[condition]
     except KeyError:
-        raise ConfigurationError(f"PostgreSQL knows no {condition!r} of a statement") from None
+        known = ", ".join(map(repr, _ERRORS))
+        raise ConfigurationError(
+            f"PostgreSQL knows no {condition!r} of a statement; give one of {known}"
+        ) from None
     return (
         f"DO $chaos$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}', MESSAGE = '{message}'; "
         "END $chaos$"

@@ -83,7 +83,7 @@ class BulkheadConfig:
             if self.burst > self.max_concurrent:
                 raise ConfigurationError(
                     f"burst={self.burst!r}: no more than max_concurrent={self.max_concurrent!r} "
-                    "calls ever follow one another"
+                    "calls ever follow one another; give that or less"
                 )
 
 

@@ -89,7 +89,10 @@ class SemaphoreBulkhead(Bulkhead):
         try:
             slot = self._acquired.pop()
         except IndexError:
-            raise RuntimeError(f"{self.name}: no slot is taken that could be released") from None
+            raise RuntimeError(
+                f"{self.name}: no slot is taken that could be released; release once after each "
+                "acquire, or use `with`"
+            ) from None
         self._return(slot)
 
     def _take_free(self) -> _Slot | None:

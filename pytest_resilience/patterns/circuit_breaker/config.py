@@ -114,19 +114,23 @@ class CircuitBreakerConfig:
         if rated and windows != 1:
             raise ConfigurationError(
                 f"window_size={self.window_size!r}, window_seconds={self.window_seconds!r}: a rate "
-                "needs one of them, and one only"
+                "needs one of them, and one only; leave the other out"
             )
         if windows and not rated:
             raise ConfigurationError(
-                "a window needs failure_rate_threshold or slow_call_rate_threshold"
+                "a window needs failure_rate_threshold or slow_call_rate_threshold; give one, or "
+                "leave the window out"
             )
         if self.window_size is not None and self.minimum_calls > self.window_size:
             raise ConfigurationError(
                 f"minimum_calls={self.minimum_calls!r}: at most window_size={self.window_size!r} "
-                "calls are ever in the window"
+                "calls are ever in the window; give less, or a larger window"
             )
         if self.slow_call_rate_threshold is not None and self.slow_call_duration is None:
-            raise ConfigurationError("slow_call_rate_threshold needs slow_call_duration")
+            raise ConfigurationError(
+                "slow_call_rate_threshold needs slow_call_duration: the seconds from which a call "
+                "is slow"
+            )
 
     def new_window(self) -> Window | None:
         """An empty window as configured; None where consecutive failures count."""

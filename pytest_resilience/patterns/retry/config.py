@@ -110,7 +110,8 @@ class RetryConfig:
             raise TypeError(f"budget must be a RetryBudget or None, not {self.budget!r}")
         if self.base_delay > self.max_delay:
             raise ConfigurationError(
-                f"base_delay={self.base_delay!r}: at most max_delay={self.max_delay!r} is needed"
+                f"base_delay={self.base_delay!r}: at most max_delay={self.max_delay!r} is needed; "
+                "give less, or a larger max_delay"
             )
 
     def retries(self, error: Exception) -> bool:

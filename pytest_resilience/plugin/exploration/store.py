@@ -14,6 +14,7 @@ import pytest
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
@@ -81,7 +82,7 @@ class Store:
             try:
                 return parse_schedules(self._path, read_text(self._path))
             except ConfigurationError as error:
-                raise pytest.UsageError(printable(str(error))) from None
+                raise pytest.UsageError(printable(with_page(error))) from None
         found = None if self._cache is None else self._cache.get(_CACHE, None)
         return _cached(found)
 

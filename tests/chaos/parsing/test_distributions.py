@@ -74,8 +74,8 @@ def test_never_negative_and_never_falling(kind: str, first: float, second: float
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"p99": "1s"}, "p99 needs distribution="),
-        ({"distribution": "normal"}, "'normal' needs jitter, and no p99"),
+        ({"p99": "1s"}, "write one, or leave p99 out"),
+        ({"distribution": "normal"}, "'normal' needs jitter, and no p99; write jitter="),
         ({"distribution": "uniform", "jitter": 1, "p99": 2}, "'uniform' needs jitter"),
         ({"distribution": "lognormal"}, "needs a delay above 0, a p99 above that"),
         ({"distribution": "pareto", "p99": "1ms"}, "needs a delay above 0, a p99 above that"),

@@ -161,8 +161,16 @@ def test_what_is_answered() -> None:
 @pytest.mark.parametrize(
     ("names", "parameters", "why"),
     [
-        (["inventory"], {"mode": "refuse"}, "cannot fail like this: refusal happens to hosts"),
-        (["payment"], {"mode": "error"}, "ServiceFailureError happens to callables"),
+        (
+            ["inventory"],
+            {"mode": "refuse"},
+            "refusal happens to hosts; declare one of the service, such as 'payments.int",
+        ),
+        (
+            ["payment"],
+            {"mode": "error"},
+            "happens to callables; declare one of the service, such as 'module:function'",
+        ),
         (["both"], {"mode": "refuse", "status": 500}, "status is for mode='status'"),
         (["both"], {"mode": "reset", "exception": "KeyError"}, "exception is for mode='error'"),
         (["both"], {"retry_after": 0.2}, "Retry-After of HTTP has whole seconds; give 1"),

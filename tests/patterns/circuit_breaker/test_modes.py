@@ -706,7 +706,7 @@ def test_p10_the_call_that_opens_it_raises_its_own_error(clock: ManualClock) -> 
         ({"window_size": 20}, "a window needs failure_rate_threshold or slow_call_rate_threshold"),
         (
             {"failure_rate_threshold": 0.5, "window_size": 5},
-            "minimum_calls=10: at most window_size=5 calls are ever in the window",
+            "minimum_calls=10: at most window_size=5 calls are ever in the window; give less",
         ),
         (
             {"slow_call_rate_threshold": 0.5, "window_size": 20},

@@ -287,7 +287,7 @@ def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None
         ),
         (
             ["--chaos-profile=ci", "--chaos-experiment=x"],
-            "--chaos-experiment=x: the profiles have *",
+            "--chaos-experiment=x: the profiles have *; give one of these",
         ),
         (
             ["--chaos-matrix", "--chaos-profile=ci", "--resilience-gate=101"],
