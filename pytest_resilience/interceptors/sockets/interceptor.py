@@ -49,7 +49,6 @@ from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.receive import Receiver
-from pytest_resilience.interceptors.sockets.received_before import NOTHING
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -156,7 +155,7 @@ class SocketPatches:
         loops = AsyncioLoops(engine, self._connects, names, patches)
         http2 = Http2Streams(engine, patches)
         partitions = PartitionedSends(engine, self._connections, loops)
-        self._receiver = Receiver(engine, loops)
+        self._receiver = Receiver(engine, self._connections, loops)
         ssl_objects = SslObjects(engine, http2, patches, self._receiver.stall)
         self._sender = Sender(
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
@@ -280,14 +279,9 @@ class SocketPatches:
         if connection in self._receiver.polled.awaited:
             self._receiver.polled.forget(connection)
         try:
-            return self._receive_now(sock, connection, call)
+            return self._receiver.receive(sock, connection, call)
         finally:
             connection.inbound.thread = None
-
-    def _receive_now(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
-        __tracebackhide__ = True
-        result = self._outages.received_before.receive(sock, connection, call)
-        return result if result is not NOTHING else self._receiver.receive(sock, connection, call)
 
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True

@@ -41,7 +41,6 @@ from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
-from pytest_resilience.interceptors.sockets.received_before import ReceivedBefore
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
@@ -57,17 +56,13 @@ _SOON = 0.01  # seconds until a transport has read what is there
 
 
 class Outages:
-    """See the module.
-
-    Attributes:
-        received_before: what they do not happen to.
-    """
+    """See the module."""
 
     def __init__(self, engine: Engine, connections: ConnectionTable, receiver: Receiver) -> None:
-        self.received_before = ReceivedBefore(connections)
         self._engine = engine
         self._connections = connections
         self._receiver = receiver
+        self._received_before = receiver.received_before
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
         self._deaf: list[tuple[int, object, Effect]] = []  # descriptors, with their ends
 
@@ -87,7 +82,7 @@ class Outages:
         outages = [each for each in outages if each.left(now)]
         begun = [each for each in outages if each not in self._begun]
         if not outages:
-            self.received_before.left.clear()
+            self._received_before.left.clear()
         self._begun.update(begun)
         for each in [each for each in begun if each.experiment.opens_after]:
             begun.remove(each)
@@ -118,7 +113,7 @@ class Outages:
         with limits_lifted():
             now = self._engine.clock.monotonic()
             others = [each for each in self._engine.active if each not in begun and each.left(now)]
-            self.received_before.note(begun, others)
+            self._received_before.note(begun, others)
             struck = self._strike_tasks(begun)
             self._strike_waiting(begun, struck | self._strike_late(begun, struck))
             self._close_kept([each for each in begun if each.experiment.ends_service])
@@ -169,8 +164,8 @@ class Outages:
         aimed = _aimed(begun, connection)
         if connection is None or not aimed:
             return
-        again = again or connection in self.received_before.left
-        if not self.received_before.left.get(connection) and is_awaited(transport.get_protocol()):
+        again = again or connection in self._received_before.left
+        if not self._received_before.left.get(connection) and is_awaited(transport.get_protocol()):
             self._receiver.asyncio.strike(sock, connection, aimed)
         elif again:
             strike = functools.partial(self._strike_task, again=True)

@@ -27,13 +27,17 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.polled_responses import PolledResponses
 from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
+from pytest_resilience.interceptors.sockets.received_before import NOTHING
+from pytest_resilience.interceptors.sockets.received_before import ReceivedBefore
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import flags_of
+from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
@@ -42,13 +46,17 @@ __all__ = ["Receiver"]
 
 _NO_TIME = 0.0005  # seconds in which nobody waits
 _A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 
 
 class Receiver:
-    """Receives for clients what the experiments leave them, and when."""
+    """Receives for clients what the experiments leave them, and when.
 
-    def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
+    Attributes:
+        received_before: what outages do not happen to.
+    """
+
+    def __init__(self, engine: Engine, connections: ConnectionTable, loops: AsyncioLoops) -> None:
+        self.received_before = ReceivedBefore(connections)
         self.nonblocking = NonblockingReceiver(engine)
         self.asyncio = AsyncioReceiver(engine, loops)
         self.polled = PolledResponses(engine)
@@ -58,14 +66,18 @@ class Receiver:
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
+        result = self.received_before.receive(sock, connection, call)
+        return result if result is not NOTHING else self._receive(sock, connection, call)
+
+    def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        __tracebackhide__ = True
         inbound, timeout = connection.inbound, sock.gettimeout()
         turn, stream = connection.turn, inbound.stream
         if stream is not None and stream.is_replaced:
             return effects.replay(sock, inbound, call)
         if inbound.ended.is_set():
             return call()
-        # Where there is a timeout, Python waits despite the flag.
-        if timeout == 0 or (timeout is None and not call.is_plain and flags_of(call) & _DONT_WAIT):
+        if timeout == 0 or (timeout is None and not call.is_plain and is_at_once(call)):
             return self._receive_at_once(sock, connection, call)
         readiness = self.nonblocking.readiness
         if connection in readiness.held and not readiness.is_silent(connection):
@@ -96,7 +108,7 @@ class Receiver:
         For who blocks in polling the socket, and comes when there is one.
         """
         turn, inbound = connection.turn, connection.inbound
-        if turn.receiving and not inbound.expected:
+        if (turn.receiving and not inbound.expected) or self.received_before.left.get(connection):
             return
         faults = (fault for each in self._engine.active for fault in each.experiment.faults)
         silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
@@ -125,7 +137,8 @@ class Receiver:
     def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Nothing gets through, either way."""
         effect = connection.send_queue.requests.cut
-        if effect is not None and effect.delay == math.inf:
+        is_silent = effect is not None and effect.delay == math.inf
+        if effect is not None and is_silent and not self.received_before.left.get(connection):
             self.nonblocking.readiness.silence(sock, connection, ResponseStream(effect))
 
     def stall(self, connection: TcpConnection) -> None:

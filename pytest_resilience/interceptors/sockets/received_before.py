@@ -88,18 +88,17 @@ class ReceivedBefore:
         """In TLS there is nothing before all of a record is there; and that may be a ticket."""
         __tracebackhide__ = True
         left, before, timeout = int(self.left.get(connection, 0)), unread(sock), sock.gettimeout()
-        look = socket.MSG_PEEK | socket.MSG_DONTWAIT
-        if begins_with_whole_record(KernelSocket.recv(kernel_socket(sock), left, look)):
-            sock.settimeout(0)
-            try:
+        sock.settimeout(0)
+        try:
+            seen = KernelSocket.recv(kernel_socket(sock), left, socket.MSG_PEEK)
+            if begins_with_whole_record(seen):
                 result = call()
-            except tls_modules()[0].SSLWantReadError:
-                pass
-            else:
                 self.left[connection] = max(0, left - max(0, before - unread(sock)))
                 return result
-            finally:
-                sock.settimeout(timeout)
+        except (BlockingIOError, tls_modules()[0].SSLWantReadError):
+            pass
+        finally:
+            sock.settimeout(timeout)
         self.left.pop(connection, None)
         return NOTHING
 

@@ -34,6 +34,7 @@ from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -130,21 +131,20 @@ class Sender:
             return result
         send, data = message_of(call)
         requests.rest = len(data)  # where it is tried again, it is no new message
-        sent = self._send(sock, connection, send, data, whole=call.name in _WHOLE)
+        sent = self._send(connection, call, send, data)
         requests.rest -= sent
         return None if call.name == "sendall" else sent
 
     def _send(
         self,
-        sock: socket.socket,
         connection: TcpConnection,
+        call: SocketCall,
         send: Callable[..., int | None],
         data: bytes,
-        *,
-        whole: bool,
     ) -> int:
-        """Send `data`, or some of it unless `whole`; returns how many bytes of it."""
+        """Send `data`, or some of it if `call` may; returns how many bytes of it."""
         __tracebackhide__ = True
+        sock, whole, at_once = call.args[0], call.name in _WHOLE, is_at_once(call)
         requests, clock = connection.send_queue.requests, self._engine.clock
         sent, asked_at = 0, clock.monotonic()
         while sent < len(data) or not data:
@@ -152,7 +152,7 @@ class Sender:
                 case WaitUntil(due):
                     if sent and not whole:
                         break
-                    self._hold(sock, connection, due, asked_at)
+                    self._hold(sock, connection, due, asked_at, at_once=at_once)
                     requests.waited(due)
                 case ReadPeer(most):
                     ready = requests.take(data[sent : sent + most])
@@ -161,30 +161,43 @@ class Sender:
                     if not whole or not data:
                         break
                 case ResetConnection() | CloseConnection() as step:
-                    self._let_arrive(sock, connection, asked_at)
+                    self._let_arrive(sock, connection, asked_at, at_once=at_once)
                     self._end(sock, connection, step)
         if sent == len(data):
             match requests.next(0, clock.monotonic()):
                 case ResetConnection() | CloseConnection() as step:
-                    if sock.gettimeout() != 0:  # else it was sent, and cannot be asked for again
+                    if not at_once:  # else it was sent, and cannot be asked for again
                         self._let_arrive(sock, connection, asked_at)
                     self._end(sock, connection, step)  # who sends no more is told of it as well
         return sent
 
     def _hold(
-        self, sock: socket.socket, connection: TcpConnection, due: float, asked_at: float
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        due: float,
+        asked_at: float,
+        *,
+        at_once: bool,
     ) -> None:
         """Let nothing be sent until `due`; raises where the socket does not block for so long."""
         __tracebackhide__ = True
         effect = connection.send_queue.requests.effect
         assert effect is not None  # it is what is in the way
-        if sock.gettimeout() == 0:
+        if at_once:
             self._loops.hold_writing(sock, effect, due - self._engine.clock.monotonic())
             raise effects.no_room(sock)
         ended = connection.inbound.ended
         effects.hold_sending(sock, effect, ended, due=due, asked_at=asked_at)
 
-    def _let_arrive(self, sock: socket.socket, connection: TcpConnection, asked_at: float) -> None:
+    def _let_arrive(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        asked_at: float,
+        *,
+        at_once: bool = False,
+    ) -> None:
         """Let the peer have what was sent, for it ends the connection only after that.
 
         A reset takes with it what has not left this side yet. As with all that is sent, the peer
@@ -196,7 +209,7 @@ class Sender:
             return
         failure = effect.failure
         is_cut = failure is not None and not (failure.resets or failure.closes)
-        if sock.gettimeout() == 0:
+        if at_once:
             if is_cut and effect.left():
                 leave_no_room(sock)
                 self._loops.hold_writing(sock, effect, _SOON)
@@ -270,7 +283,7 @@ class PartitionedSends:
             self._watch()
         whole = call.name in _WHOLE
         if kept < len(data) and (whole or not kept):
-            if sock.gettimeout() == 0:
+            if is_at_once(call):
                 self._loops.hold_writing(sock, cut)
                 raise effects.no_room(sock)
             effects.hold_sending(sock, cut, connection.inbound.ended)

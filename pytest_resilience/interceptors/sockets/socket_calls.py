@@ -24,7 +24,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "flags_of", "message_of", "untaken",
+    "asks_for_bytes", "flags_of", "is_at_once", "message_of", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -37,6 +37,13 @@ _PARAMETERS = {
     "recvmsg": ("size", "space", "flags"),
     "recvmsg_into": ("buffers", "space", "flags"),
 }
+# Of what sends, where that has flags; `sendto` has them only if there is another one after them.
+_SENDING_PARAMETERS = {
+    "send": ("data", "flags"),
+    "sendall": ("data", "flags"),
+    "sendmsg": ("buffers", "ancillary", "flags"),
+}
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _DEFAULT_SIZE = 1024
@@ -59,9 +66,19 @@ class SocketCall(functools.partial[Any]):
 
 
 def flags_of(call: SocketCall) -> int:
-    """The `MSG_…` flags that a receiving method is given; 0 for none."""
-    given = dict(zip(_PARAMETERS.get(call.name, ()), call.args[1:], strict=False)) | call.keywords
+    """The `MSG_…` flags that the method is given; 0 for none."""
+    names = _PARAMETERS.get(call.name) or _SENDING_PARAMETERS.get(call.name, ())
+    given = dict(zip(names, call.args[1:], strict=False)) | call.keywords
     return int(given.get("flags", 0))
+
+
+def is_at_once(call: SocketCall) -> bool:
+    """Whether it does not wait: by its socket or by MSG_DONTWAIT.
+
+    Where there is a timeout, Python waits despite the flag.
+    """
+    timeout = call.args[0].gettimeout()
+    return timeout == 0 or (timeout is None and bool(flags_of(call) & _DONT_WAIT))
 
 
 def asks_for_bytes(call: SocketCall) -> bool:
@@ -167,11 +184,19 @@ def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
     """The function by which a socket sends some of a message, and the message of this call."""
     _, given, *more = call.args
     name, send = call.name, call.func
+    if name != "sendmsg" and (flags := flags_of(call)):
+        return functools.partial(_send_flagged, send, flags), bytes(given)
     if name == "sendmsg":
         return functools.partial(_send_buffers, send), b"".join(map(bytes, given))
     if name == "sendfile":
         return _send_plain, _content_of(given, *more, **call.keywords)
     return send, bytes(given)
+
+
+def _send_flagged(
+    send: Callable[..., int | None], flags: int, sock: Any, data: bytes
+) -> int | None:
+    return send(sock, data, flags)
 
 
 def _send_plain(sock: Any, data: bytes) -> int:

@@ -118,6 +118,21 @@ def test_who_polls_a_blocking_socket_does_not_hang_in_receiving(
         assert outage.hits == 0
 
 
+@pytest.mark.parametrize("limit", [0, LIMIT, PATIENCE])
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_who_asks_for_more_first_receives_it(mode: str, limit: float, inject: Inject) -> None:
+    with answered() as (client, _), inject("network_failure", mode=mode):
+        client.settimeout(limit)
+        client.sendall(b"ask")
+        for polls in POLLS:
+            assert polls(client, PATIENCE)
+        assert client.recv(2) == b"te"
+        assert client.recv(2) == b"a"
+        client.settimeout(LIMIT)
+        with pytest.raises(TimeoutError):
+            client.recv(2)
+
+
 @pytest.mark.parametrize("mode", OUTAGES)
 def test_it_stays_where_it_is_for_who_peeks(mode: str, inject: Inject) -> None:
     def met(trouble: Trouble) -> list[str]:
