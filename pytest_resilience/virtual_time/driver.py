@@ -168,6 +168,12 @@ class Driver:
         blocked = scheduler.members.blocked()
         if blocked is None:
             return TICK
+        connecting = scheduler.members.connecting & blocked.keys()
+        if connecting:
+            if self._lasts(("connects", *sorted(connecting)), _OVERTAKEN):
+                for ident in connecting:
+                    scheduler.connects_still(ident)
+            return TICK
         overtaken, in_locks = scheduler.timers.has_last, self._are_in_locks(blocked)
         held_up = scheduler.run_queue.ready or scheduler.timers.nearest() is not None
         if not held_up and not in_locks:

@@ -97,6 +97,7 @@ class Members:
         outside: those of them who wait for the real world, by ident, with how deep.
         waits: the last wait of each, until its thread has returned from it.
         external: threads of others that may be awaited.
+        connecting: those who connect to a socket of the test, which may have no room for them.
         absent: those who do something that is none of the test's, for which time stands.
         folder: the working one, without which files are told.
     """
@@ -106,6 +107,7 @@ class Members:
         self.outside: dict[int, int] = {}
         self.waits: dict[int, Waiter] = {}
         self.external: list[threading.Thread] = []
+        self.connecting: set[int] = set()
         self.absent: set[int] = set()
         self.folder = os.getcwd()
         self._starting: set[threading.Thread] = set()

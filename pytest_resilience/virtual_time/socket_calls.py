@@ -131,10 +131,10 @@ def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]
             return
         with scheduler.mutex:
             is_ours = sockets.is_ours(self, address)
-        if is_ours or self.type != socket.SOCK_STREAM:
+        if self.type != socket.SOCK_STREAM:
             real(self, address)
             return
-        with outside():
+        with scheduler.connecting() if is_ours else outside():
             real(self, address)
 
     return connect

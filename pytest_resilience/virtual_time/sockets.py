@@ -10,6 +10,7 @@ that one end has taken and the other has not yet got. Any other peer lives outsi
 
 from __future__ import annotations
 
+import os
 import select
 import selectors
 import socket
@@ -40,6 +41,7 @@ _Select = Callable[..., list[tuple[selectors.SelectorKey, int]]]
 _COUNTS = sys.platform == "linux"
 """Whether the kernel tells how many bytes each end of a connection has sent and received."""
 _INFO = struct.Struct("B127xQ8xI52xQQ")  # of TCP_INFO, since Linux 4.19
+_CREDENTIALS = struct.Struct("3i")  # of SO_PEERCRED: the process, and its user and group
 _UNREAD = 0x541B  # FIONREAD
 _SYN_SENT = 2
 _OPEN = {1, 4, 5}  # states in which the other end may still send: ESTABLISHED, FIN_WAIT1 and 2
@@ -82,6 +84,13 @@ def _info(sock: socket.socket) -> bytes:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """That a socket of a member is connected to this address, of AF_UNIX: it has none itself."""
+
+    address: tuple[object, ...]
+
+
 class Sockets:
     """The sockets of members, and what is on its way between them.
 
@@ -116,7 +125,8 @@ class Sockets:
 
     def is_ours(self, sock: socket.socket, address: object) -> bool:
         """Whether a member listens at `address`."""
-        return _is_among(self._look()[0], (sock.family, sock.type, address), None)
+        name = os.fspath(address) if isinstance(address, os.PathLike) else address
+        return _is_among(self._look()[0], (sock.family, sock.type, name), None)
 
     def _look(self) -> tuple[set[object], dict[tuple[object, object], _End], bool]:
         """Where there are sockets of members, and the ends of connections by both addresses.
@@ -131,6 +141,8 @@ class Sockets:
                 local = _address(sock, sock.getsockname())
                 names.add(local)
                 peer = _address(sock, sock.getpeername())
+                if sock.family == socket.AF_UNIX:
+                    names.add(_Reached(peer))
                 end = _End.of(sock, peer) if _is_tcp(sock) else None
             except OSError:
                 continue  # closed, or not connected
@@ -191,7 +203,14 @@ def _is_connected_to(names: set[object], sock: socket.socket) -> bool | None:
     # Event loops wake themselves by a pair, whose ends have no names.
     if sock.family == socket.AF_UNIX and not peer and not local:
         return None
+    if sock.family == socket.AF_UNIX and not peer:
+        return _is_of_this_process(sock) and _Reached(_address(sock, local)) in names
     return _is_among(names, (sock.family, sock.type, peer), local)
+
+
+def _is_of_this_process(sock: socket.socket) -> bool:
+    peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return bool(_CREDENTIALS.unpack(peer)[0] == os.getpid())
 
 
 def _arrives(end: _End, other: _End | None) -> bool | None:

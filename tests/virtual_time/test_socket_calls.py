@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -291,6 +292,62 @@ def test_streams_of_asyncio(clock: VirtualClock) -> None:
             assert clock.elapsed == 110
 
     asyncio.run(main())
+
+
+def test_more_clients_than_a_listener_has_room_for(clock: VirtualClock) -> None:
+    got: list[bytes] = []
+
+    def connect() -> None:
+        with socket.create_connection(listener.getsockname()) as client:
+            got.append(client.recv(1))
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        listener.settimeout(60)
+        clients = start(*[connect] * 3)
+        clock.wait_idle()
+        for _ in clients:
+            with listener.accept()[0] as peer:
+                peer.send(b"x")
+        for client in clients:
+            client.join()
+    assert got == [b"x"] * 3
+
+
+def test_a_unix_server_of_asyncio(clock: VirtualClock, tmp_path: Path) -> None:
+    path = tmp_path / "server"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(8)
+        writer.write(await reader.readexactly(1))
+        writer.close()
+
+    async def ask() -> bytes:
+        async with await asyncio.start_unix_server(answer, path):
+            reader, writer = await asyncio.open_unix_connection(path)
+            await asyncio.sleep(30)
+            writer.write(b"x")
+            answered = await reader.read()
+            writer.close()
+            return answered
+
+    assert asyncio.run(ask()) == b"x"
+    assert clock.elapsed == 30
+
+
+def test_a_unix_server_in_a_thread(clock: VirtualClock, tmp_path: Path) -> None:
+    def serve() -> None:
+        with listener.accept()[0] as peer:
+            peer.send(peer.recv(1))
+
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(tmp_path / "server"))
+        listener.listen()
+        start(serve)
+        client.connect(str(tmp_path / "server"))
+        time.sleep(30)
+        client.send(b"x")
+        assert client.recv(1) == b"x"
+    assert clock.elapsed == 30
 
 
 def test_a_server_that_is_older_than_the_clock() -> None:
