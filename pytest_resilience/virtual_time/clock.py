@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
+import math
 import random
 import sys
 import threading
@@ -105,7 +106,7 @@ class VirtualClock:
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass, as if the test slept."""
         __tracebackhide__ = True
-        if not seconds >= 0:
+        if not 0 <= seconds < math.inf:
             raise ValueError(f"time cannot pass by {seconds!r} s; give 0 or more")
         asyncio = sys.modules.get("asyncio")
         if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001
@@ -230,7 +231,7 @@ class VirtualClock:
                 thread.join(_LAST / 1e9)
             except ClockStalledError:
                 break  # nothing can happen any more
-        return [f"{thread.name}, {where(ident)}" for ident, thread in self._others().items()]
+        return [f"{thread.name}, {where(thread)}" for thread in self._others().values()]
 
     def _others(self) -> dict[int, threading.Thread]:
         with self._scheduler.mutex:

@@ -7,6 +7,7 @@ traveller for the time, which is ours. The others are replaced in `time`.
 from __future__ import annotations
 
 import math
+import operator
 import time
 
 from collections.abc import Callable
@@ -34,6 +35,7 @@ _REAL: dict[str, Any] = {
     )
     if hasattr(time, name)
 }  # fmt: skip
+_TOO_LONG = 2**63 / 1e9  # seconds, which `time.sleep` refuses
 _MONOTONIC = {
     getattr(time, name)
     for name in ("CLOCK_MONOTONIC", "CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")
@@ -67,12 +69,16 @@ def _faults_sleep(seconds: float, /) -> None:
     """As `_sleep`; but what a fault makes a test wait for is no operation of the test's."""
     __tracebackhide__ = True
     scheduler = current()
-    if scheduler is None or not seconds >= 0:
+    if not isinstance(seconds, float):
+        seconds = operator.index(seconds)
+    if scheduler is None or not 0 <= seconds < _TOO_LONG:
         _REAL["sleep"](seconds)  # which raises for what is no time
     else:
         # Who waits for somebody by many sleeps of no time lets those go who let others go first.
         last = scheduler.run_queue.order is not None and not seconds
         scheduler.wait(Waiter("sleep"), nanoseconds(seconds), last=last)
+        if not seconds and scheduler.run_queue.read_too_often():
+            scheduler.creep()
 
 
 class _Sleep:

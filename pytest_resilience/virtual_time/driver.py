@@ -95,8 +95,8 @@ class Driver:
 
     def rest(self) -> None:
         """End the thread, and wait for that; the next kick starts another."""
-        ended = None if self._scheduler.is_held_here else self._ended
-        if ended is not None:
+        ended = self._ended
+        if ended is not None and not self._scheduler.is_held_here:
             self._stopped = True
             self.kick()
             ended.acquire()
@@ -171,8 +171,10 @@ class Driver:
         connecting = scheduler.members.connecting & blocked.keys()
         if connecting:
             if self._lasts(("connects", *sorted(connecting)), _OVERTAKEN):
-                for ident in connecting:
-                    scheduler.connects_still(ident)
+                for ident in connecting:  # the kernel asks again, after real time
+                    scheduler.members.go_outside(ident)
+                scheduler.elapsed.flow(True)
+                scheduler.settle()
             return TICK
         overtaken, in_locks = scheduler.timers.has_last, self._are_in_locks(blocked)
         held_up = scheduler.run_queue.ready or scheduler.timers.nearest() is not None

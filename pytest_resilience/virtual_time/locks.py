@@ -96,8 +96,8 @@ class VirtualLock:
         scheduler = current() if blocking else None
         if scheduler is None or scheduler.is_held_here:
             return self._inner.acquire(blocking, timeout)
-        if timeout != -1 and timeout < 0:
-            raise ValueError("timeout value must be a non-negative number")
+        if timeout != -1 and not 0 <= timeout <= threading.TIMEOUT_MAX:
+            return self._inner.acquire(blocking, timeout)  # which raises
         return self._wait(scheduler, None if timeout == -1 else nanoseconds(timeout))
 
     def _wait(self, scheduler: Scheduler, timeout: int | None) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
-__all__ = ["Member", "Members", "module_of", "watches"]
+__all__ = ["Member", "Members", "called_by", "module_of", "watches"]
 
 # Names that are made from counters of the process.
 _COUNTED = re.compile(r"^(Thread|ThreadPoolExecutor)-\d+")
@@ -30,9 +30,18 @@ _WATCHERS = frozenset({"_pytest", "coverage", "execnet", "xdist"})
 
 def module_of(thread: threading.Thread) -> str:
     """Where the function is defined that a thread runs."""
-    function = getattr(thread, "function", None) or getattr(thread, "_target", None)
-    module = getattr(function, "__module__", None) or type(thread).__module__
+    module = getattr(_function_of(thread), "__module__", None) or type(thread).__module__
     return str(module)
+
+
+def _function_of(thread: threading.Thread) -> object:
+    return getattr(thread, "function", None) or getattr(thread, "_target", None)
+
+
+def called_by(thread: threading.Thread) -> str:
+    """The name of the function that a thread runs, with its module's."""
+    function = _function_of(thread)
+    return f"{module_of(thread)}.{getattr(function, '__qualname__', type(thread).__name__)}"
 
 
 def watches(thread: threading.Thread) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import functools
 import os
 import signal
@@ -17,7 +18,7 @@ from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import current
 
 
-__all__ = ["MULTIPROCESSING", "install_processes", "outside"]
+__all__ = ["MULTIPROCESSING", "connecting", "install_processes", "outside"]
 
 _WAITING: dict[Any, tuple[str, ...]] = {
     subprocess.Popen: ("__init__", "wait", "communicate"),
@@ -51,6 +52,24 @@ def outside() -> Iterator[None]:
         yield
     finally:
         scheduler.come_back()
+
+
+@contextmanager
+def connecting() -> Iterator[None]:
+    """In the block this thread connects to one of the test, which takes time only without room."""
+    scheduler, ident = current(), _thread.get_ident()
+    if scheduler is None:
+        yield
+        return
+    scheduler.members.connecting.add(ident)
+    try:
+        yield
+    finally:
+        with scheduler.mutex:  # of the driver, which looks who connects still
+            scheduler.members.connecting.discard(ident)
+            had_to_wait = ident in scheduler.members.outside
+        if had_to_wait:
+            scheduler.come_back()
 
 
 def install_processes(patches: Patches) -> None:

@@ -120,26 +120,6 @@ class Scheduler:
             self.elapsed.flow(True)
             self.settle()
 
-    @contextmanager
-    def connecting(self) -> Iterator[None]:
-        """In the block this thread connects to the test: at once, or when there is room for it."""
-        ident = _thread.get_ident()
-        self.members.connecting.add(ident)
-        try:
-            yield
-        finally:
-            self.members.connecting.discard(ident)
-            with self.mutex:
-                had_to_wait = ident in self.members.outside
-            if had_to_wait:
-                self.come_back()
-
-    def connects_still(self, ident: int) -> None:
-        """A thread that connects has found no room: the kernel asks again, after real time."""
-        self.members.go_outside(ident)
-        self.elapsed.flow(True)
-        self.settle()
-
     def come_back(self) -> None:
         """This thread waits for the real world no longer."""
         ident = _thread.get_ident()
@@ -383,6 +363,9 @@ class Scheduler:
         nearest = self.timers.nearest()
         if nearest is None:
             return False
+        if nearest >= LARGEST:
+            self.fail(f"every thread of the test waits for more than {LARGEST / 1e9:.2g} s")
+            return True
         limit = self.run_queue.limit
         if limit is not None and limit.is_over(nearest, self.run_queue.of_test):
             waiting = [each for each in self.parked.values() if self.members.is_test(each.ident)]

@@ -13,6 +13,7 @@ from typing import Any
 from typing import Self
 
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.real_waits import connecting
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.sockets import Sockets
@@ -134,7 +135,7 @@ def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]
         if self.type != socket.SOCK_STREAM:
             real(self, address)
             return
-        with scheduler.connecting() if is_ours else outside():
+        with connecting() if is_ours else outside():
             real(self, address)
 
     return connect

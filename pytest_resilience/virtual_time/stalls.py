@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 
 from collections.abc import Iterator
 from types import FrameType
@@ -19,6 +20,7 @@ from pytest_resilience.virtual_time.call_sites import is_machinery
 from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.members import Member
 from pytest_resilience.virtual_time.members import Members
+from pytest_resilience.virtual_time.members import called_by
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
@@ -53,7 +55,7 @@ def report(members: Members, parked: dict[int, Waiter], what: str) -> str:
             in_lock = frame is not None and is_in_a_lock_of_c(frame)
             what_else = "blocked in a lock of C" if in_lock else "it runs, or is blocked"
             state = f"NOT WAITING HERE: {what_else}"
-        lines.append(f"  {_name(member)}: {state}, {where(ident)}{_held(waiter, members)}")
+        lines.append(f"  {_name(member)}: {state}, {where(member.thread)}{_held(waiter, members)}")
         lines += [f"    {task}" for task in _told_tasks(ident)]
     told = "\n".join(lines if seen else [*lines, _WHAT_TO_DO])
     return told.replace(members.folder + os.sep, "")
@@ -100,16 +102,17 @@ def is_deadlock(parked: dict[int, Waiter]) -> bool:
     return False
 
 
-def where(ident: int) -> str:
+def where(thread: threading.Thread) -> str:
     """`at file:line in function`, of the project's own code if there is any."""
-    frame, outside = frame_of(ident), None
-    innermost = frame
+    frame, outside = frame_of(thread.ident or 0), None
+    if frame is None:
+        return "which has ended"
     while frame is not None and is_library(frame.f_code.co_filename):
         if outside is None and not is_machinery(frame.f_code.co_filename):
             outside = frame
         frame = frame.f_back
-    found = frame or outside or innermost
-    return "which has ended" if found is None else f"at {CallSite.of(found)}"
+    found = frame or outside
+    return f"in {called_by(thread)}" if found is None else f"at {CallSite.of(found)}"
 
 
 def _tasks(ident: int) -> list[Any]:

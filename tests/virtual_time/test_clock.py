@@ -28,7 +28,7 @@ def test_advance_is_a_sleep(clock: VirtualClock) -> None:
     assert (clock.elapsed, clock.jumps) == (61, 2)
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan")])
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
 def test_time_does_not_go_back(clock: VirtualClock, seconds: float) -> None:
     with pytest.raises(ValueError, match="give 0 or more"):
         clock.advance(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fractions
 import queue
 import random
 import signal
@@ -17,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.virtual_time.starting import after
+from tests.virtual_time.starting import start
 
 
 real_sleep = {"sleep": time.sleep}
@@ -285,6 +289,23 @@ def test_who_yields_in_a_loop_sees_time_go_on() -> None:
             time.sleep(0)
 
 
+def test_who_yields_until_another_has_slept_sees_time_go_on() -> None:
+    with VirtualClock() as clock:
+        [thread] = start(after(0.25))
+        while thread.is_alive():
+            time.sleep(0)
+        assert clock.elapsed >= 0.25
+
+
+def test_a_wait_until_the_end_of_all_times_is_a_deadlock() -> None:
+    with VirtualClock() as clock:
+        [thread] = start(after(9e9))
+        with pytest.raises(ClockStalledError, match="waits for more than"):
+            time.sleep(9e9)
+        assert clock.elapsed == 0
+        thread.join()
+
+
 @pytest.mark.parametrize("seconds", [1e-12, 0.1, 0.3, 1.1, 1e9])
 def test_every_sleep_ends_at_its_second(seconds: float) -> None:
     with VirtualClock() as clock:
@@ -296,5 +317,19 @@ def test_a_sleep_that_is_none() -> None:
     with VirtualClock():
         with pytest.raises(ValueError, match="non-negative"):
             time.sleep(-1)
-        with pytest.raises(TypeError):
-            time.sleep("1")  # type: ignore[arg-type]
+        for seconds in ("1", None, fractions.Fraction(1, 2)):
+            with pytest.raises(TypeError):
+                time.sleep(seconds)  # type: ignore[arg-type]
+        for seconds in (float("inf"), 1e10):
+            with pytest.raises(OverflowError):
+                time.sleep(seconds)
+
+
+def test_a_sleep_of_what_counts_as_an_integer() -> None:
+    class Two:
+        def __index__(self) -> int:
+            return 2
+
+    with VirtualClock() as clock:
+        time.sleep(Two())  # type: ignore[arg-type]
+        assert clock.elapsed == 2

@@ -93,8 +93,10 @@ def test_lock(clock: VirtualClock) -> None:
     assert not lock.acquire(timeout=5)
     assert not lock.acquire(blocking=False)
     assert clock.elapsed == 45
-    with pytest.raises(ValueError, match="non-negative"):
+    with pytest.raises(ValueError, match="timeout value must be"):
         lock.acquire(timeout=-5)
+    with pytest.raises(OverflowError):
+        lock.acquire(timeout=float("inf"))
     lock.release()
     assert not lock.locked()
     with pytest.raises(RuntimeError):
@@ -410,6 +412,25 @@ def test_threads_that_do_not_end_are_named() -> None:
     with pytest.raises(LeakedThreadsError, match=named), VirtualClock():
         threading.Thread(target=poll, name="poller", daemon=True).start()
     assert ended.wait(60)
+
+
+def test_threads_without_a_line_of_the_project_are_named_by_their_function() -> None:
+    loop = asyncio.new_event_loop()
+    timer = threading.Timer(3600, print)
+    runner = threading.Thread(target=loop.run_forever, name="loop")
+
+    def run() -> None:
+        with VirtualClock():
+            timer.start()
+            runner.start()
+
+    with pytest.raises(LeakedThreadsError) as caught:
+        run()
+    for thread in (timer, runner):
+        thread.join()
+    loop.close()
+    assert "in builtins.print" in str(caught.value)
+    assert "loop, in asyncio.base_events.BaseEventLoop.run_forever" in str(caught.value)
 
 
 def test_threads_that_compute_for_ever_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
