@@ -163,9 +163,10 @@
     byId("cell-verdict").textContent = words + remarks(cell);
     byId("cell-verdict").className = "badge " + name;
     byId("cell-meaning").textContent = meaning;
-    const told = [experiment, what === experiment ? "" : what, "weight " + weight];
-    byId("cell-experiment").textContent =
-      [...told, seconds(cell[DURATION])].filter(Boolean).join(" · ");
+    const named = what === experiment || what.startsWith(experiment + ": ");
+    const said = named ? what : [experiment, what].filter(Boolean).join(" · ");
+    const lasted = cell[DURATION] ? seconds(cell[DURATION]) : ""; // one that was not run took none
+    byId("cell-experiment").textContent = [said, "weight " + weight, lasted].filter(Boolean).join(" · ");
     byId("cell-reason").textContent = data.texts[cell[REASON]];
     byId("cell-reason").hidden = !data.texts[cell[REASON]];
     const repeat = data.texts[cell[REPEAT]].replaceAll("\0", () => test);

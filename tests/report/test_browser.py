@@ -200,7 +200,7 @@ def test_no_text_does_anything(chromium: webdriver.Chrome, tmp_path: Path) -> No
     page = Page(chromium, path)
     page.one("td").click()
     assert page.one("#cell-test").text == HOSTILE
-    assert page.one("#cell-experiment").text == f"{HOSTILE} · {HOSTILE}! · weight 1 · 0.000 s"
+    assert page.one("#cell-experiment").text == f"{HOSTILE} · {HOSTILE}! · weight 1"
     assert page.one("#cell-reason").text == HOSTILE
     assert page.one("#cell-repeat code").text == HOSTILE
     assert page.one("#cell-timeline p").text == f"{HOSTILE}: {HOSTILE}"
@@ -442,6 +442,31 @@ def test_experiments_may_be_many_and_names_long(chromium: webdriver.Chrome, tmp_
     page.show(PHONE)
     assert page.ask("document.documentElement.scrollWidth") == 390
     assert page.errors() == []
+
+
+def test_many_experiments_take_no_room_from_the_names_of_tests(
+    chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    name = "tests/test_bank.py::test_a_transfer_happens_once"
+    write_report(path, report(*(cell("failed", name, f"fault {n}") for n in range(60))))
+    page = Page(chromium, path)
+    heading = "document.querySelector('#map tbody th')"
+    assert page.ask(f"{heading}.getClientRects()[0].height") < 40  # one line
+    page.show(PHONE)
+    assert page.ask(f"{heading}.offsetWidth") > 0.4 * 390
+    assert page.ask("document.documentElement.scrollWidth") == 390
+
+
+def test_a_cell_says_once_which_experiment_it_is(
+    chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    what = "refused once: refusal, the first 1, target any"
+    write_report(path, report(cell("not_applicable", "a", "refused once", what=what)))
+    page = Page(chromium, path)
+    page.all("#map td")[0].click()
+    assert page.one("#cell-experiment").text == f"{what} · weight 1"
 
 
 def test_headings_of_schedules_keep_operation_and_fault(
