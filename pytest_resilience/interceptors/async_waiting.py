@@ -133,6 +133,14 @@ class _Schedule:
         assert loop is not None  # it is the one that runs
         self._handle = loop.call_soon(self._run)
 
+    @property
+    def resilience_due(self) -> float:
+        """When the first of its waits passes, by the loop's time; infinite if none ever does.
+
+        Its timer runs more often, as experiments may end.
+        """
+        return min((wait.due for _, _, wait in self._waits if not wait.cancelled), default=math.inf)
+
     def _run(self) -> None:
         loop = self._loop()
         assert loop is not None

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.plugin.matrix.loop_waits import Place
@@ -35,8 +36,8 @@ class KnownHangs:
     """Where runs of a test have hung until their deadline: others that wait there need not.
 
     A thread waits for a lock or a queue that no thread is about to release; what is tried again
-    after a sleep may be done yet. Of an event loop all tasks wait where they did, for so long
-    that it has not had a turn. Where it waits for nothing, no run needs to wait for its deadline.
+    after a sleep may be done yet. Of an event loop all tasks wait where they did, and none has
+    gone a step since the look before. Where it waits for nothing, no run has to wait any longer.
 
     Attributes:
         soon: seconds after which a run that waits there hangs.
@@ -49,7 +50,7 @@ class KnownHangs:
         self.silent = silent
         self.folder = folder
         self._places: set[Place | frozenset[Place]] = set()
-        self._turn: FrameType | None = None
+        self._awaited: frozenset[tuple[Any, ...]] | None = None
 
     def looks(self, seconds: float) -> list[float]:
         """When it is to be looked whether a run hangs that may take so many."""
@@ -69,10 +70,10 @@ class KnownHangs:
         """Whether it hangs here, as far as can be told at this look, and at that before it."""
         wait = LoopWait.of(frame, _LONG)
         if wait is None:
-            self._turn = None
+            self._awaited = None
             return frame is not None and bool(self._places) and _place(frame) in self._places
-        before, self._turn = self._turn, wait.frame
-        is_known = before is wait.frame and wait.places in self._places
+        before, self._awaited = self._awaited, wait.awaited
+        is_known = before == wait.awaited and wait.places in self._places
         return is_known or wait.is_for_nothing
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import math
 import os
 import socket
 import sys
 import threading
+import weakref
 
 from dataclasses import dataclass
 from types import CodeType
@@ -30,11 +32,13 @@ class LoopWait:
     """All tasks of an event loop wait, and nothing is to be done for a long time.
 
     Attributes:
-        frame: of the turn of the loop that waits; another turn has another one.
+        loop: the event loop.
+        awaited: each task with the future that it waits for, which after a step is another one.
         tasks: the frames of each task, outermost first.
     """
 
-    frame: FrameType
+    loop: Any
+    awaited: frozenset[tuple[Any, ...]]
     tasks: tuple[tuple[FrameType, ...], ...]
 
     @classmethod
@@ -47,11 +51,15 @@ class LoopWait:
         turn = None if asyncio is None else _turn(frame, asyncio)
         if turn is None:
             return None
-        timeout = turn.f_locals["timeout"]
-        if timeout is not None and timeout < seconds:
+        loop = turn.f_locals["self"]
+        if turn.f_locals["timeout"] == 0 or _seconds_left(loop) < seconds:
             return None
-        tasks = [tuple(suspended_frames(task)) for task in asyncio.all_tasks(_loop_of(turn))]
-        return cls(frame=turn, tasks=tuple(filter(None, tasks)))
+        tasks = asyncio.all_tasks(loop)
+        return cls(
+            loop=loop,
+            awaited=frozenset(map(_step_of, tasks)),
+            tasks=tuple(filter(None, (tuple(suspended_frames(task)) for task in tasks))),
+        )
 
     @property
     def places(self) -> frozenset[Place]:
@@ -68,15 +76,17 @@ class LoopWait:
         What the loop's own sockets say to each other, and listeners of its own, end nothing: none
         of its tasks goes on to say anything.
         """
-        loop = _loop_of(self.frame)
+        loop = self.loop
         if getattr(loop, "_signal_handlers", True) or not _all_other_threads_wait():
             return False
-        pairs = [_pair(key.fd) for key in loop._selector.get_map().values()]  # noqa: SLF001
+        own = loop._ssock.fileno()  # noqa: SLF001  # by which threads and signals wake it
+        pairs = [_pair(fd) for fd in loop._selector.get_map() if fd != own]  # noqa: SLF001
         here = {each for each in pairs if each is not None}
+        listens = any(each[1] is None for each in here)
         is_closed = all(
             each is not None and (each[1] is None or each[::-1] in here) for each in pairs
         )
-        return is_closed and not _has_children()
+        return is_closed and not (listens and _has_children())
 
 
 def _turn(frame: FrameType | None, asyncio: Any) -> FrameType | None:
@@ -92,8 +102,22 @@ def _turn(frame: FrameType | None, asyncio: Any) -> FrameType | None:
     return None
 
 
-def _loop_of(turn: FrameType) -> Any:
-    return turn.f_locals["self"]
+def _step_of(task: Any) -> tuple[Any, ...]:
+    """Of references that keep nothing open."""
+    future = getattr(task, "_fut_waiter", None)
+    return weakref.ref(task), None if future is None else weakref.ref(future)
+
+
+def _seconds_left(loop: Any) -> float:
+    """Until a timer lets the loop do something."""
+    timers = [each for each in loop._scheduled if not each.cancelled()]  # noqa: SLF001
+    return min(map(_due, timers), default=math.inf) - float(loop.time())
+
+
+def _due(timer: Any) -> float:
+    """When it is to do something. What the timers of faults poll for tells that by itself."""
+    owner = getattr(timer._callback, "__self__", None)  # noqa: SLF001
+    return float(getattr(owner, "resilience_due", timer.when()))
 
 
 def _all_other_threads_wait() -> bool:
@@ -116,7 +140,7 @@ def _has_children() -> bool:
 
 
 def _pair(fd: int) -> tuple[Any, Any] | None:
-    """Both addresses of a socket, the second None for a listener; None for what is none."""
+    """Both addresses of a socket, the second None for a listener; None for what has none."""
     try:
         found = _socket.socket(fileno=fd)
     except OSError:
@@ -125,7 +149,7 @@ def _pair(fd: int) -> tuple[Any, Any] | None:
         own = found.getsockname()
         if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return own, None
-        return own, found.getpeername()
+        return (own, found.getpeername()) if own else None
     except OSError:
         return None
     finally:

@@ -921,6 +921,29 @@ def test_who_waits_where_a_run_has_hung_hangs_as_well_only_if_nobody_is_about_to
     assert "=memory" not in stdout
 
 
+def test_a_connect_in_a_loop_that_is_never_answered_hangs_at_once(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_connects="""
+        import asyncio
+        import socket
+        import pytest
+
+        async def connect(address):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.close()
+
+        @pytest.mark.chaos_explore(faults=["timeout"], depth=1, deadline="5s", probe=False)
+        def test_it():
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                asyncio.run(connect(listener.getsockname()))
+    """
+    )
+    result = pytester.runpytest_subprocess()  # in which no thread of this process may wake it
+    result.stdout.fnmatch_lines("hang: it was still running after 0.3 s, at *:6 in connect")
+
+
 def test_what_an_assertion_explains_stands_below_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it="""
