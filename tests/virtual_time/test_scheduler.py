@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.patches import Patches
 from tests.virtual_time.starting import after
 from tests.virtual_time.starting import start
 
@@ -261,6 +262,20 @@ def test_the_clock_goes_on_after_an_interrupt() -> None:
         assert clock.elapsed == 0
         time.sleep(7)
         assert clock.elapsed == 7
+
+
+def test_an_interrupt_while_a_clock_begins_is_the_only_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_: Patches) -> None:
+        raise KeyboardInterrupt
+
+    real = time.monotonic
+    with monkeypatch.context() as patch:
+        patch.setattr(Patches, "rebind", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            VirtualClock().__enter__()
+    assert time.monotonic is real
 
 
 def test_who_reads_the_clock_in_a_loop_sees_it_go_on() -> None:
