@@ -49,6 +49,7 @@ class TargetNames:
             known.append((each.target, _expression(each.target)))
         self._ports: dict[str, int] = {}
         self._known: dict[str, str] = {}
+        self._varying: dict[str, str] = {}  # also for what is done to them under faults alone
 
     def of(self, operation: Operation) -> str:
         """The name of its target."""
@@ -58,8 +59,9 @@ class TargetNames:
             name = self._known[target] = self._of_target(target)
         for pattern, expression in self._patterns.get(operation.kind, ()):
             if target.startswith("/") and expression.fullmatch(name):
+                self._varying[name] = pattern
                 return pattern
-        return name
+        return self._varying.get(name, name)
 
     def _of_target(self, target: str) -> str:
         if target.startswith("/"):

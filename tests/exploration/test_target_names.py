@@ -98,3 +98,15 @@ def test_a_replay_knows_the_patterns_that_its_text_has() -> None:
     assert patterns_in(schedule) == {Site(WRITE, "tmp_path/*/*.val")}
     temporary = parse_schedule("write(tmp_path/tmp*.db)@core.save#1=io_error")
     assert patterns_in(temporary) == frozenset()
+
+
+def test_what_is_done_under_faults_alone_is_done_to_a_file_by_the_name_that_it_has() -> None:
+    names = TargetNames(temporary="/base", patterns={Site(WRITE, "tmp_path/.tmp_*")})
+    target, other = "/base/test0/.tmp_1a", "/base/test0/.tmp_2b"
+
+    def read(path: str) -> str:
+        return names.of(Operation(kind=READ, target=path, names=(path,)))
+
+    assert read(target) == "tmp_path/.tmp_1a"  # of which nothing is known yet
+    assert names.of(written(target)) == "tmp_path/.tmp_*" == read(target)
+    assert read(other) == "tmp_path/.tmp_2b"
