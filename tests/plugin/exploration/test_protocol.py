@@ -611,7 +611,10 @@ def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
                 assert [await client.echo(letter) for letter in "ab"] == ["a", "b"]
     """
     )
-    out = run(shop, "test_cancelled.py", "-p", "pytest_asyncio.plugin").stdout.str()
+    scope = "asyncio_default_fixture_loop_scope=function"
+    out = run(
+        shop, "test_cancelled.py", "-p", "pytest_asyncio.plugin", "-o", scope
+    ).stdout.str()  # fmt: skip
     assert ("probe: AssertionError" in out) is not closes, out
     assert "0 runs" not in out
 
