@@ -335,8 +335,7 @@ class ConnectionTable:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
         self._by_descriptor: dict[int, TcpConnection] = {}
         # Of those that were there before, with their ends: it takes long to find out.
-        self._roles: weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]
-        self._roles = weakref.WeakKeyDictionary()
+        self._roles = weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]()
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
         self.names = names
@@ -428,9 +427,8 @@ class ConnectionTable:
         for connection in self.all():
             turn, stream = connection.turn, connection.inbound.stream
             is_read = turn.receiving and (stream is None or stream.begun)
-            if not (is_read and connection.client):
-                continue
-            if self._engine.is_targeted(connection.operation(RECEIVE), known=known):
+            about = connection.operation(RECEIVE) if is_read and connection.client else None
+            if about is not None and self._engine.is_targeted(about, known=known):
                 turn.receiving, turn.partial = False, True
 
     def forget(self) -> None:
@@ -465,8 +463,7 @@ class ConnectionTable:
             if not is_udp(sock):
                 self.let_pass(sock)
             return None
-        ends = ends_of(sock)
-        if ends is None:
+        if (ends := ends_of(sock)) is None:
             return None
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
@@ -478,11 +475,22 @@ class ConnectionTable:
 
     def _add(self, descriptor: int, ends: tuple[Any, Any], client: bool) -> TcpConnection:
         """One that was there before anybody looked."""
-        names, number = self.names.of(*ends[1][:2]), new_connection() if client else 0
-        connection = self._by_descriptor[descriptor] = TcpConnection(None, names, number=number)
-        connection.ends = ends
-        connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
+        connection = self.twin(descriptor, ends)
+        if connection is None:
+            names, number = self.names.of(*ends[1][:2]), new_connection() if client else 0
+            connection = TcpConnection(None, names, number=number)
+            connection.ends = ends
+            connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
+        self._by_descriptor[descriptor] = connection
         return connection
+
+    def twin(self, descriptor: int, ends: object) -> TcpConnection | None:
+        """The connection of another descriptor that is a copy of this one (`dup`)."""
+        for number, each in list(self._by_descriptor.items()):
+            if each.ends == ends and number != descriptor:
+                with contextlib.suppress(OSError), borrowed(number) as sock:
+                    return each if ends_of(sock) == ends else None
+        return None
 
     def _is_client(self, sock: socket.socket, ends: tuple[Any, Any]) -> bool:
         """Whether this side opened a connection that was there before anybody looked."""

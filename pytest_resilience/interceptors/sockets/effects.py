@@ -374,9 +374,16 @@ def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:
         close_by_peer(sock)
 
 
-def end_once(connection: TcpConnection, step: ResetConnection | CloseConnection) -> None:
-    """Let the peer have ended the connection, whichever of several threads finds out first."""
-    sock, stream = connection.owner(), connection.inbound.stream
+def end_once(
+    connection: TcpConnection,
+    step: ResetConnection | CloseConnection,
+    sock: socket.socket | None = None,
+) -> None:
+    """Let the peer have ended the connection, whichever of several threads finds out first.
+
+    `sock`: who is to be told why, where it has several; to others it is just over.
+    """
+    sock, stream = sock or connection.owner(), connection.inbound.stream
     with connection.send_queue.lock:
         if sock is not None and stream is not None and connection.inbound.stream is stream:
             (reset_by_peer if isinstance(step, ResetConnection) else close_by_peer)(sock)

@@ -431,8 +431,16 @@ class SocketPatches:
             if proceed.args[1] != socket.SHUT_WR:
                 self._receiver.end(sock, connection)
 
+    def _is_copied(self, sock: socket.socket, connection: TcpConnection) -> bool:
+        """Whether the connection goes on when `sock` is closed, by another descriptor."""
+        twin = self._look(self._connections.twin, sock.fileno(), connection.ends)
+        return twin is connection
+
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
         connection = self._look(self._connections.known, sock)
+        if connection is not None and self._is_copied(sock, connection):
+            proceed()
+            return
         if connection is not None:
             self._sender.partitions.close(sock, connection)
         else:

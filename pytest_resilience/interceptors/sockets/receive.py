@@ -322,7 +322,7 @@ class Receiver:
                     inbound.unread = b""
                     return 0
                 case ResetConnection() | CloseConnection() as step:
-                    effects.end_once(connection, step)
+                    effects.end_once(connection, step, sock)
                     return sys.maxsize
 
     def _hold(

@@ -125,7 +125,7 @@ class AsyncioReceiver:
                     protocol.pause_reading(stream, due, now)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 case ResetConnection() | CloseConnection() as step:
-                    effects.end_once(connection, step)
+                    effects.end_once(connection, step, sock)
                     return call()
                 case ReadReplacement():
                     return effects.replay(sock, inbound, call)

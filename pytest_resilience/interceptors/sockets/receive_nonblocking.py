@@ -148,7 +148,7 @@ class NonblockingReceiver:
                 case ReadReplacement():
                     return 0
                 case ResetConnection() | CloseConnection() as step:
-                    effects.end_once(connection, step)
+                    effects.end_once(connection, step, sock)
                     break
         return sys.maxsize
 

@@ -1,0 +1,88 @@
+"""One connection that has several descriptors (`dup`) is one connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import outcome
+from tests.interceptors.conftest import reset
+from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
+
+
+DELAY = 0.01  # seconds
+PATIENCE = 10  # seconds
+REQUEST = b"POST / HTTP/1.1\r\nHost: tea\r\nContent-Length: 0\r\n\r\n"
+
+Copy = Callable[[socket.socket], socket.socket]
+
+
+def by_the_system(sock: socket.socket) -> socket.socket:
+    return socket.socket(fileno=os.dup(sock.fileno()))
+
+
+COPIES: list[Copy] = [socket.socket.dup, by_the_system]
+every_copy = pytest.mark.parametrize("copy", COPIES, ids=lambda copy: copy.__name__)
+
+
+@every_copy
+@pytest.mark.parametrize("method", [None, "POST"])
+def test_a_request_by_one_is_answered_to_the_other(
+    copy: Copy, method: str | None, echo_port: int, inject: Inject
+) -> None:
+    meant = {} if method is None else {"method": method}
+    with (
+        socket.create_connection((HOST, echo_port), timeout=PATIENCE) as sock,
+        copy(sock) as twin,
+        inject("network_latency", delay=DELAY, **meant) as latency,
+    ):
+        for _ in range(3):
+            sock.sendall(REQUEST)
+            assert twin.recv(100) == REQUEST
+    assert (latency.matched, latency.hits) == (3, 3)
+
+
+@every_copy
+def test_a_reset_is_told_to_who_receives(copy: Copy, inject: Inject) -> None:
+    def met(sock: socket.socket, twin: socket.socket) -> list[str]:
+        sock.sendall(b"ask")
+        return [outcome(lambda: twin.recv(1)), outcome(lambda: sock.send(b"ask"))]
+
+    with serve(reset) as port, socket.create_connection((HOST, port)) as sock, copy(sock) as twin:
+        real = met(sock, twin)
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+        copy(sock) as twin,
+        inject("network_failure", mode="reset") as outage,
+    ):
+        assert met(sock, twin) == real
+    assert real == ["ConnectionResetError 104", "BrokenPipeError 32"]
+    assert outage.hits == 1
+
+
+@every_copy
+@pytest.mark.parametrize("closes", [0, 1])
+def test_when_one_is_closed_the_other_goes_on(
+    copy: Copy, closes: int, echo_port: int, inject: Inject
+) -> None:
+    with (
+        socket.create_connection((HOST, echo_port), timeout=PATIENCE) as sock,
+        copy(sock) as twin,
+        inject("network_latency", delay=DELAY) as latency,
+    ):
+        twin.settimeout(PATIENCE)
+        for each in (sock, twin):
+            each.sendall(b"ask")
+            assert each.recv(3) == b"ask"
+        (sock, twin)[closes].close()
+        (twin, sock)[closes].sendall(b"ask")
+        assert (twin, sock)[closes].recv(3) == b"ask"
+    assert (latency.matched, latency.hits) == (3, 3)
