@@ -7,6 +7,7 @@ import random
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ __all__ = ["ORDER", "clock_of_a_test", "prepare"]
 ORDER = pytest.StashKey[Order]()
 """Of a test: where all others of its threads and tasks go first."""
 
+_INTERRUPTED = pytest.StashKey[bool]()
 _FIXTURE = "virtual_clock"
 _MARK = "virtual_time"
 _PLUGIN = "resilience-virtual-time"
@@ -110,7 +112,7 @@ def prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
         names.insert(first_of_function_scope(item, names), _FIXTURE)
         item.fixturenames = names
     if not config.pluginmanager.has_plugin(_PLUGIN):
-        config.pluginmanager.register(_VirtualTime(), _PLUGIN)
+        config.pluginmanager.register(_VirtualTime(config), _PLUGIN)
 
 
 def _check_installed(
@@ -151,13 +153,26 @@ def clock_of_a_test(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
         seed = settings_of(request.config).seed
         chance = Stream.at(seed, item.nodeid, "virtual time").random()
     order = item.stash.get(ORDER, None)
-    with VirtualClock(asked.start, chance=chance, order=order) as clock:
+    with suppress(_Interrupted), VirtualClock(asked.start, chance=chance, order=order) as clock:
         item.stash[_CLOCK] = clock
         yield clock
+        if request.config.stash.get(_INTERRUPTED, False):  # nobody waits for what is left
+            raise _Interrupted
+
+
+class _Interrupted(KeyboardInterrupt):
+    """The run is over, in the middle of a test."""
 
 
 class _VirtualTime:
     """Registered when a test has virtual time."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Before the fixtures of the test that was interrupted are torn down."""
+        self._config.stash[_INTERRUPTED] = True
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(

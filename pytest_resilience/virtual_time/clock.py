@@ -208,7 +208,8 @@ class VirtualClock:
         """
         left: list[str] = []
         try:
-            left = self._end_threads()
+            if kind is None or not issubclass(kind, KeyboardInterrupt):
+                left = self._end_threads()
         finally:
             self._remove()
         failure = self._scheduler.failure

@@ -382,6 +382,30 @@ def test_ctrl_c_ends_the_run(ran: pytest.RunResult) -> None:
 
 @runs(
     test_it="""
+        import os
+        import signal
+        import threading
+
+        def compute():
+            while True:
+                pass
+
+        def test_it(virtual_clock):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+            threading.Thread(target=compute, daemon=True).start()
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait()
+    """
+)
+def test_ctrl_c_waits_for_no_thread_that_is_left(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.INTERRUPTED
+    ran.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
+    ran.stdout.no_fnmatch_line("*LeakedThreadsError*")
+    ran.stderr.no_fnmatch_line("*LeakedThreadsError*")
+
+
+@runs(
+    test_it="""
         import threading
         import time
 
