@@ -29,7 +29,7 @@ def test_every_marker_has_its_type(pytestconfig: pytest.Config) -> None:
     ("name", "keywords"),
     [
         ("chaos_explore", set(settings._EXPLORE_KEYS)),
-        ("resilience", {"allowed", "deadline"}),
+        ("resilience", {"allowed", "deadline", "own_chaos"}),
         ("virtual_time", {"start", "schedule"}),
     ],
 )

@@ -221,14 +221,16 @@ def test_a_slow_request_is_not_struck_while_it_is_sent(inject: Inject) -> None:
         with contextlib.closing(writer):
             writer.write(bytes(1 << 24))
             assert writer.transport.get_write_buffer_size()
+            begun.set()
             with contextlib.suppress(ConnectionError):
                 await reader.read()
             return b"struck"
 
-    read = 0
+    read, begun = 0, threading.Event()
 
     def read_all(connection: socket.socket) -> None:
         nonlocal read
+        assert begun.wait(PATIENCE)
         while read < 1 << 24:
             read += len(connection.recv(1 << 20))
         silent(connection)
