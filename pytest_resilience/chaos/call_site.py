@@ -30,6 +30,7 @@ from typing import Any
 from typing import cast
 
 from pytest_resilience.stacks import is_library
+from pytest_resilience.stacks import shown_file
 from pytest_resilience.stacks import suspended_frames
 
 
@@ -163,9 +164,7 @@ def control_role(code: CodeType) -> str:
 
 
 def _format(frame: FrameType, folder: str) -> str:
-    file = frame.f_code.co_filename
-    if folder:
-        file = file.removeprefix(folder.rstrip(os.sep) + os.sep)
+    file = shown_file(frame.f_code.co_filename, folder)
     return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 

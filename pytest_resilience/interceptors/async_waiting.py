@@ -109,9 +109,8 @@ class _Schedule:
     """All waits of one loop, with one timer, so that many cost little more than one.
 
     No timer of a loop is exact to a millisecond. So the timer is set a little too early, and
-    from then on the loop looks at the time in each of its iterations, between which it may
-    idle. In virtual time all are, and
-    the loop is woken when experiments end.
+    from then on the loop looks at the time in each of its iterations, between which it may idle.
+    In virtual time timers are exact, and the loop is woken when experiments end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -223,7 +222,7 @@ def _idle(loop: Any, seconds: float) -> None:
     As a loop of Python does in its selector, which cannot be told so exactly; who looks at the
     time without a pause gets behind all others that want to use the machine.
     """
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # of C; or of many descriptors
+    with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):  # of another kind
         if not loop._ready:  # noqa: SLF001  # what the loop has to do
             timers = loop._scheduled  # noqa: SLF001
             seconds = min([seconds, *(each.when() - loop.time() for each in timers[:1])])

@@ -138,9 +138,9 @@ def pytest_load_initial_conftests(
 ) -> None:
     """Add the flags, if one of them may be typed, or help is asked for.
 
-    And see what conftest files make: connections, in a run with chaos; locks, in virtual time.
     Not sooner: a plugin that is loaded later could not add a flag of the same name, and no test
-    would run. By now every installed plugin is loaded, and our flags make way.
+    would run. By now every installed plugin is loaded, and our flags make way. And see what
+    conftest files make: connections, in a run with chaos; locks, in virtual time.
     """
     known = early_config.known_args_namespace
     if any(map(_may_be_a_flag, args)):

@@ -57,6 +57,7 @@ class Driver:
         self._kicked = _thread.allocate_lock()
         self._kicked.acquire()
         self._ended: _thread.LockType | None = None
+        self._resting = _thread.allocate_lock()
         self._stopped = False
         self._seen: object = None
         self._since = 0
@@ -95,12 +96,15 @@ class Driver:
 
     def rest(self) -> None:
         """End the thread, and wait for that; the next kick starts another."""
-        ended = self._ended
-        if ended is not None and not self._scheduler.is_held_here:
-            self._stopped = True
-            self.kick()
-            ended.acquire()
-            self._stopped, self._ended = False, None
+        if self._scheduler.is_held_here:
+            return
+        with self._resting:  # another thread may fork at the same moment
+            ended = self._ended
+            if ended is not None:
+                self._stopped = True
+                self.kick()
+                ended.acquire()
+                self._stopped, self._ended = False, None
 
     def _run(self, ended: _thread.LockType) -> None:
         try:

@@ -133,14 +133,14 @@ class Signals:
 
     def _setting(self, real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
-        def set_handler(signalnum: int, handler: Any, /) -> Any:
+        def set_handler(signalnum: int, handler: Any) -> Any:
             return _real(real(signalnum, _Handler(self, handler) if callable(handler) else handler))
 
         return set_handler
 
 
 def _getting(real: Callable[[int], Any]) -> Callable[[int], Any]:
-    return functools.wraps(real)(lambda signalnum, /: _real(real(signalnum)))
+    return functools.wraps(real)(lambda signalnum: _real(real(signalnum)))
 
 
 def _send(real: Callable[..., Any]) -> Callable[..., Any]:

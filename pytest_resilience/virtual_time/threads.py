@@ -64,9 +64,8 @@ def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
             real(self)
             return
         if is_for_processes or watches(self):
-            with scheduler.members.absence(
-                _thread.get_ident()
-            ):  # until it runs, which takes no time
+            # Until it runs, which takes no time.
+            with scheduler.members.absence(_thread.get_ident()):
                 real(self)
             if is_for_processes:
                 with scheduler.mutex:

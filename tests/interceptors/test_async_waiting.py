@@ -87,6 +87,14 @@ def test_a_loop_with_nothing_to_do_idles_until_it_is_over() -> None:
     assert loop.iterations < 1000  # and 200 times as many, where it looks again and again
 
 
+@pytest.mark.parametrize("kind", [selectors.SelectSelector, selectors.PollSelector])
+def test_a_loop_whose_selector_is_no_descriptor(kind: type[selectors.BaseSelector]) -> None:
+    asked = effect(0.003)
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(kind())) as runner:
+        runner.run(asyncio.wait_for(_pause(asked), 60))
+    assert booked(asked) >= 0.003
+
+
 def test_a_clock_that_stands_still_holds_nobody_up() -> None:
     asked = effect(0.01, ManualClock())
     started = time.monotonic()

@@ -156,7 +156,8 @@ def test_who_asks_for_a_handler_sees_what_was_set(clock: VirtualClock) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.signal(signal.SIGUSR1, handle) is before
     assert signal.getsignal(signal.SIGUSR1) is handle
-    assert signal.signal(signal.SIGUSR1, before) is handle
+    assert signal.signal(signalnum=signal.SIGUSR1, handler=before) is handle
+    assert signal.getsignal(signalnum=signal.SIGUSR1) is before
 
 
 def test_handlers_outlive_the_clock() -> None:

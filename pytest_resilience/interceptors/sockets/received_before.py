@@ -6,6 +6,7 @@ or resets the connection, is in the buffer of this side. Its end as well, where 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -26,7 +27,7 @@ from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import held
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.wire_format import begins_with_whole_record
@@ -61,7 +62,7 @@ class ReceivedBefore:
             if any(each.matches_target(operation) for each in others):
                 continue
             if any(each.matches_target(operation) for each in begun):
-                with borrowed(descriptor) as sock:
+                with contextlib.suppress(OSError), held(descriptor, connection.ends) as sock:
                     ended = bool(ready[descriptor] & _ENDED)
                     self.left[connection] = math.inf if ended else unread(sock)
 

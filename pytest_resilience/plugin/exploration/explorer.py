@@ -230,6 +230,7 @@ class Explorer:
             wanted=lambda step: self._is_meant(step.fault), is_over=lambda: budget.is_late,
             most=self._plan.oracle.most(len(self._calm)),
         )  # fmt: skip
+        search.unexplored += [(*faults, step) for step in check.left]
         calm.states += check.states
         self._found.crashes = calm.states
         known = {each.signature for each in calm.outcomes.values()}

@@ -29,6 +29,7 @@ from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files
+from pytest_resilience.report.cell import OWN_CHAOS
 
 
 __all__ = ["Exploration", "check_mark", "register"]
@@ -129,7 +130,7 @@ class Exploration:
         explorer = Explorer(item, self._runs, plan, self._session.settings, self._store)
         if not plan.marked and self._has_own_chaos(item):
             reports, found = explorer.left_alone(
-                "it has chaos of its own; mark it chaos_explore to explore it all the same"
+                f"{OWN_CHAOS}; mark it chaos_explore to explore it all the same"
             )
         else:
             reports, found = explorer.explore()

@@ -41,7 +41,8 @@ class UntriedSchedules:
         self._lost: dict[str, None] = {}  # node ids
         self._skipped: dict[str, int] = {}  # node ids, and how many schedules
         self._tried = 0  # tests
-        self._incomplete: set[Path] = set()  # files
+        self._collected: set[Path] = set()  # files, and folders
+        self._incomplete: set[Path] = set()  # of those too
 
     @classmethod
     def register(cls, config: pytest.Config, store: Store) -> None:
@@ -49,8 +50,9 @@ class UntriedSchedules:
         config.pluginmanager.register(cls(config, store), _NAME)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if not report.passed:  # it has an error, or is skipped as a whole
-            self._incomplete.add(self._file_of(report.nodeid))
+        # Else it has an error, or is skipped as a whole.
+        whole = self._collected if report.passed else self._incomplete
+        whole.add(self._file_of(report.nodeid))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
@@ -73,7 +75,9 @@ class UntriedSchedules:
         return self._config.rootpath / nodeid.partition("::")[0]
 
     def _is_collected(self, file: Path) -> bool:
-        """Whether all tests of a file are."""
+        """Whether all tests of a file are; or it is there no more, and not only ignored."""
+        if file not in self._collected and file.exists():
+            return False
         folder = self._config.invocation_params.dir
         chosen = [Path(os.path.abspath(folder / each)) for each in self._config.args]
         return not any(each == file or each in file.parents for each in self._incomplete) and any(

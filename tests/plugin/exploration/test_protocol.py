@@ -400,6 +400,12 @@ def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
     in_file.stdout.no_fnmatch_line("*test_moved*")  # of that file nobody has asked
     kept.write_text(kept.read_text().partition("\n")[0])
     assert run(shop, "--chaos-schedules=kept.txt", *workers).ret == pytest.ExitCode.OK
+    shop.makepyfile(test_another="def test_it(): pass")
+    with open(shop.path / "conftest.py", "a", encoding="utf-8") as conftest:
+        conftest.write("\ncollect_ignore = ['test_shop.py']\n")  # as for want of a library
+    ignored = run(shop, "--chaos-schedules=kept.txt", *workers)
+    assert ignored.ret == pytest.ExitCode.OK
+    ignored.stdout.no_fnmatch_line("*no such test*")
 
 
 def test_what_is_kept_of_a_test_that_is_gone_is_said_and_forgotten(
