@@ -96,7 +96,7 @@ class Driver:
 
     def rest(self) -> None:
         """End the thread, and wait for that; the next kick starts another."""
-        if self._scheduler.is_held_here:
+        if self._ended is None or self._scheduler.is_held_here:
             return
         with self._resting:  # another thread may fork at the same moment
             ended = self._ended
