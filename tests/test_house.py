@@ -22,7 +22,7 @@ import pytest_resilience
 PACKAGE = "pytest_resilience"
 
 GROUND = frozenset(
-    {"clock", "errors", "events", "import_hook", "locks", "patching", "seeds", "stacks"}
+    {"clock", "errors", "events", "import_hook", "locks", "patching", "proc", "seeds", "stacks"}
 )
 BELOW = {
     "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "exploration"})

@@ -9,6 +9,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_resilience import proc
+
 
 __all__ = ["awaited_by", "is_of_this_process"]
 
@@ -18,11 +20,8 @@ _CALLS = {"x86_64": {0, 1, 19, 20}, "aarch64": {63, 64, 65, 66}}.get(platform.ma
 
 def awaited_by(native_id: int | None) -> int | None:
     """The descriptor that a blocked thread reads or writes in C; None if it does not."""
-    try:
-        call, first, *_ = Path(f"/proc/self/task/{native_id}/syscall").read_text("ascii").split()
-    except (OSError, ValueError):  # as of one that runs
-        return None
-    return int(first, 16) if call.isdigit() and int(call) in _CALLS else None
+    found = proc.system_call_of(native_id)
+    return found[1][0] if found is not None and found[0] in _CALLS else None
 
 
 def is_of_this_process(fd: int) -> bool:

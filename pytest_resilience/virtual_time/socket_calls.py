@@ -8,10 +8,10 @@ import select
 import socket
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from typing import Self
 
+from pytest_resilience import proc
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import connecting
 from pytest_resilience.virtual_time.real_waits import outside
@@ -254,11 +254,7 @@ class _Epoll:
         if not ready:
             limit = None if timeout is None or timeout < 0 else nanoseconds(timeout)
             fd = self._real.fileno()
-            scheduler.wait(Waiter("poll", ((fd, select.POLLIN),), _watched_by(fd)), limit)
+            watched = tuple(descriptor for descriptor, _ in proc.polled_by(fd))
+            scheduler.wait(Waiter("poll", ((fd, select.POLLIN),), watched), limit)
             ready = self._real.poll(0, maxevents)
         return ready  # type: ignore[no-any-return]
-
-
-def _watched_by(epoll: int) -> tuple[int, ...]:
-    lines = Path(f"/proc/self/fdinfo/{epoll}").read_text("ascii").splitlines()
-    return tuple(int(line.split()[1]) for line in lines if line.startswith("tfd:"))

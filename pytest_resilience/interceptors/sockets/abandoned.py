@@ -6,7 +6,6 @@ import contextlib
 import functools
 import operator
 import os
-import re
 import select
 import socket
 import struct
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_resilience import proc
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
@@ -27,7 +27,6 @@ from pytest_resilience.interceptors.sockets.waiting_threads import receives_stil
 __all__ = ["put_abandoned", "registered_anew", "replace_under", "reset"]
 
 _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
-_POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 
 
 def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
@@ -151,14 +150,11 @@ def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
     """The descriptors of those, each with the events that it asks for."""
     if not hasattr(select, "epoll"):  # gevent removes it, and puts back what its own has lost
         return
-    folder = "/proc/self/fdinfo"
-    with contextlib.suppress(OSError):  # there is none
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError), open(f"{folder}/{name}", "rb") as info:
-                for line in info:
-                    polled = _POLLED.match(line)
-                    if polled is not None and int(polled[1]) == descriptor:
-                        yield int(name), int(polled[2], 16)
+    with contextlib.suppress(OSError):  # there is no such folder
+        for epoll in map(int, os.listdir("/proc/self/fdinfo")):
+            for polled, events in proc.polled_by(epoll):
+                if polled == descriptor:
+                    yield epoll, events
 
 
 def _abandoned(*, accepted: bool) -> KernelSocket:

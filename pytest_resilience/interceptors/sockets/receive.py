@@ -378,7 +378,7 @@ class Receiver:
             raise effects.timed_out(sock)
         now = clock.monotonic()
         if 0 < delay < math.inf:  # of which some has passed already
-            stream.effect.add_delay(min(delay, delay - (due - now)))
+            stream.effect.add_delay(delay - max(0.0, due - now))
         return now
 
     @staticmethod

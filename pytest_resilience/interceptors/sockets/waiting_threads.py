@@ -5,8 +5,6 @@ Who waits called something before, maybe before anything was intercepted, and ma
 
 from __future__ import annotations
 
-import contextlib
-import os
 import platform
 import struct
 import sys
@@ -17,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 from typing import NamedTuple
 
+from pytest_resilience import proc
 from pytest_resilience.interceptors.foreign_objects import or_none
 
 
@@ -95,30 +94,13 @@ def _selector_here() -> int | None:
 def _call_of(thread: int | None) -> tuple[str, list[int]]:
     """What a thread waits in, and the arguments of that; "" if it does not wait."""
     calls: Mapping[str, tuple[int, ...]] = _CALLS.get(platform.machine(), {})
-    words = _read(f"/proc/self/task/{thread}/syscall").split()[:4]
-    for name, numbers in calls.items():
-        if words and words[0].isdigit() and int(words[0]) in numbers:
-            return name, [int(each, 16) for each in words[1:]]
-    return "", []
-
-
-def _read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
-    """What the kernel says there; b"" if nothing. Not by what a test may have replaced."""
-    import posix  # only where there is such a file
-
-    with contextlib.suppress(OSError, OverflowError):
-        # A loop that is watched for what blocks it bears what is opened like this.
-        descriptor = posix.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return posix.pread(descriptor, size, at)
-        finally:
-            posix.close(descriptor)
-    return b""
+    number, given = proc.system_call_of(thread) or (-1, [])
+    return next(((name, given) for name, numbers in calls.items() if number in numbers), ("", []))
 
 
 def _polled(address: int, count: int) -> Iterator[int]:
     size = min(count, _MOST_POLLED) * _POLLED.size
-    found = _read("/proc/self/mem", size=size, at=address)
+    found = proc.read("/proc/self/mem", size=size, at=address)
     for descriptor, events, _ in _POLLED.iter_unpack(found if len(found) == size else b""):
         if events & _READABLE:
             yield descriptor
@@ -126,13 +108,12 @@ def _polled(address: int, count: int) -> Iterator[int]:
 
 def _selected(count: int, address: int) -> Iterator[int]:
     size = (count + 7) // 8
-    bits = int.from_bytes(_read("/proc/self/mem", size=size, at=address), sys.byteorder)
+    bits = int.from_bytes(proc.read("/proc/self/mem", size=size, at=address), sys.byteorder)
     return (descriptor for descriptor in range(count) if bits >> descriptor & 1)
 
 
 def _registered(poll: int) -> Iterator[Wait]:
     """What an epoll object is asked to tell of when it can be read."""
-    for line in _read(f"/proc/self/fdinfo/{poll}").splitlines():
-        words = line.split()
-        if words[:1] == [b"tfd:"] and (events := int(words[3], 16)) & _READABLE:
-            yield Wait(int(words[1]), IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL)
+    for descriptor, events in proc.polled_by(poll):
+        if events & _READABLE:
+            yield Wait(descriptor, IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL)

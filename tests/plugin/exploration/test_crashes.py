@@ -32,7 +32,7 @@ def synced(path, value):
     os.replace(new, path)
 """
 
-FILES = """
+SAVING = """
 import json
 import pytest
 import settings
@@ -45,7 +45,8 @@ def path(tmp_path):
 
 def old_or_new(path):
     assert json.loads(path.read_text()) in ([1], [2])
-
+"""
+FILES = f"""{SAVING}
 @pytest.mark.chaos_explore(invariant=old_or_new, faults=CRASHES)
 @pytest.mark.parametrize("way", ["in_place", "renamed", "synced"])
 def test_saves(path, way):
@@ -228,20 +229,7 @@ def saved(path, value, careful):
                 return
     os.replace(new, path)
 """
-TWICE = """
-import json
-import pytest
-import settings
-
-@pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "settings.json"
-    path.write_text("[1]")
-    return path
-
-def old_or_new(path):
-    assert json.loads(path.read_text()) in ([1], [2])
-
+TWICE = f"""{SAVING}
 @pytest.mark.chaos_explore(
     invariant=old_or_new, faults=["failed_fsync", "crash_posix"], depth=DEPTH
 )
