@@ -148,6 +148,23 @@ def test_in_a_loop_whose_time_is_virtual_no_real_time_passes() -> None:
         loop.close()
 
 
+def test_told_early_it_calls_before_it_is_over_and_books_all_of_it() -> None:
+    asked = effect(10, ManualClock())
+    loop = Virtual()
+
+    async def story() -> float:
+        told: asyncio.Future[float] = loop.create_future()
+        began = loop.time()
+        Wait(loop, asked, 10, lambda: told.set_result(loop.time() - began), early=2)
+        return await told
+
+    try:
+        assert loop.run_until_complete(story()) == pytest.approx(8, abs=0.1)
+    finally:
+        loop.close()
+    assert booked(asked) == pytest.approx(10)
+
+
 def test_cancelled_it_books_what_it_took_and_never_calls() -> None:
     clock = ManualClock()
     asked = effect(10, clock)

@@ -165,14 +165,15 @@ class AsyncioLoops:
         seconds: float = float("inf"),
         *,
         since: float = float("inf"),
+        early: float = 0.0,
     ) -> bool:
         """Call `then` in so many seconds, or when the experiments behind `effect` have ended.
 
-        False if no loop runs here, that would. `since`: as for `Wait`.
+        False if no loop runs here, that would. `since` and `early`: as for `Wait`.
         """
         loop = self._running()
         if loop is not None:
-            Wait(loop, effect, seconds, then, since)
+            Wait(loop, effect, seconds, then, since=since, early=early)
         return loop is not None
 
     def hold_writing(

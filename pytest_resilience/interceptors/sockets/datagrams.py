@@ -295,12 +295,9 @@ class DatagramSockets:
                     sent = call()
                     self._advance(endpoint, self._clock.now())
                     return sent
-        try:
-            return call()
-        finally:
-            with self._changed:
-                endpoint.sent_at = self._clock.now()
-                self._loops.sent(endpoint.sent_at)
+            endpoint.sent_at = self._clock.now()  # nearly: a datagram does not wait for room
+            self._loops.sent(endpoint.sent_at)
+        return call()
 
     def _put(self, endpoint: Endpoint, message: DatagramMessage, effect: Effect | None) -> bool:
         """Put it on its way; whether it is now to be sent in earnest."""
@@ -426,7 +423,9 @@ class DatagramSockets:
                 arrive = functools.partial(self._arrive, endpoint, due)
                 rest = due - self._clock.now()
                 since = effect.clock.monotonic() - (due - rest - came_at)
-                inbound.line.is_timed = self._loops.after(effect, arrive, rest, since=since)
+                inbound.line.is_timed = self._loops.after(
+                    effect, arrive, rest, since=since, early=head_start()
+                )
                 inbound.attended = inbound.line.is_timed
 
     # Time.
@@ -437,10 +436,10 @@ class DatagramSockets:
             line, transport = endpoint.inbound.line, endpoint.inbound.transport
             line.release_ended(self._clock.now())
             late = min(due, line.due) - self._clock.now()
-            if 0 < late < math.inf and line.due <= due:
+            if head_start() < late < math.inf and line.due <= due:
                 self._clock.skip(late)
             reads = transport is not None and not transport.is_closing()
-            if not reads or line.due > self._clock.now():
+            if not reads or line.due - head_start() > self._clock.now():
                 self._advance(endpoint, self._clock.now(), ended=True)
                 return
         transport._read_ready()  # noqa: SLF001  # as its loop does when a poll has told it

@@ -109,7 +109,7 @@ class DelayingProtocol(asyncio.Protocol):
                 transport._read_ready()  # noqa: SLF001  # as its loop does
 
         transport.pause_reading()
-        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume, now)
+        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume, since=now)
 
     def read(self, stream: ResponseStream, due: float) -> None:
         """Let the transport read at `due`, in monotonic seconds, though nothing has come."""
@@ -201,7 +201,7 @@ class DelayingProtocol(asyncio.Protocol):
         stream = self._held[0].stream
         assert stream.due is not None  # what is held has arrived
         rest = stream.due - stream.effect.clock.monotonic()
-        self._wait = Wait(self.loop, stream.effect, rest, self._release, since)
+        self._wait = Wait(self.loop, stream.effect, rest, self._release, since=since)
 
     def _release(self) -> None:
         current: object = self._transport.get_protocol()
