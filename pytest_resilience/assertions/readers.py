@@ -11,14 +11,14 @@ from collections.abc import Callable
 from types import CellType
 from typing import TypeVar
 
-from pytest_resilience.assertions.adapters.breakers import read_aiobreaker
-from pytest_resilience.assertions.adapters.breakers import read_circuitbreaker
-from pytest_resilience.assertions.adapters.breakers import read_purgatory
-from pytest_resilience.assertions.adapters.breakers import read_pybreaker
-from pytest_resilience.assertions.adapters.own_patterns import read_own_patterns
-from pytest_resilience.assertions.adapters.retries import read_hook_events
-from pytest_resilience.assertions.adapters.retries import read_tenacity
-from pytest_resilience.assertions.adapters.retries import read_urllib3
+from pytest_resilience.assertions.other_breakers import read_aiobreaker
+from pytest_resilience.assertions.other_breakers import read_circuitbreaker
+from pytest_resilience.assertions.other_breakers import read_purgatory
+from pytest_resilience.assertions.other_breakers import read_pybreaker
+from pytest_resilience.assertions.other_retries import read_hook_events
+from pytest_resilience.assertions.other_retries import read_tenacity
+from pytest_resilience.assertions.other_retries import read_urllib3
+from pytest_resilience.assertions.own_patterns import read_own_patterns
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading

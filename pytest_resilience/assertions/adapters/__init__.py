@@ -1,1 +1,0 @@
-"""Readers of the breakers and retries of each library, ours among them."""
