@@ -17,8 +17,8 @@ from pytest_resilience.assertions.circuit import assert_circuit_transitions
 from pytest_resilience.assertions.circuit import assert_fails_fast
 from pytest_resilience.assertions.degradation import assert_degraded
 from pytest_resilience.assertions.degradation import assert_fallback_used
-from pytest_resilience.assertions.files import assert_file_intact
-from pytest_resilience.assertions.partial_writes import assert_no_partial_write
+from pytest_resilience.assertions.integrity import assert_file_intact
+from pytest_resilience.assertions.integrity import assert_no_partial_write
 from pytest_resilience.assertions.readers import add_reader
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
