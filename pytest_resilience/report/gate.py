@@ -17,7 +17,7 @@ from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.score import Score
+from pytest_resilience.report.run_report import Score
 
 
 __all__ = ["GateResult", "Problem", "judge", "problem_texts"]

@@ -14,7 +14,7 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.score import Score
+from pytest_resilience.report.run_report import Score
 
 
 __all__ = ["markdown_text"]
