@@ -30,9 +30,9 @@ from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.direction import Direction
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
-from pytest_resilience.proxy.toxics.toxic import UPSTREAM
-from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.toxics import DOWNSTREAM
+from pytest_resilience.proxy.toxics import UPSTREAM
+from pytest_resilience.proxy.toxics import Toxic
 from pytest_resilience.proxy.transport import Transport
 
 

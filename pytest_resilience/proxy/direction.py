@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_resilience.proxy.toxics.filters import ToxicFilter
-from pytest_resilience.proxy.toxics.filters import make_filter
-from pytest_resilience.proxy.toxics.toxic import REFUSE
-from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.toxic_filters import ToxicFilter
+from pytest_resilience.proxy.toxic_filters import make_filter
+from pytest_resilience.proxy.toxics import REFUSE
+from pytest_resilience.proxy.toxics import Toxic
 from pytest_resilience.proxy.traffic_filter import ConnectionContext
 from pytest_resilience.proxy.traffic_filter import ExperimentFilter
 from pytest_resilience.proxy.traffic_filter import Sink

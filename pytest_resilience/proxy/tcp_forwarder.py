@@ -27,8 +27,8 @@ from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.direction import is_hit
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.listener import Listener
-from pytest_resilience.proxy.toxics.toxic import REFUSE
-from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.toxics import REFUSE
+from pytest_resilience.proxy.toxics import Toxic
 from pytest_resilience.proxy.transport import Transport
 
 
