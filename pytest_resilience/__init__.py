@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_resilience.chaos.faults.resources import PressureReading as PressureReading
     from pytest_resilience.chaos.types.service import Service as Service
     from pytest_resilience.chaos.types.service import Services as Services
-    from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment as ToolkitExperiment
+    from pytest_resilience.chaostoolkit import ToolkitExperiment as ToolkitExperiment
     from pytest_resilience.clock import Clock as Clock
     from pytest_resilience.clock import ManualClock as ManualClock
     from pytest_resilience.clock import SystemClock as SystemClock
@@ -223,7 +223,7 @@ _HOMES = {
     "ThreadPoolBulkhead": "patterns.bulkhead.thread_pool",
     "TimeLimitExceededError": "errors",
     "TimeLimiter": "patterns.timeout",
-    "ToolkitExperiment": "chaostoolkit.experiment",
+    "ToolkitExperiment": "chaostoolkit",
     "UnavailableError": "errors",
     "UnknownNameError": "errors",
     "Verdict": "monkey.steady_state",

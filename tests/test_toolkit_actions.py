@@ -17,7 +17,7 @@ import pytest
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import UnknownNameError
 from pytest_resilience import toolkit_actions
-from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment
+from pytest_resilience.chaostoolkit import ToolkitExperiment
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.runtime import default_runtime
 from tests.health_server import health_server

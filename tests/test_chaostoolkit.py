@@ -18,7 +18,7 @@ import pytest
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Verdict
-from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment
+from pytest_resilience.chaostoolkit import ToolkitExperiment
 
 
 PATIENCE = 30  # seconds of real time
