@@ -1,4 +1,4 @@
-"""What Linux says of this process in `/proc`; nothing, on a system that has none."""
+"""What Linux says of processes in `/proc`; nothing, on a system that has none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import os
 from collections.abc import Iterator
 
 
-__all__ = ["polled_by", "read", "system_call_of"]
+__all__ = ["polled_by", "program_of", "read", "system_call_of"]
+
+_STATE, _START, _STACK = 0, 19, 25  # in `/proc/PID/stat`, after the name of the program
 
 
 def read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
@@ -34,6 +36,18 @@ def system_call_of(thread: int | None) -> tuple[int, list[int]] | None:
     if not words or not words[0].isdigit():
         return None
     return int(words[0]), [int(each, 16) for each in words[1:]]
+
+
+def program_of(process: int) -> str:
+    """What tells the program that this process runs from others of its number; "" if it is dead.
+
+    A number that is used again has another start, and what `exec` has put there another stack.
+    """
+    _, _, text = read(f"/proc/{process}/stat", size=4096).rpartition(b") ")
+    words = text.decode().split()
+    if len(words) <= _STACK or words[_STATE] in "ZX":
+        return ""
+    return f"{words[_START]} {words[_STACK]}"
 
 
 def polled_by(epoll: int) -> Iterator[tuple[int, int]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import subprocess
 import sys
 import threading
 
@@ -52,3 +53,25 @@ def test_what_an_epoll_object_polls() -> None:
     assert found.keys() == {ours, its}
     assert found[ours] & select.EPOLLIN
     assert not found[its] & select.EPOLLIN
+
+
+def test_a_program_is_told_from_those_before_and_after_it() -> None:
+    code = "import os, sys; print(flush=True); input(); os.execv(sys.executable, sys.argv[1:])"
+    ends = [sys.executable, "-c", "print(flush=True); input()"]
+    command = [sys.executable, "-c", code, *ends]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        found = []
+        for _ in range(2):
+            process.stdout.readline()
+            found += [proc.program_of(process.pid), proc.program_of(process.pid)]
+            process.stdin.write(b"\n")
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert proc.program_of(process.pid) == ""  # nobody has asked how it ended
+    first, same, second, same_again = found
+    assert first == same != second == same_again != ""
+    assert first.split()[0] == second.split()[0]
+    assert proc.program_of(process.pid) == ""

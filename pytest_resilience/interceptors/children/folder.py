@@ -4,6 +4,7 @@
     counts         a page of memory for each experiment, which all map: see `SharedCounts`
     told           lines of JSON, which children append: faults, and what they did not match
     members/NAME   a pipe for each child: a byte in it says that the experiments have changed
+    programs/NAME  a link for each child that leads nowhere: its process, and `proc.program_of` it
     answers        a pipe, in which children say what they have seen; broken when the parent is gone
 
 Nobody but the user can look into it. No thread is needed in the parent, and none waits for what a
@@ -17,6 +18,7 @@ begins: keep the imports few. The functions of `posix` are those that no experim
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # what `signal` loads as well takes long
+import contextlib
 import errno
 import marshal
 import os
@@ -33,6 +35,8 @@ from select import POLLIN
 from select import poll
 from typing import Any
 from typing import Protocol
+
+from pytest_resilience import proc
 
 
 __all__ = ["STARTUP", "VARIABLE", "Follower", "Member", "add_hook", "hook_of", "remove_hook"]
@@ -123,15 +127,18 @@ class Member:
     def _join(self, number: str) -> None:
         """Take the number, or if another process has it, one after it."""
         tries, name = 0, number
+        process = posix.getpid()
+        program = f"{process}:{proc.program_of(process)}"
         while True:
             try:
-                posix.mkfifo(f"{self.folder}/members/{name}", 0o600)
+                posix.symlink(program, f"{self.folder}/programs/{name}")
             except FileExistsError:
                 tries += 1
                 name = f"{number}x{tries}"
             else:
                 break
         self.name = name
+        posix.mkfifo(f"{self.folder}/members/{name}", 0o600)
         # Read and written here: without a writer there would be nothing to wait for.
         wakes = _Pipe(f"{self.folder}/members/{name}", os.O_RDWR)
         answers = _Pipe(f"{self.folder}/answers", os.O_WRONLY | os.O_NONBLOCK)
@@ -174,13 +181,21 @@ class Member:
         follower, watch = self._follower, self._watch
         assert follower is not None  # else nobody would have asked
         if not is_there or watch is None:
-            self._watch = None
+            self._leave()
             remove_hook(os.environ)
             follower.update([])
             return
         number, (self.place, self.native), experiments = _experiments_of(self.folder)
         follower.update(experiments)
         watch.answers.write(b"%s %d\n" % (self.name.encode(), number))
+
+    def _leave(self) -> None:
+        """Be awaited no more."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            with contextlib.suppress(OSError):  # the folder is gone, and with it the parent
+                posix.unlink(f"{self.folder}/programs/{self.name}")
+                posix.unlink(f"{self.folder}/members/{self.name}")
 
     def _before_fork(self) -> None:
         if self._watch is not None:
@@ -203,6 +218,7 @@ class Member:
             self._follower.after_fork()
             self._read(True)  # what began before it was a member
         except OSError:  # the parent has just gone
+            self._watch = None  # which is that of the process that it is a fork of
             self._read(False)
         else:
             self._watch.start()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 from typing import Final
 
+from pytest_resilience import proc
 from pytest_resilience.chaos.forked_children import Pages
 from pytest_resilience.clock import MACHINE_CLOCK
 
@@ -41,6 +42,7 @@ class Host:
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         self.folder = tempfile.mkdtemp(prefix="chaos-", dir=memory)
         os.mkdir(f"{self.folder}/members")
+        os.mkdir(f"{self.folder}/programs")
         os.mkfifo(f"{self.folder}/answers", 0o600)
         self.pages = Pages.make(f"{self.folder}/counts")
         self.patience = 10.0
@@ -76,15 +78,23 @@ class Host:
         """Whether a child lives, which is told that there is news if there is `data`."""
         try:
             fd = posix.open(f"{self.folder}/members/{name}", os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads it
-            return False
+        except OSError:  # nobody reads it: it is dead, or has closed all, and opens it again
+            return self._runs(name)
         try:
             posix.write(fd, data)
         except OSError as error:  # it is full of what a hung child has not read
-            return error.errno == errno.EAGAIN
+            return error.errno == errno.EAGAIN or self._runs(name)
         finally:
             posix.close(fd)
         return True
+
+    def _runs(self, name: str) -> bool:
+        """Whether the process of a child still runs the program that made it one."""
+        try:
+            process, _, program = posix.readlink(f"{self.folder}/programs/{name}").partition(":")
+        except OSError:  # it has left
+            return False
+        return bool(program) and program == proc.program_of(int(process))
 
     def _wait(self, names: set[str]) -> None:
         """Until each of these has seen the latest news; a bounded time."""
@@ -131,8 +141,9 @@ class Host:
         for name in self.members():
             if not self._wake(name, b""):
                 self._silent.discard(name)
-                with contextlib.suppress(FileNotFoundError):
-                    posix.unlink(f"{self.folder}/members/{name}")
+                for kind in ("members", "programs"):
+                    with contextlib.suppress(FileNotFoundError):
+                        posix.unlink(f"{self.folder}/{kind}/{name}")
         self._rest = b""
         if posix.lseek(self._told, 0, os.SEEK_CUR):
             posix.ftruncate(self._told, 0)

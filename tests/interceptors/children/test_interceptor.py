@@ -29,6 +29,7 @@ from tests.forks import in_fork
 from tests.interceptors.children.family import DO
 from tests.interceptors.children.family import FAILED
 from tests.interceptors.children.family import NAME
+from tests.interceptors.children.family import Child
 from tests.interceptors.children.family import Family
 
 
@@ -426,6 +427,92 @@ def test_a_child_that_closes_all_it_has_open_is_told_all_the_same(family: Family
     assert running.hits == 1
 
 
+class Closing:
+    """A child that closes all it has open, and holds before it opens its pipe again."""
+
+    CODE = """
+folder = sys.modules["pytest_resilience.interceptors.children.folder"]
+reopened = folder._Pipe.reopened
+def hold(pipe):
+    if not pipe.is_ours:
+        folder._Pipe.reopened = reopened
+        open({held!r}, "w").close()
+        open({released!r}).close()
+    return reopened(pipe)
+folder._Pipe.reopened = hold
+os.closerange(3, 1000)
+"""
+
+    def __init__(self, child: Child, folder: Path) -> None:
+        self._held, self._released = folder / "held", folder / "released"
+        os.mkfifo(self._held)
+        os.mkfifo(self._released)
+        code = self.CODE.format(held=str(self._held), released=str(self._released))
+        assert child(f"exec({code!r}, globals())") is None
+
+    def await_hold(self) -> None:
+        """The next news brings it there."""
+        self._held.read_bytes()
+
+    def release(self) -> None:
+        self._released.write_bytes(b"")
+
+
+def test_a_child_that_has_closed_all_and_not_opened_it_again_is_awaited(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with family.child() as child:
+        closing = Closing(child, tmp_path)
+        host: Any = family.children._host
+        wake, steps = host._wake, iter([closing.await_hold, closing.release])
+
+        def look(name: str, data: bytes = b".") -> bool:
+            if not data:  # while it is awaited
+                next(steps, lambda: None)()
+            lives: bool = wake(name, data)
+            return lives
+
+        monkeypatch.setattr(host, "_wake", look)
+        with family.failing() as running:
+            assert child.fails
+    assert running.hits == 1
+
+
+def test_a_child_that_has_closed_all_and_not_opened_it_again_is_not_forgotten(
+    family: Family, tmp_path: Path
+) -> None:
+    with family.child() as child:
+        closing = Closing(child, tmp_path)
+        host: Any = family.children._host
+        host.publish([])
+        closing.await_hold()
+        host.forget()
+        closing.release()
+        with family.failing() as running:
+            assert child.fails
+    assert running.hits == 1
+
+
+def test_a_child_that_becomes_another_program_is_awaited_no_more(family: Family) -> None:
+    with family.child() as child:
+        assert child("os.execvp('sh', ['sh', '-c', 'echo 1; exec cat'])") == 1
+        family.children._host.patience = 3600  # type: ignore[union-attr]
+        with family.failing():
+            assert child("2") == 2  # of `cat`, which lives
+
+
+def test_a_child_that_cannot_open_its_pipe_again_leaves(family: Family) -> None:
+    with family.child() as child:
+        host: Any = family.children._host
+        host.patience = 3600
+        child("__import__('resource').setrlimit(7, (3, 3))")  # of descriptors
+        child("os.closerange(3, 1000)")
+        with family.failing() as running:
+            assert not child.fails
+        assert host.members() == []
+    assert running.hits == 0
+
+
 def test_the_tracker_of_multiprocessing_is_no_child(family: Family) -> None:
     family.expect(True)
     process = multiprocessing.get_context("spawn").Process(target=os.getpid)
@@ -475,6 +562,7 @@ def test_a_child_for_which_there_is_nothing_loads_next_to_nothing(family: Family
             "pytest_resilience.interceptors",
             "pytest_resilience.interceptors.children",
             "pytest_resilience.interceptors.children.folder",
+            "pytest_resilience.proc",
         ]
         with family.start("disk_failure", mode="disk_full", path="/nowhere/**").counts._lock:
             pass

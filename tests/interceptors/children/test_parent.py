@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_resilience import proc
 from pytest_resilience.interceptors.children.parent import Host
 
 
@@ -40,3 +41,14 @@ def test_who_answers_before_it_is_awaited_is_not_awaited(
     finally:
         os.close(child)
         os.close(answers)
+
+
+def test_who_is_not_reached_lives_as_long_as_its_program(host: Host) -> None:
+    os.mkfifo(f"{host.folder}/members/1")
+    assert not host._wake("1")
+    own = f"{os.getpid()}:{proc.program_of(os.getpid())}"
+    before_it = f"{os.getpid()}:1 2"  # a process that had the same number
+    for program, lives in {own: True, before_it: False, f"{os.getpid()}:": False}.items():
+        os.symlink(program, f"{host.folder}/programs/1")
+        assert host._wake("1") is lives
+        os.unlink(f"{host.folder}/programs/1")
