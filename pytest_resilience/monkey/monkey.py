@@ -38,7 +38,7 @@ from pytest_resilience.monkey.session import MonkeySettings
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.monkey.stop_conditions import StopCondition
-from pytest_resilience.monkey.watchdog import Watchdog
+from pytest_resilience.monkey.stop_conditions import Watchdog
 from pytest_resilience.seeds import derive
 from pytest_resilience.seeds import new_seed
 

@@ -1,4 +1,4 @@
-"""Stop conditions, which end the chaos early: a function, an open breaker, a spent budget."""
+"""Stop conditions, which end the chaos early, and who looks at them and at the steady state."""
 
 from __future__ import annotations
 
@@ -8,20 +8,32 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
+from typing import Literal
 from typing import Protocol
 from typing import runtime_checkable
 
-from pytest_resilience.chaos.parsing.quantities import count
-from pytest_resilience.chaos.parsing.quantities import seconds
-from pytest_resilience.chaos.parsing.quantities import share
+from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.monkey.events import Journal
+from pytest_resilience.monkey.events import SteadyStateRead
+from pytest_resilience.monkey.steady_state import Probe
+from pytest_resilience.monkey.steady_state import Reading
+from pytest_resilience.monkey.steady_state import SteadyState
+from pytest_resilience.monkey.steady_state import Verdict
 
 
-__all__ = ["BreakerOpens", "ErrorBudget", "StopCondition", "When", "parse_conditions", "reason_of"]
+__all__ = [
+    "BreakerOpens",
+    "ErrorBudget",
+    "StopCondition",
+    "Watchdog",
+    "When",
+    "reason_of",
+]
 
 _OPEN = frozenset({"open", "forced_open", "forced-open"})
 
@@ -40,11 +52,6 @@ class StopCondition(Protocol):
     def end(self) -> None:
         """The chaos has ended."""
         return
-
-
-def parse_conditions(given: Iterable[StopCondition | Callable[[], Any]]) -> list[StopCondition]:
-    """Conditions and functions as conditions. Raises ConfigurationError."""
-    return [each if isinstance(each, StopCondition) else When(each) for each in given]
 
 
 def reason_of(condition: StopCondition) -> str:
@@ -148,9 +155,9 @@ class ErrorBudget(StopCondition):
         clock: Clock = MACHINE_CLOCK,
     ) -> None:
         """`share` of calls may fail; nothing is said of fewer `calls` in the `window`."""
-        self.share = _share(share)
-        self.calls = count("calls", calls)
-        self.window = seconds("window", window)
+        self.share = quantities.share("share", share)
+        self.calls = quantities.count("calls", calls)
+        self.window = quantities.seconds("window", window)
         if not self.window:
             raise ConfigurationError(
                 f"window={window!r}: a window is longer than nothing; give '60s', say"
@@ -193,5 +200,81 @@ class ErrorBudget(StopCondition):
         self._alarm = lambda: None
 
 
-def _share(value: float | str) -> float:
-    return share("share", value)
+class Watchdog:
+    """Looks at the stop conditions and the steady state of one monkey.
+
+    Raises ConfigurationError for conditions and probes that are none.
+    """
+
+    def __init__(
+        self,
+        conditions: Iterable[StopCondition | Callable[[], Any]],
+        probes: Iterable[Probe],
+        journal: Journal,
+    ) -> None:
+        self._conditions = [
+            each if isinstance(each, StopCondition) else When(each) for each in conditions
+        ]
+        self._steady_state = SteadyState(probes)
+        self._journal = journal
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look at."""
+        return bool(self._conditions or self._steady_state)
+
+    # Conditions are asked first each time: they are cheap, and a probe may take seconds.
+
+    def check_before(self) -> None:
+        """Raise SteadyStateError if the system is not well to begin with."""
+        if self._steady_state:
+            self._steady_state.require(self._read("before"))
+
+    def begin(self, alarm: Callable[[], None]) -> None:
+        """The chaos begins; conditions call `alarm` to be looked at at once."""
+        for condition in self._conditions:
+            condition.begin(alarm)
+
+    def end(self) -> None:
+        """The chaos has ended."""
+        for condition in self._conditions:
+            condition.end()
+
+    def check_conditions(self) -> tuple[Verdict, str] | None:
+        """The verdict and the reason of a stop condition that wants the chaos to end."""
+        for condition in self._conditions:
+            reason = reason_of(condition)
+            if reason:
+                return Verdict.ABORTED, reason
+        return None
+
+    def check(self, is_over: Callable[[], bool]) -> tuple[Verdict, str] | None:
+        """Why the chaos has to end; None if it has not, or `is_over` meanwhile."""
+        stop = self.check_conditions()
+        if stop is not None or not self._steady_state or is_over():
+            return stop
+        readings = self._steady_state.read()
+        if is_over():  # the answers may be about what came after
+            return None
+        self._record("during", readings)
+        problems = _problems(readings)
+        return (Verdict.DEVIATED, problems) if problems else None
+
+    def check_after(self) -> str:
+        """The problems of the steady state after all is undone; '' if there are none."""
+        return _problems(self._read("after")) if self._steady_state else ""
+
+    def _read(self, phase: Literal["before", "after"]) -> tuple[Reading, ...]:
+        readings = self._steady_state.read()
+        self._record(phase, readings)
+        return readings
+
+    def _record(
+        self, phase: Literal["before", "during", "after"], readings: tuple[Reading, ...]
+    ) -> None:
+        journal = self._journal
+        now = journal.clock.monotonic()
+        journal.record(SteadyStateRead(at=now, source=journal.name, phase=phase, readings=readings))
+
+
+def _problems(readings: Iterable[Reading]) -> str:
+    return "; ".join(each.problem for each in readings if not each.met)
