@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 
 from collections.abc import Callable
 from typing import Any
@@ -24,56 +23,27 @@ class Observer:
         self._patches = patches
         self._makers: dict[tuple[Any, str], Callable[[Any], Any]] = {}
 
-    def observe(self, owner: Any, name: str, note: Note, *, after: bool = False) -> None:
-        """Call `note` with the arguments of each call of `owner.name`, if this version has it.
-
-        `after`: when it has returned or raised, so that what it calls itself is noted first.
-        """
+    def observe(self, owner: Any, name: str, note: Note) -> None:
+        """Call `note` with the arguments of each call of `owner.name`, if this version has it."""
         there = vars(owner).get(name, getattr(owner, name, None))
         if there is None:
             return
 
         def make(original: Any) -> Any:
-            call = there.__func__ if isinstance(there, classmethod) else original
-            observed = (_noted_after if after else _noted_before)(call, note)
-            return classmethod(observed) if isinstance(there, classmethod) else observed
+            if isinstance(there, classmethod):
+                return classmethod(_noted(there.__func__, note))
+            return _noted(original, note)
 
         # The first for each is as good as any: `Patches` makes a replacement once for each.
         self._patches.replace(owner, name, self._makers.setdefault((owner, name), make))
 
 
-def _noted_before(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
+def _noted(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
     @functools.wraps(call)
     def observed(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         with contextlib.suppress(Exception):  # what is wrong is for the real function to say
             note(*args, **kwargs)
         return call(*args, **kwargs)
-
-    return observed
-
-
-def _noted_after(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(call):
-
-        @functools.wraps(call)
-        async def awaited(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            try:
-                return await call(*args, **kwargs)
-            finally:
-                with contextlib.suppress(Exception):  # as above
-                    note(*args, **kwargs)
-
-        return awaited
-
-    @functools.wraps(call)
-    def observed(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        try:
-            return call(*args, **kwargs)
-        finally:
-            with contextlib.suppress(Exception):  # as above
-                note(*args, **kwargs)
 
     return observed
