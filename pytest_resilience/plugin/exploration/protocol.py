@@ -12,6 +12,8 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
+from pytest_resilience.plugin.exploration.found import EXPLORED
+from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
@@ -20,8 +22,6 @@ from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.settings import plan_of
 from pytest_resilience.plugin.exploration.settings import replays_of
 from pytest_resilience.plugin.exploration.store import Store
-from pytest_resilience.plugin.exploration.summary import EXPLORED
-from pytest_resilience.plugin.exploration.summary import ExplorationSummary
 from pytest_resilience.plugin.exploration.untried import SKIPPED
 from pytest_resilience.plugin.exploration.untried import UntriedSchedules
 from pytest_resilience.plugin.matrix.results import CELLS
