@@ -7,7 +7,6 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 from typing import Self
 
@@ -330,23 +329,13 @@ class Monkey:
         self.start_chaos_monkey()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop_chaos_monkey()
 
     async def __aenter__(self) -> Self:
         return await in_thread(self.__enter__)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await in_thread(self.stop_chaos_monkey)
 
     def __repr__(self) -> str:

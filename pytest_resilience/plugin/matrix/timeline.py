@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from types import TracebackType
 from typing import Self
 
 from pytest_resilience.chaos.engine import FaultInjected
@@ -34,12 +33,7 @@ class Timeline(logging.Handler):
         _root.addHandler(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _root.removeHandler(self)
         _root.setLevel(self._usual)
 
