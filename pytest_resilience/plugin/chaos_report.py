@@ -17,6 +17,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
+from pytest_resilience.plugin.matrix.results import EarlyEnd
 from pytest_resilience.plugin.matrix.results import begun
 from pytest_resilience.plugin.matrix.timeline import Timeline
 from pytest_resilience.plugin.session import ChaosSession
@@ -136,7 +137,7 @@ def _why_nothing_happened(row: ExperimentRecord) -> tuple[CellVerdict, str]:
     return verdict, "the test did nothing that the experiment could hit"
 
 
-class _Reporter:
+class _Reporter(EarlyEnd):
     """Makes cells of the records of all tests, here or from workers of xdist, and writes them."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -144,7 +145,6 @@ class _Reporter:
         self._settings = settings
         self._process = os.getpid()
         self._begun = begun(settings, "")
-        self._interrupted = ""
         self._endings: dict[str, _Ending] = defaultdict(_Ending)
         self._tried: list[tuple[ExperimentRecord, Cell]] = []
         self._explored: list[Cell] = []
@@ -184,29 +184,17 @@ class _Reporter:
             )
             self._tried.append((row, cell))
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A worker that crashed takes records along."""
-        if error:
-            self._interrupted = f"worker {node.gateway.id} crashed"
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_keyboard_interrupt(self) -> None:
-        """The report is written all the same."""
-        self._interrupted = "it was interrupted"
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if os.getpid() != self._process:
             return  # a forked child of a test: the reports are its parent's
-        stopped = session.shouldstop or session.shouldfail
         cells = combine([*_named(self._tried), *self._explored])
         experiments = {cell.experiment: cell.what for cell in cells}
         report = dataclasses.replace(
             self._begun,
             cells=cells,
             configuration=fingerprint({name: what} for name, what in experiments.items()),
-            interrupted=self._interrupted or str(stopped or ""),
+            interrupted=self.why_ended(session),
         )
         self._errors = write_reports(self._files, report)
         if self._errors and session.exitstatus == pytest.ExitCode.OK:

@@ -51,6 +51,7 @@ __all__ = [
     "Settings",
     "custom_types",
     "report_files",
+    "runs_tests",
     "settings_of",
 ]
 
@@ -62,6 +63,7 @@ _CUSTOM_TYPES = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
 _CALM = ("no-chaos", "chaos-operations")  # the flags under which nothing is injected
 _JUDGING = tuple(f"resilience-{name}" for name in ("gate", "report-only", "baseline", "shard"))
+_RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 _MOST_DIGITS = 9  # of a number of shards: int() of very many raises
 
 
@@ -335,6 +337,11 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
             f"{flag} needs {profile}: a profile says which experiments there are"
         )
     return settings
+
+
+def runs_tests(config: pytest.Config) -> bool:
+    """Whether this run runs tests, and does not only show some, as with --collect-only."""
+    return not any(config.getoption(option, False) for option in _RUNNING_NOTHING)
 
 
 def report_files(config: pytest.Config) -> tuple[Path, ...]:

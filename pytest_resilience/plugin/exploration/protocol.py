@@ -29,13 +29,13 @@ from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files
+from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.report.cell import OWN_CHAOS
 
 
 __all__ = ["Exploration", "check_mark", "register"]
 
 _NAME = "resilience-exploration"
-_RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 _WITHOUT_TEXT = ("no", "line")  # styles of tracebacks that show no report's text
 
 
@@ -44,9 +44,9 @@ def register(config: pytest.Config, session: ChaosSession, *, own_chaos: Abstrac
 
     `own_chaos`: the fixtures of tests that have chaos of their own.
     """
-    if config.pluginmanager.has_plugin(_NAME) or session.settings.mode is not RunMode.INJECT:
+    if config.pluginmanager.has_plugin(_NAME) or not runs_tests(config):
         return
-    if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
+    if session.settings.mode is not RunMode.INJECT:
         return
     store = Store(config, ExploreSettings.of(config).file)
     UntriedSchedules.register(config, store)

@@ -36,6 +36,7 @@ from pytest_resilience.plugin.pytest_internals import fixtures_of
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
@@ -43,7 +44,6 @@ from pytest_resilience.report.cell import CellVerdict
 
 __all__ = ["register"]
 
-_RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 _BREAKING = frozenset({"postgres_chaos", "sqlite_chaos"})  # fixtures; they run no experiments
 
 _EXPECTED = pytest.StashKey[Expectation]()
@@ -63,11 +63,8 @@ def _kept_errors(item: pytest.Item) -> Iterator[dict[str, BaseException]]:
 
 
 def register(config: pytest.Config, session: ChaosSession) -> None:
-    """Let this process run the matrix; where the terminal is, collect what all have found.
-
-    A run that runs no tests, as with --collect-only, is none.
-    """
-    if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
+    """Let this process run the matrix; where the terminal is, collect what all have found."""
+    if not runs_tests(config):
         return
     results = None
     if not hasattr(config, "workerinput"):

@@ -44,7 +44,7 @@ from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
 
 
-__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "Results", "begun"]
+__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "EarlyEnd", "Results", "begun"]
 
 CELLS = "resilience_cells"
 """The attribute of a report under which the cells of a test travel."""
@@ -85,12 +85,10 @@ class _CellLog:
 
     Attributes:
         finished: in the order in which they ended.
-        interrupted: why the run came to an early end; "" if it did not.
     """
 
     def __init__(self, settings: Settings, shard: tuple[int, int]) -> None:
         self.finished: list[Cell] = []
-        self.interrupted = ""
         self._planned: dict[tuple[str, str], Cell] = {}
         self._failing = 0
         self._began = MACHINE_CLOCK.monotonic()
@@ -118,18 +116,39 @@ class _CellLog:
         left = (MACHINE_CLOCK.monotonic() - self._began) / done * (total - done)
         return f"matrix {done}/{total}, {self._failing} not good, {left:.0f} s left"
 
-    def report(self) -> Report:
-        """The report of the cells so far."""
+    def report(self, interrupted: str = "") -> Report:
+        """The report of the cells so far; `interrupted`: why the run came to an early end."""
         keys = {cell.key for cell in self.finished}
         missing = [cell for key, cell in self._planned.items() if key not in keys]
         return dataclasses.replace(
             self._report,
             cells=combine([*self.finished, *missing]),
-            interrupted=self.interrupted or _never_run(missing),
+            interrupted=interrupted or _never_run(missing),
         )
 
 
-class Results:
+class EarlyEnd:
+    """Notes why a run came to an early end, here or in a worker of xdist: a base of plugins."""
+
+    _interrupted = ""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker that crashed takes along what it has found."""
+        if error:
+            self._interrupted = f"worker {node.gateway.id} crashed"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """The report is written all the same."""
+        self._interrupted = "it was interrupted"
+
+    def why_ended(self, session: pytest.Session) -> str:
+        """Why; "" if the run came to its end."""
+        return self._interrupted or str(session.shouldstop or session.shouldfail or "")
+
+
+class Results(EarlyEnd):
     """Collects the cells where the terminal is, and judges them in the end."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -195,27 +214,13 @@ class Results:
             for each in cells:
                 self.add(Cell.from_json(Fields(each)))
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:
-        """A worker that crashed takes cells along."""
-        if error:
-            self._cells.interrupted = f"worker {node.gateway.id} crashed"
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_keyboard_interrupt(self) -> None:
-        """The report is written all the same."""
-        self._cells.interrupted = "it was interrupted"
-
     # Innermost: then the JUnit file is there, and the terminal has not summed up.
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge, and write the reports; also when the run was interrupted."""
         if os.getpid() != self._process:
             return (yield)  # a forked child of a test: the reports are its parent's
-        stopped = session.shouldstop or session.shouldfail
-        if stopped and not self._cells.interrupted:
-            self._cells.interrupted = str(stopped)
-        report = self._cells.report()
+        report = self._cells.report(self.why_ended(session))
         gate = judge(
             report,
             threshold=self._settings.gate,
