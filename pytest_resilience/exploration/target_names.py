@@ -22,6 +22,7 @@ _EPHEMERAL: Final = 32768  # ports from here on are given by the system, and dif
 _ADDRESS = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|::1|\[::1\]):(\d+)")
 _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(?![a-z0-9_])")
 _TEMPORARY_NAME = "tmp*"
+_NUMBERED = re.compile(r"([^\W\d][\w-]*?)\d+")  # such as a pool is given by its library
 _WORD_AT_END, _WORD_AT_START = re.compile(r"[^\W_]*$"), re.compile(r"^[^\W_]*")
 
 
@@ -58,7 +59,7 @@ class TargetNames:
         if name is None:
             name = self._known[target] = self._of_target(target)
         for pattern, expression in self._patterns.get(operation.kind, ()):
-            if target.startswith("/") and expression.fullmatch(name):
+            if _may_vary(target) and expression.fullmatch(name):
                 self._varying[name] = pattern
                 return pattern
         return self._varying.get(name, name)
@@ -87,7 +88,8 @@ class TargetNames:
 
 
 def varying(first: Iterable[Site], second: Iterable[Site]) -> frozenset[Site]:
-    """Patterns of files whose names two runs of one test do not share, such as random ones.
+    """Patterns of names that two runs of one test do not share: files' that are random, or
+    numbered ones, as of pools.
 
     A function that does as much of a kind to files of the one run as to files of the other is
     taken to do the same with them, in the same order.
@@ -121,11 +123,23 @@ def _by_function(run: list[Site], other: list[Site]) -> dict[tuple[str, str], li
 
 
 def _pattern(one: str, other: str) -> str:
-    """Of two paths that have as many parts; "" for what are none."""
+    """Of two paths that have as many parts, or of two words with a number; "" for what are none."""
     parts = [*zip(one.split("/"), other.split("/"), strict=False)]
-    if len(parts) < 2 or one.count("/") != other.count("/"):
+    if len(parts) < 2:
+        return _pattern_of_numbered(one, other)
+    if one.count("/") != other.count("/"):
         return ""
     return "/".join(a if a == b else _pattern_of_part(a, b) for a, b in parts)
+
+
+def _pattern_of_numbered(one: str, other: str) -> str:
+    words = _NUMBERED.fullmatch(one), _NUMBERED.fullmatch(other)
+    alike = words[0] is not None and words[1] is not None and words[0][1] == words[1][1]
+    return f"{words[0][1]}*" if words[0] is not None and alike else ""
+
+
+def _may_vary(target: str) -> bool:
+    return target.startswith("/") or _NUMBERED.fullmatch(target) is not None
 
 
 def _pattern_of_part(one: str, other: str) -> str:

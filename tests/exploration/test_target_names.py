@@ -74,10 +74,22 @@ def test_what_is_another_in_each_run_has_a_pattern(one: str, other: str, pattern
         (files("tmp_path/a"), files("tmp_path/b", function="shop.other")),
         (files("tmp_path/a"), files("tmp_path/b/c")),
         (files("a:1"), files("b:1")),
+        (files("shop-1:1"), files("shop-2:1")),
+        (files("shop"), files("shops")),
+        (files("0"), files("1")),
     ],
 )
 def test_what_is_no_other_name_for_the_same_has_none(first: list[Site], second: list[Site]) -> None:
     assert varying(first, second) == frozenset()
+
+
+def test_a_name_with_a_number_that_counts_up_is_the_same_in_each_run() -> None:
+    patterns = varying(files("pool-2"), files("pool-10"))
+    assert patterns == {Site(WRITE, "pool-*")}
+    names = TargetNames(patterns=patterns)
+    assert [names.of(written(each)) for each in ("pool-3", "pool-x", "other-3")] == [
+        "pool-*", "pool-x", "other-3",
+    ]  # fmt: skip
 
 
 _NAMES = st.from_regex(r"[a-z0-9]{1,6}([._-][a-z0-9]{1,6}){0,2}", fullmatch=True)
