@@ -8,6 +8,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from typing import Any
 from typing import Protocol
 from typing import final
 from typing import runtime_checkable
@@ -16,8 +17,8 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "ExactSleep", "MachineClock", "ManualClock",
-    "SystemClock", "in_a_loop", "in_trio", "is_frozen", "readings",
+    "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "ExactSleep", "IdlingClock", "MachineClock",
+    "ManualClock", "SystemClock", "in_a_loop", "in_trio", "is_frozen", "readings",
 ]  # fmt: skip
 
 
@@ -56,6 +57,14 @@ class Clock(Protocol):
 
     async def asleep(self, seconds: float) -> None:
         """Suspend this task."""
+
+
+@runtime_checkable
+class IdlingClock(Clock, Protocol):
+    """One that can let time pass in an event loop of asyncio whose tasks all wait."""
+
+    def idle_in(self, loop: Any) -> None:
+        """Something is delayed in the loop by this clock. Called again and again meanwhile."""
 
 
 @final

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
@@ -60,8 +61,12 @@ class SkippingClock:
     gives up is found out at once.
     """
 
-    def __init__(self, patience: float) -> None:
-        """Past `patience` seconds that were not waited for, SilenceError is raised."""
+    def __init__(self, patience: float, idle_in: Callable[[Any], None] = lambda _: None) -> None:
+        """Past `patience` seconds that were not waited for, SilenceError is raised.
+
+        `idle_in` is called with an event loop in which something is delayed, again and again.
+        """
+        self.idle_in = idle_in
         self._patience = patience
         self._skipped = 0.0
 

@@ -22,6 +22,8 @@ from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.clock import IdlingClock
 from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.waiting import SLICE
@@ -89,9 +91,14 @@ class Wait:
         self._then()
 
     @property
+    def clock(self) -> Clock:
+        """By which it passes."""
+        return self._effect.clock
+
+    @property
     def is_by_the_machine(self) -> bool:
         """Whether its time is that of the loop too, in virtual time as well."""
-        return isinstance(self._effect.clock, MachineClock)
+        return isinstance(self.clock, MachineClock)
 
     def pass_in_full(self) -> None:
         """Call now: all of it has passed by the loop's time, maybe not by the clock."""
@@ -150,18 +157,24 @@ class _Schedule:
         assert loop is not None
         now, self._ending = _time_of(loop), True
         try:
+            if now - self._polled_at > SLICE - _EPSILON:
+                self._polled_at = now
+                self._poll(loop)
             self._end_due(now)
         finally:  # whatever one of them has raised
             self._ending = False
             self._handle = self._next(loop, now)
             self._ran_at = now
 
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _, _, wait in sorted(self._waits):
+            if not wait.cancelled and wait.is_over():
+                wait.end()
+        clocks = [wait.clock for _, _, wait in self._waits if not wait.cancelled]
+        if clocks and isinstance(clocks[0], IdlingClock):
+            clocks[0].idle_in(loop)
+
     def _end_due(self, now: float) -> None:
-        if now - self._polled_at > SLICE - _EPSILON:
-            self._polled_at = now
-            for _, _, wait in sorted(self._waits):
-                if not wait.cancelled and wait.is_over():
-                    wait.end()
         while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON):
             wait = heapq.heappop(self._waits)[2]
             if not wait.cancelled:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 
-__all__ = ["frame_of", "has_a_timeout", "is_in_a_lock_of_c"]
+__all__ = ["frame_of", "has_a_timeout", "is_in_a_lock_of_c", "waits_for_ever"]
 
 # As they are now: with a clock others are made by these names.
 _IN_C = (_thread.LockType, _thread.RLock, _queue.SimpleQueue)
@@ -44,6 +44,16 @@ def has_a_timeout(frame: FrameType) -> bool:
         return False
     given = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "timeout")]
     return any(ast.unparse(each) not in {"-1", "None"} for each in given)
+
+
+def waits_for_ever(frame: FrameType) -> bool:
+    """Whether it is certainly given none: what is passed on in a `*` may be one."""
+    call = getattr(_statement(frame), "value", None)
+    passed_on = isinstance(call, ast.Call) and (
+        any(isinstance(each, ast.Starred) for each in call.args)
+        or any(each.arg is None for each in call.keywords)
+    )
+    return not passed_on and not has_a_timeout(frame)
 
 
 def _leads_to_a_lock_of_c(called: ast.expr, frame: FrameType) -> bool:

@@ -51,6 +51,7 @@ from pytest_resilience.plugin.exploration.faults import all_seen
 from pytest_resilience.plugin.exploration.faults import place_in
 from pytest_resilience.plugin.exploration.faults import start
 from pytest_resilience.plugin.exploration.faults import target_names
+from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
 from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
@@ -71,6 +72,7 @@ from pytest_resilience.stacks import is_library
 
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
+_CALM = pytest.StashKey[float]()  # seconds of its longest run without faults
 _SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
 
@@ -365,12 +367,19 @@ class ExploredRuns:
 
     def _reports(self, item: pytest.Item, run: _Run, *, counts: bool) -> list[pytest.TestReport]:
         engine, self._run = self._engine, run
-        clock, engine.clock = engine.clock, SkippingClock(run.oracle.patience)
+        patience = run.oracle.patience
+        silent = None if run.hangs is None else run.hangs.silent_loops
+        loops = IdleLoops(item.stash.get(_CALM, 0.0), patience, silent)
+        clock, engine.clock = engine.clock, SkippingClock(patience, loops.look)
+        began = MACHINE_CLOCK.monotonic()
         self._watch.log = run.log
         try:
             return run_once(item, counts=counts)
         finally:
             self._watch.log, engine.clock, self._run = None, clock, None
+            if not run.log.schedule:
+                seconds = MACHINE_CLOCK.monotonic() - began
+                item.stash[_CALM] = max(seconds, item.stash.get(_CALM, 0.0))
 
     # The innermost wrapper, as those of the session: what others do around is not under test.
     @pytest.hookimpl(wrapper=True, trylast=True)

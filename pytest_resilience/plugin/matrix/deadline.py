@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import weakref
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pytest_resilience.plugin.matrix.loop_waits import Place
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
+from pytest_resilience.virtual_time.c_locks import waits_for_ever
 from pytest_resilience.virtual_time.run_queue import Limit
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.timeline import real_ns
@@ -24,7 +26,6 @@ from pytest_resilience.virtual_time.timeline import real_ns
 
 __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 
-_LONG = 3600.0  # seconds, which no run waits for
 _REPEAT = 0.5  # seconds between signals after the deadline
 
 
@@ -36,21 +37,26 @@ class KnownHangs:
     """Where runs of a test have hung until their deadline: others that wait there need not.
 
     A thread waits for a lock or a queue that no thread is about to release; what is tried again
-    after a sleep may be done yet. Of an event loop all tasks wait where they did, and none has
-    gone a step since the look before. Where it waits for nothing, no run has to wait any longer.
+    after a sleep may be done yet. Of an event loop all tasks wait where they did, none has gone
+    a step since the look before, and no timer wakes one before the deadline. Where it waits for
+    nothing but what comes later than that, no run has to wait any longer; nor where all threads
+    wait for locks, without a timeout.
 
     Attributes:
         soon: seconds after which a run that waits there hangs.
         silent: seconds after which one does that may yet be told something by a connection.
         folder: where pytest was called, which messages leave out.
+        silent_loops: in which a fault holds back what they wait for, for ever.
     """
 
     def __init__(self, soon: float, folder: str = "", *, silent: float = 1.0) -> None:
         self.soon = soon
         self.silent = silent
         self.folder = folder
+        self.silent_loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self._places: set[Place | frozenset[Place]] = set()
         self._awaited: frozenset[tuple[Any, ...]] | None = None
+        self._stuck: frozenset[tuple[int, Place]] | None = None
 
     def looks(self, seconds: float) -> list[float]:
         """When it is to be looked whether a run hangs that may take so many."""
@@ -58,7 +64,7 @@ class KnownHangs:
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
-        wait = LoopWait.of(frame, _LONG)
+        wait = LoopWait.of(frame, 0.0)
         if wait is not None:
             self._places.add(wait.places)
             return _where_tasks_wait(wait, self.folder)
@@ -66,15 +72,34 @@ class KnownHangs:
             self._places.add(_place(frame))
         return _where(frame, self.folder)
 
-    def __contains__(self, frame: FrameType | None) -> bool:
-        """Whether it hangs here, as far as can be told at this look, and at that before it."""
-        wait = LoopWait.of(frame, _LONG)
+    def is_one(self, frame: FrameType | None, left: float) -> bool:
+        """Whether it hangs here, as far as can be told at this look, and at that before it.
+
+        `left`: the seconds to the deadline.
+        """
+        wait = LoopWait.of(frame, left)
         if wait is None:
             self._awaited = None
-            return frame is not None and bool(self._places) and _place(frame) in self._places
+            return frame is not None and (self._is_stuck(frame) or _place(frame) in self._places)
         before, self._awaited = self._awaited, wait.awaited
         is_known = before == wait.awaited and wait.places in self._places
-        return is_known or wait.is_for_nothing
+        return is_known or wait.is_for_nothing or wait.loop in self.silent_loops
+
+    def _is_stuck(self, frame: FrameType) -> bool:
+        """Whether all threads wait for locks, as at the look before: who was just woken goes on."""
+        before, self._stuck = self._stuck, _in_locks(frame)
+        return before is not None and before == self._stuck
+
+
+def _in_locks(frame: FrameType) -> frozenset[tuple[int, Place]] | None:
+    """Where all threads wait for locks without a timeout; None if one of them does not."""
+    frames = sys._current_frames() | {threading.get_ident(): frame}  # noqa: SLF001  # as below
+    found = {
+        each.ident: frames[each.ident] for each in threading.enumerate() if each.ident in frames
+    }
+    if all(is_in_a_lock_of_c(each) and waits_for_ever(each) for each in found.values()):
+        return frozenset((ident, _place(each)) for ident, each in found.items())
+    return None
 
 
 def _another_is_at_work() -> bool:
@@ -145,7 +170,8 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
 
     def expired(_number: int, frame: FrameType | None) -> None:
         nonlocal soon
-        if inside and later and frame not in (known or ()):
+        hangs = known is not None and known.is_one(frame, seconds - soon)
+        if inside and later and not hangs:
             following = later.pop(0)
             signal.setitimer(signal.ITIMER_REAL, following - soon, _REPEAT)
             soon = following

@@ -19,7 +19,7 @@ from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 
 
-__all__ = ["LoopWait", "Place"]
+__all__ = ["LoopWait", "Place", "awaited_in", "seconds_left"]
 
 Place = tuple[tuple[CodeType, int | None], ...]
 """The lines of a stack, innermost first."""
@@ -29,7 +29,7 @@ _MOST_FRAMES = 8  # between a selector's `select` and the loop, with what is put
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopWait:
-    """All tasks of an event loop wait, and nothing is to be done for a long time.
+    """All tasks of an event loop wait, and for a time nothing is to be done.
 
     Attributes:
         loop: the event loop.
@@ -45,19 +45,19 @@ class LoopWait:
     def of(cls, frame: FrameType | None, seconds: float) -> LoopWait | None:
         """Of the innermost frame of the thread that runs the loop.
 
-        None if it does not wait, or not for so many `seconds`.
+        None if it does not wait, or if a timer lets it do something within so many `seconds`.
         """
         asyncio: Any = sys.modules.get("asyncio")
         turn = None if asyncio is None else _turn(frame, asyncio)
         if turn is None:
             return None
         loop = turn.f_locals["self"]
-        if turn.f_locals["timeout"] == 0 or _seconds_left(loop) < seconds:
+        if turn.f_locals["timeout"] == 0 or seconds_left(loop) < seconds:
             return None
         tasks = asyncio.all_tasks(loop)
         return cls(
             loop=loop,
-            awaited=frozenset(map(_step_of, tasks)),
+            awaited=awaited_in(loop),
             tasks=tuple(filter(None, (tuple(suspended_frames(task)) for task in tasks))),
         )
 
@@ -102,14 +102,19 @@ def _turn(frame: FrameType | None, asyncio: Any) -> FrameType | None:
     return None
 
 
+def awaited_in(loop: Any) -> frozenset[tuple[Any, ...]]:
+    """Each task of a loop with the future that it waits for, which after a step is another one."""
+    return frozenset(map(_step_of, sys.modules["asyncio"].all_tasks(loop)))
+
+
 def _step_of(task: Any) -> tuple[Any, ...]:
     """Of references that keep nothing open."""
     future = getattr(task, "_fut_waiter", None)
     return weakref.ref(task), None if future is None else weakref.ref(future)
 
 
-def _seconds_left(loop: Any) -> float:
-    """Until a timer lets the loop do something."""
+def seconds_left(loop: Any) -> float:
+    """Until a timer lets a loop do something."""
     timers = [each for each in loop._scheduled if not each.cancelled()]  # noqa: SLF001
     return min(map(_due, timers), default=math.inf) - float(loop.time())
 

@@ -132,6 +132,41 @@ def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -
     assert all(told.endswith("in _hang") and f"{file}:" in told for told in lasted)
 
 
+def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
+    """This thread waits for another one, which waits for something."""
+    done, never = lock(), lock()
+    done.acquire()
+    never.acquire()
+
+    def wait() -> None:
+        if patience < 0:
+            with never:
+                pass
+        elif never.acquire(True, patience):
+            never.release()
+        done.release()
+
+    other = threading.Thread(target=wait)
+    other.start()
+    try:
+        with deadline(0.5, known), done:
+            return ""
+    except DeadlineError as error:
+        never.release()
+        return str(error)
+    finally:
+        other.join()
+
+
+def test_where_all_threads_wait_for_locks_no_run_has_to_wait_for_the_deadline() -> None:
+    told = _wait_for_two(KnownHangs(0.05, silent=0.1), threading.Lock)
+    assert told.startswith("it was still running after 0.1 s, at ")
+
+
+def test_one_that_waits_for_a_time_may_yet_wake_the_others() -> None:
+    assert _wait_for_two(KnownHangs(0.05, silent=0.1), threading.Lock, patience=0.2) == ""
+
+
 def _hang_in_a_loop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
     with pytest.raises(DeadlineError) as raised, deadline(0.3, known):
         asyncio.run(waiting())
@@ -140,6 +175,10 @@ def _hang_in_a_loop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any,
 
 async def _for_an_event() -> None:
     await asyncio.Event().wait()
+
+
+async def _for_a_time() -> None:
+    await asyncio.sleep(60)
 
 
 async def _for_a_queue_that_nobody_empties() -> None:
@@ -166,7 +205,7 @@ async def _for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "waiting", [_for_an_event, _for_a_queue_that_nobody_empties, _for_each_other]
+    "waiting", [_for_an_event, _for_a_queue_that_nobody_empties, _for_each_other, _for_a_time]
 )
 def test_an_event_loop_that_waits_for_nothing_need_not_wait_for_the_deadline(
     waiting: Callable[[], Coroutine[Any, Any, object]],
@@ -193,8 +232,9 @@ async def _for_a_thread() -> None:
         os.close(writer)  # which ends the thread
 
 
-async def _for_a_time() -> None:
-    await asyncio.sleep(60)
+async def _again_and_again() -> None:
+    while True:  # noqa: ASYNC110  # it waits for nothing else
+        await asyncio.sleep(0.05)
 
 
 async def _for_a_process() -> None:
@@ -207,7 +247,7 @@ async def _for_a_process() -> None:
 
 
 @pytest.mark.parametrize(
-    "waiting", [_for_somebody_elsewhere, _for_a_thread, _for_a_time, _for_a_process]
+    "waiting", [_for_somebody_elsewhere, _for_a_thread, _again_and_again, _for_a_process]
 )
 def test_an_event_loop_that_may_yet_be_woken_has_until_the_deadline(
     waiting: Callable[[], Coroutine[Any, Any, object]],
@@ -220,6 +260,20 @@ def test_tasks_that_wait_where_others_have_hung_hang_when_nothing_has_come_for_a
     known = KnownHangs(0.1, silent=0.2)
     lasted = [
         _hang_in_a_loop(known, waiting).partition(",")[0]
-        for waiting in (_for_somebody_elsewhere, _for_somebody_elsewhere, _for_a_time)
+        for waiting in (_for_somebody_elsewhere, _for_somebody_elsewhere, _again_and_again)
     ]
     assert [each.rpartition("after ")[2] for each in lasted] == ["0.3 s", "0.2 s", "0.3 s"]
+
+
+async def _for_somebody_elsewhere_for_a_time() -> None:
+    async with asyncio.timeout(60):
+        await _for_somebody_elsewhere()
+
+
+def test_a_timeout_that_comes_after_the_deadline_is_no_reason_to_wait_for_that_again() -> None:
+    known = KnownHangs(0.1, silent=0.2)
+    lasted = [
+        _hang_in_a_loop(known, _for_somebody_elsewhere_for_a_time).partition(",")[0]
+        for _ in range(2)
+    ]
+    assert [each.rpartition("after ")[2] for each in lasted] == ["0.3 s", "0.2 s"]

@@ -1,0 +1,127 @@
+"""In an event loop nobody waits for the timeout that a fault lets a client wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+
+import pytest
+
+from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
+
+
+CLIENT = """
+    import asyncio
+    import socket
+    import threading
+
+    import pytest
+
+    def answer(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"pong")
+
+    @pytest.fixture(scope="session")
+    def address():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=answer, args=(listener,))
+            thread.start()
+            yield listener.getsockname()
+            listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    async def ask(address, patience):
+        async with asyncio.timeout(patience):
+            reader, writer = await asyncio.open_connection(*address)
+            try:
+                writer.write(b"ping")
+                return await reader.read()
+            finally:
+                writer.close()
+
+    @pytest.mark.chaos_explore(faults=["timeout"], depth=1, probe=False)
+    @pytest.mark.parametrize("patience", [{patience}])
+    def test_ask(address, patience):
+        assert asyncio.run(ask(address, patience)) == b"pong"
+"""
+
+
+def test_who_gives_up_after_a_time_does_so_at_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(CLIENT.format(patience=45))  # the deadline of a run is 10 s
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("*: 3 operations, 2 runs, * 0 ways to fail")
+
+
+@pytest.mark.parametrize("patience", [None, 600])
+def test_who_does_not_hangs_before_the_deadline(
+    pytester: pytest.Pytester, patience: int | None
+) -> None:
+    pytester.makepyfile(CLIENT.format(patience=patience))
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("hang: it was still running after *, at *in ask")
+    result.stdout.no_fnmatch_line("*after 10 s*")
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def _in_an_hour() -> None:
+    await asyncio.sleep(3600)
+
+
+async def _again_and_again() -> None:
+    while True:  # noqa: ASYNC110  # it waits for nothing else
+        await asyncio.sleep(0.05)
+
+
+async def _in_a_while() -> None:
+    await asyncio.sleep(50)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "over", "silent"),
+    [
+        (_in_a_while, True, False),
+        (_never, False, True),
+        (_in_an_hour, False, True),
+        (_again_and_again, False, False),
+    ],
+)
+def test_a_loop_is_moved_to_its_next_timer_only_if_all_of_its_tasks_wait(
+    waiting: Callable[[], Coroutine[None, None, None]], *, over: bool, silent: bool
+) -> None:
+    loops = IdleLoops(quiet=0.0, patience=60.0)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(waiting())
+    task.add_done_callback(lambda _: loop.stop())
+    looks = 6
+
+    def look() -> None:  # from within, as a fault does that waits
+        nonlocal looks
+        loops.look(loop)
+        looks -= 1
+        if looks:
+            loop.call_later(0.07, look)
+        else:
+            loop.stop()
+
+    loop.call_soon(look)
+    loop.run_forever()
+    assert task.done() is over
+    assert (loop in loops.silent) is silent
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
