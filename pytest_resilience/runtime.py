@@ -7,7 +7,6 @@ import os
 
 from collections.abc import Callable
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,9 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.cancel_scopes import CancelScopeInterceptor
-from pytest_resilience.interceptors.crashes import recorder
 from pytest_resilience.interceptors.crashes.recorder import CrashRecording
+from pytest_resilience.interceptors.crashes.recorder import awaiting_crashes
+from pytest_resilience.interceptors.crashes.recorder import recording_crashes
 from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
@@ -117,21 +117,6 @@ def watched_databases() -> DatabaseInterceptor:
     databases = DatabaseInterceptor(Engine(lambda _: []))
     databases.watch(True)
     return databases
-
-
-def recording_crashes(
-    engine: Engine, folder: str | os.PathLike[str]
-) -> AbstractContextManager[CrashRecording]:
-    """Records what is done with the files below a folder, for the states that a crash may leave."""
-    return recorder.recording_crashes(engine, folder)
-
-
-def awaiting_crashes(folder: str) -> AbstractContextManager[None]:
-    """Lets recordings that begin in the block see connections of SQLite opened in it before.
-
-    Those of files below the folder.
-    """
-    return recorder.awaiting_recording(folder)
 
 
 def child_processes(folder: str, *, native: bool = True) -> ChildProcesses | None:

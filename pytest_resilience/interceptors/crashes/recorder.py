@@ -46,7 +46,7 @@ from pytest_resilience.interceptors.crashes.sqlite_vfs import tracing_sqlite
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["CrashRecording", "awaiting_recording", "recording_crashes"]
+__all__ = ["CrashRecording", "awaiting_crashes", "recording_crashes"]
 
 _TRACED: Final = frozenset({CREATE, MAKE, OPEN_TO_WRITE, REMOVE, RENAME, RESIZE, SYNC, WRITE})
 _PIECE: Final = 4096  # bytes compared at once
@@ -307,7 +307,7 @@ class _NotYet:
     def done(self, kind: str, *paths: str) -> None: ...
 
 
-def awaiting_recording(folder: str) -> contextlib.AbstractContextManager[None]:
+def awaiting_crashes(folder: str) -> contextlib.AbstractContextManager[None]:
     """Let connections of SQLite that are opened in the block be seen by recordings in it.
 
     Those of files below the folder.
