@@ -142,11 +142,12 @@ def switch(name: str, value: Any) -> bool:
     return found
 
 
-def count(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
-    number, unit = _split(name, value, "give a whole number of at least 1")
-    if unit or number < 1 or number != number // 1 or math.isinf(number):
-        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number of at least 1")
+def count(name: str, value: Any, *, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    allowed = f"give a whole number of at least {least}"
+    number, unit = _split(name, value, allowed)
+    if unit or number < least or number != number // 1 or math.isinf(number):
+        raise ConfigurationError(f"{name}={shortened(value)}: {allowed}")
     return int(number)
 
 

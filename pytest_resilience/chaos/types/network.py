@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -134,18 +136,6 @@ def _size(name: str, value: Any) -> int:
     return size
 
 
-def _number(name: str, value: Any) -> int:
-    """A whole number, which may be 0."""
-    if value in (0, "0") and value is not False:
-        return 0
-    try:
-        return quantities.count(name, value)
-    except ConfigurationError:
-        raise ConfigurationError(
-            f"{name}={shortened(value)}: give a whole number, 0 or more"
-        ) from None
-
-
 def _bandwidth(name: str, value: Any) -> int:
     rate = quantities.amount(name, value).bytes
     if not rate:
@@ -193,7 +183,8 @@ _PLACE_PARAMETERS = (
         "timeout, corrupt; round_trip: a pause of `delay`)",
     ),
     Parameter(
-        name="after_items", unit="number", default="none", parse=_number,
+        name="after_items", unit="number", default="none",
+        parse=functools.partial(quantities.count, least=0),
         help="how many events, messages, lines or chunks arrive before it happens (the same, and "
         "drop_message, where it is 0)",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,10 +123,6 @@ def _something(name: str, value: Any, amount: float | None) -> float:
     return amount
 
 
-def _whole(name: str, value: Any) -> int:
-    return 0 if value in (0, "0") and value is not False else quantities.count(name, value)
-
-
 _ENGINE = Parameter(
     name="engine", unit=f"{BUILT_IN}, {STRESS_NG}", default=BUILT_IN,
     parse=one_of((BUILT_IN, STRESS_NG)), help="who does it; stress-ng must be installed",
@@ -215,7 +213,7 @@ FD_EXHAUSTION = TypeSchema(
     summary="this process cannot open files and sockets any more (EMFILE)",
     parameters=(
         Parameter(
-            name="leave", unit="count, from 0", parse=_whole,
+            name="leave", unit="count, from 0", parse=functools.partial(quantities.count, least=0),
             default="(1 - intensity) x free, 4096 at most", help="how many it still can",
         ),
     ),
