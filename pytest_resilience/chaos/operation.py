@@ -12,11 +12,11 @@ from typing import Final
 
 __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END", "EXECUTE",
-    "FETCH", "HANDSHAKE", "KINDS", "LOCK", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN",
-    "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME",
-    "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC", "TURNS", "WRITE",
-    "CallSite", "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails",
-    "new_connection",
+    "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE", "OPEN", "OPEN_CONNECTION",
+    "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM",
+    "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC",
+    "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation", "SqlDetails",
+    "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -46,6 +46,7 @@ SYNC: Final = "file.sync"
 RENAME: Final = "file.rename"
 MAKE: Final = "file.make"  # a folder or a link
 REMOVE: Final = "file.remove"
+LOCK_FILE: Final = "file.lock_file"  # without waiting for who has it
 LOCK: Final = "thread.lock"  # it is about to be taken, by a thread
 SLEEP: Final = "thread.sleep"  # of a thread or a task
 START: Final = "thread.start"
@@ -55,7 +56,7 @@ PROCESS_START: Final = "process.start"  # nothing happens to it: it is noted whe
 KINDS: Final = DATAGRAMS | {
     RESOLVE, CONNECT, CALL, EXECUTE, HANDSHAKE, OPEN_CONNECTION, CHECK_OUT, COMMIT, FETCH, SEND,
     RECEIVE, CLOSE, END, OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC,
-    RENAME, MAKE, REMOVE,
+    RENAME, MAKE, REMOVE, LOCK_FILE,
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import LOCK_FILE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
@@ -152,12 +153,12 @@ def _database(name: str, kind: str, **parameters: Any) -> PossibleFault:
     )  # fmt: skip
 
 
-def _disk(name: str, *kinds: str, at: bool = True) -> PossibleFault:
+def _disk(name: str, *kinds: str, at: bool = True, lasts: bool = True) -> PossibleFault:
     """One mode at these kinds; `at` where the mode would happen elsewhere by itself."""
     steps = " | ".join(dict.fromkeys(_STEPS[kind] for kind in kinds))
     given: dict[str, Any] = {"mode": name, "rate": 1.0} | ({"at": steps} if at else {})
     return PossibleFault(
-        name=name, chaos_type="disk_failure", kinds=frozenset(kinds), parameters=given
+        name=name, chaos_type="disk_failure", kinds=frozenset(kinds), parameters=given, lasts=lasts
     )
 
 
@@ -170,6 +171,7 @@ def _of_caller(name: str, chaos_type: str, kinds: frozenset[str]) -> PossibleFau
 _STEPS = {
     OPEN: "open", OPEN_TO_WRITE: "open", CREATE: "open", READ: "read", WRITE: "write",
     RESIZE: "resize", SYNC: "sync", RENAME: "rename", MAKE: "make", REMOVE: "remove",
+    LOCK_FILE: "lock",
 }  # fmt: skip
 
 _ALL: Final = (
@@ -211,6 +213,7 @@ _ALL: Final = (
     _disk("torn_write", WRITE, at=False),
     _disk("failed_fsync", SYNC, at=False),
     _disk("failed_rename", RENAME, at=False),
+    _disk("locked", LOCK_FILE, at=False, lasts=False),  # who has a lock gives it back
     _of_caller("memory", "memory_failure", CALLER_KINDS - {OPEN_IN_VAIN}),
     _of_caller(CANCEL, "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
 )

@@ -32,6 +32,7 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.runtime import new_engine
 from tests.interceptors.files import test_interceptor
 from tests.interceptors.files.file_actions import access
+from tests.interceptors.files.file_actions import locking
 from tests.interceptors.files.file_actions import writing
 
 
@@ -42,7 +43,7 @@ def never(name: str, kind: str, **parameters: Any) -> ChaosExperiment:
 
 FILES = [
     never(step, "disk_failure", mode="slow_write", delay="1us", at=step)
-    for step in ("open", "read", "write", "resize", "sync", "rename", "make", "remove")
+    for step in ("open", "read", "write", "resize", "sync", "rename", "make", "remove", "lock")
 ] + [never("in vain", "disk_failure", mode="too_many_open_files")]
 ROWS = [
     never("connect", "database_failure", mode="refused"),
@@ -150,6 +151,7 @@ FOLDER_DEEDS: dict[str, Callable[[Path], object]] = {
     "read by descriptor": read_by_descriptor,
     "sync": synced,
     "resize": resized,
+    "lock": locking,
     "rename": lambda folder: (folder / "there").rename(folder / "new"),
     "mkdir": lambda folder: os.mkdir(folder / "new"),
     "remove": lambda folder: (folder / "there").unlink(),

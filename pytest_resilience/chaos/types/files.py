@@ -12,6 +12,7 @@ from typing import ClassVar
 from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import LOCK_FILE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import OPEN_IN_VAIN
@@ -57,6 +58,7 @@ FILE_STEPS = {
     "rename": frozenset({RENAME}),
     "make": frozenset({MAKE}),
     "remove": frozenset({REMOVE}),
+    "lock": frozenset({LOCK_FILE}),
 }
 FILE_KINDS = frozenset[str]().union(*FILE_STEPS.values())
 _ALL = FILE_KINDS - {OPEN_IN_VAIN}
@@ -92,6 +94,9 @@ _MODES = {
     "too_many_open_files": _Mode(usual=OPENING_KINDS, possible=OPENING_KINDS, code=errno.EMFILE),
     "failed_fsync": _Mode(usual=frozenset({SYNC}), possible=frozenset({SYNC}), code=errno.EIO),
     "failed_rename": _Mode(usual=frozenset({RENAME}), possible=frozenset({RENAME}), code=errno.EIO),
+    "locked": _Mode(
+        usual=frozenset({LOCK_FILE}), possible=frozenset({LOCK_FILE}), code=errno.EAGAIN
+    ),
     _SHORT: _Mode(usual=_WRITING, possible=_WRITING),
     _TORN: _Mode(usual=_WRITING, possible=_WRITING),
     _SLOW: _Mode(usual=_WRITING, possible=_ALL),
@@ -103,6 +108,7 @@ _BY_CODE = {
     "EROFS": "read_only",
     "EACCES": "permission_denied",
     "EMFILE": "too_many_open_files",
+    "EAGAIN": "locked",
 }
 
 

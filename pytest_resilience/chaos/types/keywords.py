@@ -231,6 +231,7 @@ class DiskFailureParameters(Delays, Triggers, total=False):
         "too_many_open_files",
         "failed_fsync",
         "failed_rename",
+        "locked",
         "short_write",
         "torn_write",
         "slow_write",
@@ -240,6 +241,7 @@ class DiskFailureParameters(Delays, Triggers, total=False):
         "EROFS",
         "EACCES",
         "EMFILE",
+        "EAGAIN",
     ]
     at: str
     path: str | Sequence[str] | PathLike[str]

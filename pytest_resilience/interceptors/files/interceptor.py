@@ -1,4 +1,4 @@
-"""The disk interceptor: `open`, and the functions of `os` about files.
+"""The disk interceptor: `open`, the functions of `os` about files, and `fcntl`, which locks them.
 
 pathlib, shutil, tempfile, json, csv, logging, zipfile and what else is written in Python end
 in these. A file is reached if it is opened while an experiment is aimed at it, or through
@@ -12,6 +12,7 @@ What is never hit is listed in `matching`.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import os
 
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import LOCK_FILE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import RESIZE
@@ -68,6 +70,8 @@ class FileInterceptor:
             for name in names if not kinds or kinds & needed else ():
                 if hasattr(os, name):
                     self._replace(os, name, make)
+        if LOCK_FILE in needed:
+            self._replace_locks(self._functions)
         self._seen |= needed
 
     def refresh(self) -> None:
@@ -86,6 +90,13 @@ class FileInterceptor:
             supporting, ours = self._supported.pop()
             supporting.discard(ours)
         return bool(self._patches)
+
+    def _replace_locks(self, functions: FileFunctions) -> None:
+        with contextlib.suppress(ImportError):  # where there is none, nothing is locked by it
+            import fcntl
+
+            for name in ("flock", "lockf"):
+                self._replace(fcntl, name, _once(functions.lock(fcntl.LOCK_NB, fcntl.LOCK_UN)))
 
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         if (owner, name) in self._replaced:

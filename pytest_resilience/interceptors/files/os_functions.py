@@ -1,4 +1,4 @@
-"""The functions of `os` about files, as they are while an experiment is aimed at some.
+"""The functions of `os` and `fcntl` about files, as they are while an experiment is aimed at some.
 
 What concerns no experiment is passed on, and what fails fails before the function is called.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import LOCK_FILE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import REMOVE
 from pytest_resilience.chaos.operation import RENAME
@@ -162,6 +163,19 @@ class FileFunctions:
             if names:
                 self._files.apply(kind, names)
             return (kind, names)
+
+        return self._preceded(before)
+
+    def lock(self, at_once: int, unlock: int) -> Callable[[Call], Call]:
+        """Of `fcntl.flock` and `fcntl.lockf`, as they are told to lock `at_once`, or not at all."""
+
+        def before(fd: Any, operation: Any, *_: Any, **__: Any) -> Done | None:
+            __tracebackhide__ = True
+            asks = isinstance(operation, int) and operation & at_once and not operation & unlock
+            names = self._files.names_of(fd) if asks else None
+            if names:
+                self._files.apply(LOCK_FILE, names)
+            return None
 
         return self._preceded(before)
 

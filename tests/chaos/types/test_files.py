@@ -10,6 +10,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import LOCK_FILE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import OPEN_IN_VAIN
@@ -79,6 +80,11 @@ def fault(**parameters: Any) -> Fault:
             {"mode": "failed_rename"},
             DiskError(at=frozenset({RENAME}), code=errno.EIO),
             "EIO at rename",
+        ),
+        (
+            {"mode": "locked"},
+            DiskError(at=frozenset({LOCK_FILE}), code=errno.EAGAIN),
+            "EAGAIN at lock",
         ),
         ({"mode": "short_write"}, ShortWrite(), "short write, half of it"),
         (

@@ -11,7 +11,7 @@ from typing import IO
 from typing import Any
 
 
-__all__ = ["access", "overflowing", "told", "writing"]
+__all__ = ["access", "locking", "overflowing", "told", "writing"]
 
 
 def told(action: Callable[[], object]) -> Any:
@@ -97,3 +97,19 @@ def overflowing(path: Path | str) -> dict[str, Any]:
     steps["close"] = told(file.close)
     steps["left by open"] = Path(path).read_text()
     return steps
+
+
+def locking(folder: Any) -> dict[str, Any]:
+    """Locks without waiting, and what is no lock, of a file that another process may have."""
+    import fcntl
+
+    with open(os.path.join(folder, "there"), "r+b") as file:
+        return {
+            f"{lock.__name__} {name}": told(lambda: lock(given, how))  # noqa: B023  # called here
+            for lock in (fcntl.flock, fcntl.lockf)
+            for name, given, how in (
+                ("alone", file, fcntl.LOCK_EX | fcntl.LOCK_NB),
+                ("shared", file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB),
+                ("free", file, fcntl.LOCK_UN),
+            )
+        }

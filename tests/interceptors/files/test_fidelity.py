@@ -7,6 +7,7 @@ by: the class, the number, the names in the error, and the step at which it come
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -26,6 +27,7 @@ from tests.injecting import Inject
 from tests.injecting import injecting
 from tests.interceptors.files import file_actions
 from tests.interceptors.files.file_actions import access
+from tests.interceptors.files.file_actions import locking
 from tests.interceptors.files.file_actions import overflowing
 from tests.interceptors.files.file_actions import told
 from tests.interceptors.files.file_actions import writing
@@ -119,6 +121,37 @@ def test_too_many_open_files(folder: Path, inject: Inject) -> None:
         injected = access(folder)
     assert as_told(injected) == real
     assert real["open"] == ["OSError", 24, "Too many open files", "there", None]
+
+
+def test_a_lock_that_another_process_has(folder: Path, inject: Inject) -> None:
+    another = """
+import fcntl
+ready, held = os.pipe(), os.pipe()
+if not os.fork():
+    os.close(held[1])
+    with open(os.path.join(path, "there"), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        os.write(ready[1], b"x")
+        os.read(held[0], 1)
+    os._exit(0)
+os.read(ready[0], 1)
+"""
+    real = really("locking", folder, another)
+    with inject(path=folder, mode="locked") as seen:
+        injected = locking(folder)
+    assert as_told(injected) == real
+    assert real["flock alone"] == [
+        "BlockingIOError", 11, "Resource temporarily unavailable", None, None,
+    ]  # fmt: skip
+    assert real["lockf free"] is None
+    assert seen.matched == 4
+
+
+def test_who_waits_for_a_lock_gets_it(folder: Path, inject: Inject) -> None:
+    with inject(path=folder, mode="EAGAIN") as seen, open(folder / "there", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    assert not seen.matched
 
 
 @pytest.mark.parametrize(

@@ -1118,3 +1118,32 @@ def test_calls_of_services_are_tried_as_well_and_each_fault_happens(
         ("test_it.py::test_ask", "call(ask)@test_it.test_ask=memory"): "degraded",
         ("test_it.py::test_ask", "call(ask)@test_it.test_ask=cancel"): "degraded",
     }
+
+
+def test_a_lock_of_a_file_that_another_process_has_once_is_tried(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_locks="""
+        import fcntl
+        import pytest
+
+        def append(path, text):
+            with open(path, "a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return
+                file.write(text)
+
+        @pytest.mark.chaos_explore(faults=["locked"])
+        def test_append(tmp_path):
+            append(tmp_path / "log", "x")
+            assert (tmp_path / "log").read_text() == "x"
+    """
+    )
+    result = run(pytester)
+    result.stdout.fnmatch_lines([
+        "the exploration has found 1 way to fail in 1 run",
+        "*--chaos-replay='lock_file(tmp_path/log)@test_locks.append#1=locked'",
+    ])  # fmt: skip
