@@ -15,8 +15,8 @@ import json
 import re
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+from typing import NamedTuple
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import TURNS
@@ -80,8 +80,7 @@ def kind_name(kind: str) -> str:
     return _NAMES.get(kind, kind)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Site:
+class Site(NamedTuple):
     """Where operations are done, named so that it stays the same when lines are moved.
 
     Attributes:
@@ -101,8 +100,7 @@ class Site:
         return f"{kind_name(self.kind)}({target}){function}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Point:
+class Point(NamedTuple):
     """One operation: the `number`th at its site, from 1."""
 
     site: Site
@@ -112,8 +110,7 @@ class Point:
         return f"{self.site}#{self.number}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Step:
+class Step(NamedTuple):
     """A fault at one operation, or from it on.
 
     Attributes:

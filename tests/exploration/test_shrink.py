@@ -84,7 +84,7 @@ def test_a_crash_becomes_the_one_that_needs_the_least_to_happen() -> None:
         failed = System([seen("a")], bool).run((step("a"),))
         return replace(failed, hit=frozenset(schedule))
 
-    crash = replace(step("a"), fault="crash_posix")
+    crash = step("a")._replace(fault="crash_posix")
     smallest, _ = shrink((crash,), run((crash,)), run)
-    assert smallest == (replace(crash, fault="killed"),)
+    assert smallest == (crash._replace(fault="killed"),)
     assert {each.fault for (each,) in tried} == {"crash_posix", "killed"}
