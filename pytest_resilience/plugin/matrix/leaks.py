@@ -8,7 +8,6 @@ import stat
 import threading
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pytest_resilience.clock import MACHINE_CLOCK
 
@@ -73,9 +72,13 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _compare(self) -> LeakedResources:
-        now = _descriptors()
-        opened = [each for number, each in now.items() if self._open.get(number) != each]
-        sockets = sum(each.is_socket for each in opened)
+        now, before = _descriptors(), self._open
+        opened = [
+            each
+            for number, each in now.items()
+            if number not in before or not os.path.samestat(each, before[number])
+        ]
+        sockets = sum(stat.S_ISSOCK(each.st_mode) for each in opened)
         return LeakedResources(
             threads=len(set(threading.enumerate()) - self._threads),
             sockets=sockets,
@@ -83,16 +86,8 @@ class Snapshot:
         )
 
 
-class _Opened(NamedTuple):
-    """What a descriptor stands for."""
-
-    device: int
-    inode: int
-    is_socket: bool
-
-
-def _descriptors() -> dict[int, _Opened]:
-    """The open file descriptors; none where that cannot be known."""
+def _descriptors() -> dict[int, os.stat_result]:
+    """The open file descriptors, and what each stands for; none where that cannot be known."""
     found = {}
     try:
         names = os.listdir("/proc/self/fd")
@@ -100,8 +95,7 @@ def _descriptors() -> dict[int, _Opened]:
         return {}
     for number in map(int, names):
         try:
-            known = os.fstat(number)  # takes a fifth of the time to read the link
+            found[number] = os.fstat(number)  # takes a fifth of the time to read the link
         except OSError:  # the one that it took to look
             continue
-        found[number] = _Opened(known.st_dev, known.st_ino, stat.S_ISSOCK(known.st_mode))
     return found
