@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
-from dataclasses import replace
 
 from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
@@ -247,7 +246,7 @@ class ActiveExperiment:
 
         It was a response of which nothing could be altered.
         """
-        self.unmatched.note(replace(hit.operation, remark=UNALTERABLE))
+        self.unmatched.note(hit.operation._replace(remark=UNALTERABLE))
         self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
             self.counted.forget(hit.number)

@@ -164,8 +164,14 @@ def control_role(code: CodeType) -> str:
 
 
 def _format(frame: FrameType, folder: str) -> str:
-    file = shown_file(frame.f_code.co_filename, folder)
-    return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
+    code = frame.f_code
+    return _place(code.co_filename, frame.f_lineno, code.co_name, folder)
+
+
+@lru_cache(maxsize=4096)
+def _place(file: str, line: int, function: str, folder: str) -> str:
+    """The same text each time, which whoever looks it up later need not hash anew."""
+    return f"{shown_file(file, folder)}:{line} in {function}"
 
 
 def current_task() -> object:

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
-from dataclasses import replace
 from typing import Any
 from typing import Final
 
@@ -241,7 +240,7 @@ def _plain_names(
     """
     operation = Operation(kind=kind, target="", names=(), blocking=blocking)
     if sql is not None:
-        operation = replace(operation, sql=sql)
+        operation = operation._replace(sql=sql)
     *others, last = possible_faults(kind)
     depends = last.chaos_type == "cancellation"
     fixed = others if depends else [*others, last]

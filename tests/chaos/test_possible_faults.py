@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,7 +77,7 @@ def test_what_is_known_of_an_operation_says_which_names_are_possible(kind: str) 
         {"sql": known, "blocking": False}, {"tcp": TcpDetails(unseen=True)},
     )  # fmt: skip
     for more in cases:
-        operation = replace(Operation(kind=kind, target="stock", names=("stock",)), **more)
+        operation = Operation(kind=kind, target="stock", names=("stock",))._replace(**more)
         possible = [each for each in possible_faults(kind) if each.can_happen_to(operation)]
         assert possible_names(operation) == tuple(each.name for each in possible)
 

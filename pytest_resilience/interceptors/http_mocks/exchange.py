@@ -178,13 +178,13 @@ class Peer:
 
     def note_no_response(self) -> None:
         """Note that it was called, and that the mock has no response."""
-        self._note(replace(self._operation(CONNECT), remark="the mock has no response"))
+        self._note(self._operation(CONNECT)._replace(remark="the mock has no response"))
 
     def _note(self, operation: Operation) -> None:
         if not self._is_http:
             return
         if self._caller is not None:
-            operation = replace(operation, advice=self._caller.advice(self.name))
+            operation = operation._replace(advice=self._caller.advice(self.name))
         self._engine.note_unmatched(operation)
         if self._engine.recorder is not None:  # it would be a whole exchange
             for kind in (RECEIVE,) if self._is_address else (RESOLVE, RECEIVE):
