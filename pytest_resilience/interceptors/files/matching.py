@@ -74,7 +74,7 @@ class FileTargets:
         # Replaced, not emptied: another thread may be about to add what held before.
         self.untargeted: set[str] = set()
         self._targeted: dict[str, Names] = {}
-        self._folders: dict[str, str] = {}
+        self._folders: dict[str, Names] = {}
 
     def remove(self) -> None:
         """From now on no file is targeted."""
@@ -114,24 +114,25 @@ class FileTargets:
 
     def _names_in_folder(self, given: str) -> Names | None:
         """As `_names`, but the links on the way to a folder are resolved once, until `forget`."""
-        folder, name = os.path.split(given)
-        if not folder.startswith("/") or name in {"", ".", ".."} or "/.." in folder:
+        folder, _, name = given.rpartition("/")
+        is_plain = folder.startswith("/") and not folder.endswith("/") and "/.." not in folder
+        if not is_plain or name in {"", ".", ".."}:
             return _names(given, None)
-        resolved = self._folders.get(folder)
-        if resolved is None:
-            names = _names(folder, None)
-            if names is None:
+        folders = self._folders.get(folder)
+        if folders is None:
+            folders = _names(folder, None)
+            if folders is None:
                 return None
-            resolved = self._folders[folder] = names[-1]
-        path = os.path.join(resolved, name)
+            self._folders[folder] = folders
+        names = tuple([f"{each.rstrip('/')}/{name}" for each in folders])
         try:
-            if stat.S_ISLNK(os.lstat(path).st_mode):
+            if stat.S_ISLNK(os.lstat(names[-1]).st_mode):
                 return _names(given, None)
         except OSError:  # it is not there
             pass
         except ValueError:  # a NUL in the name
             return None
-        return tuple(dict.fromkeys((os.path.abspath(given), path)))
+        return names
 
     def _look_up(self, key: str, find: Callable[[], Names | None]) -> Names | None:
         untargeted, targeted = self.untargeted, self._targeted

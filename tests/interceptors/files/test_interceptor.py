@@ -546,7 +546,16 @@ def test_links_are_followed_wherever_they_lead(here: Path, inject: Inject) -> No
 
 
 @pytest.mark.parametrize(
-    "way", ["folder/file", "link/file", "folder/other", "link/../two/file", "link/./file", "two/"]
+    "way",
+    [
+        "folder/file",
+        "link/file",
+        "folder/other",
+        "link/../two/file",
+        "link/./file",
+        "link//file",
+        "two/",
+    ],
 )
 def test_every_way_to_a_file_is_the_same_file(here: Path, inject: Inject, way: str) -> None:
     (here / "two").mkdir()
