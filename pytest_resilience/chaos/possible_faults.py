@@ -14,9 +14,9 @@ from dataclasses import field
 from typing import Any
 from typing import Final
 
+from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.crash_states import CrashModel
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT
@@ -224,28 +224,23 @@ def possible_names(operation: Operation) -> tuple[str, ...]:
         possible = possible_faults(operation.kind)
         return tuple(each.name for each in possible if each.can_happen_to(operation))
     sql = None if operation.has_no_statement else operation.sql
-    names, awaited, faults = _plain_names(operation.kind, operation.blocking, sql)
-    for fault in faults:
-        if fault.can_happen_to(operation):
-            return (*names, awaited)
+    names, awaited = _plain_names(operation.kind, operation.blocking, sql)
+    if awaited and cancellation_of(operation.call_site.loop_objects) is not None:
+        return (*names, awaited)
     return names
 
 
 @functools.lru_cache(maxsize=1024)
-def _plain_names(
-    kind: str, blocking: bool, sql: SqlDetails | None
-) -> tuple[tuple[str, ...], str, tuple[Fault, ...]]:
-    """For `possible_names`: those that do not depend on who waits; and the last one, with what
-    can happen then, if it does.
-    """
+def _plain_names(kind: str, blocking: bool, sql: SqlDetails | None) -> tuple[tuple[str, ...], str]:
+    """For `possible_names`: those that do not depend on who waits, and the one that does, or ""."""
     operation = Operation(kind=kind, target="", names=(), blocking=blocking)
     if sql is not None:
         operation = operation._replace(sql=sql)
     *others, last = possible_faults(kind)
-    depends = last.chaos_type == "cancellation"
+    depends = last.name == CANCEL
     fixed = others if depends else [*others, last]
     names = tuple(each.name for each in fixed if each.can_happen_to(operation))
-    return names, last.name, _probe(last, "").faults if depends else ()
+    return names, last.name if depends else ""
 
 
 @functools.cache

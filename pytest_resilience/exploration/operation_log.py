@@ -209,13 +209,7 @@ class OperationLog:
         place = self._place_of(operation)
         with self._lock:
             point, overall = self._points.of(operation, place)
-            seen = Seen(
-                point=point,
-                overall=overall,
-                place=place,
-                faults=faults,
-                at=MACHINE_CLOCK.monotonic(),
-            )
+            seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
             if not is_turn:
                 self._current.seen = seen
             self.seen.append(seen)
