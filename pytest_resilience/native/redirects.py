@@ -34,11 +34,11 @@ from pytest_resilience.locks import renew_in_child
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
-from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
+from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
 
 

@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.direction import Direction
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxics import DOWNSTREAM
 from pytest_resilience.proxy.toxics import UPSTREAM
 from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
 
 

@@ -21,7 +21,6 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
-from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.direction import is_hit
@@ -29,6 +28,7 @@ from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.toxics import REFUSE
 from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
 
 
