@@ -170,12 +170,12 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if options is None:
         return None
     if "?" in options.given(config, "chaos-profile"):
-        from pytest_resilience.plugin.summary import list_profiles
+        from pytest_resilience.plugin.listings import list_profiles
 
         return list_profiles(config)
     if not options.given(config, "chaos-list"):
         return None
-    from pytest_resilience.plugin.summary import list_types
+    from pytest_resilience.plugin.listings import list_types
 
     return list_types(config)
 

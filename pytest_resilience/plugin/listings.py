@@ -1,4 +1,4 @@
-"""The list of chaos types that `--chaos-list` prints."""
+"""What there is to ask for: the chaos types of --chaos-list, the profiles of --chaos-profile=?."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ import textwrap
 
 from collections.abc import Iterable
 
+import pytest
+
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
+from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import Parameter
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
+from pytest_resilience.plugin.options import given
+from pytest_resilience.plugin.options import option_name
+from pytest_resilience.plugin.profiles import all_profiles
+from pytest_resilience.plugin.pytest_internals import write_lines
+from pytest_resilience.plugin.settings import custom_types
+from pytest_resilience.plugin.settings import settings_of
 
 
-__all__ = ["listing"]
+__all__ = ["list_profiles", "list_types"]
 
 _NAMES = 14  # columns for the names of parameters
 _LEAST = 79  # columns of a line, however narrow the terminal is
@@ -29,7 +41,37 @@ _COMMON = (
 )
 
 
-def listing(kinds: Iterable[Kind] = (), profiles: Iterable[Profile] = ()) -> str:
+def list_types(config: pytest.Config) -> int:
+    """Show every chaos type, those of other plugins and profiles too; the exit status.
+
+    Or those alone that are named.
+    """
+    settings_of(config)  # with the types of other plugins
+    try:
+        kinds = [chaos_type(name) for name in given(config, "chaos-list") if name]
+    except ConfigurationError as error:
+        option = option_name(config, "chaos-list")
+        raise pytest.UsageError(printable(with_page(error.within(option)))) from None
+    write_lines(config, _types_text(kinds, () if kinds else all_profiles(config)))
+    return 0
+
+
+def list_profiles(config: pytest.Config) -> int:
+    """Show every profile, those that come with the package too; the exit status."""
+    custom_types(config)
+    lines = ["Profiles, for --chaos-profile=NAME; with --chaos-matrix one experiment at a time:"]
+    for profile in all_profiles(config):
+        about = f": {profile.description}" if profile.description else ""
+        lines += [
+            "",
+            f"{profile.name}{about}",
+            *(f"  {each.make()}" for each in profile.experiments),
+        ]
+    write_lines(config, printable("\n".join(lines)))
+    return 0
+
+
+def _types_text(kinds: Iterable[Kind], profiles: Iterable[Profile]) -> str:
     """Those types, or every one, with their parameters, units and defaults; then the profiles."""
     lines = ["Chaos types and what each can be told (name, unit; default - meaning):"]
     for kind in tuple(kinds) or SCHEMAS:

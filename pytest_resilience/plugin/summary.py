@@ -10,25 +10,17 @@ import pytest
 
 from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.types.catalog import chaos_type
-from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.markers import PROBLEMS
-from pytest_resilience.plugin.options import given
-from pytest_resilience.plugin.options import option_name
-from pytest_resilience.plugin.profiles import all_profiles
-from pytest_resilience.plugin.pytest_internals import write_lines
 from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
-from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.terminal import Tallies
 from pytest_resilience.report.terminal import numbered_operations
 
 
-__all__ = ["RECORD", "ChaosSummary", "configure_node", "list_profiles", "list_types"]
+__all__ = ["RECORD", "ChaosSummary", "configure_node"]
 
 RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
@@ -36,38 +28,6 @@ RECORD = "resilience_chaos"
 _NAME = "resilience-summary"
 _QUIET = -1  # the verbosity below which nothing is said
 _MOST_COMMANDS = 5  # that are shown unless all are asked for
-
-
-def list_types(config: pytest.Config) -> int:
-    """Show every chaos type, those of other plugins and profiles too; the exit status.
-
-    Or those alone that are named.
-    """
-    from pytest_resilience.report.chaos_types import listing
-
-    settings_of(config)  # with the types of other plugins
-    try:
-        kinds = [chaos_type(name) for name in given(config, "chaos-list") if name]
-    except ConfigurationError as error:
-        option = option_name(config, "chaos-list")
-        raise pytest.UsageError(printable(with_page(error.within(option)))) from None
-    write_lines(config, listing(kinds) if kinds else listing(profiles=all_profiles(config)))
-    return 0
-
-
-def list_profiles(config: pytest.Config) -> int:
-    """Show every profile, those that come with the package too; the exit status."""
-    custom_types(config)
-    lines = ["Profiles, for --chaos-profile=NAME; with --chaos-matrix one experiment at a time:"]
-    for profile in all_profiles(config):
-        about = f": {profile.description}" if profile.description else ""
-        lines += [
-            "",
-            f"{profile.name}{about}",
-            *(f"  {each.make()}" for each in profile.experiments),
-        ]
-    write_lines(config, printable("\n".join(lines)))
-    return 0
 
 
 def configure_node(node: Any) -> None:
