@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Generator
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.effect import Effect
@@ -145,6 +146,12 @@ class DriverHooks:
                 self.unmatched.clear()
             self.unmatched.add(statement)
         return injection
+
+    def before_locking(self, session: Session, statement: str, fail: Fail) -> Injection | None:
+        """Before a transaction is begun that has the database to itself, or finds it locked."""
+        session.position, session.statement = 0, statement
+        begun = replace(session, conditions=frozenset({"locked"}))
+        return self._decide(_operation(EXECUTE, begun, statement), fail)
 
     def before_commit(self, session: Session, fail: Fail) -> Injection | None:
         """Before a COMMIT of an open transaction, by a statement or by a method."""

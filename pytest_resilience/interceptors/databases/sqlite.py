@@ -33,6 +33,7 @@ __all__ = ["SqliteDriver"]
 
 _FACTORY = 4  # its place among the positional arguments after the database
 _CHANGES = re.compile(r"(?:insert|update|delete|replace)\b")
+_LOCKS = re.compile(r"begin (?:immediate|exclusive)\b")
 _TABLE = re.compile(r"(?:insert (?:or \w+ )?into|replace into|update|delete from) ([\w.]+)")
 
 # The message of each failure, and the name of its code: https://www.sqlite.org/rescode.html
@@ -163,7 +164,11 @@ class _Cursor(HookedCursor, sqlite3.Cursor):
     def chaos_execute(self, sql: Any, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
         with _reset_by_errors(self):
-            return super().chaos_execute(sql, proceed)
+            text = self.chaos_text(sql)
+            if not _LOCKS.match(plain_text(text)) or self.connection.in_transaction:
+                return super().chaos_execute(sql, proceed)
+            session, fail = self.connection.chaos_session, self.connection.chaos_failing(text)
+            return inject(self.chaos_hooks.before_locking(session, text, fail), proceed)
 
     def chaos_fetch(self, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True

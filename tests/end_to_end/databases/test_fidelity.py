@@ -117,6 +117,28 @@ def test_sqlite(
     note(SQLITE_SECTION, event, injected, real)
 
 
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "begin exclusive transaction"])
+def test_a_transaction_of_sqlite_that_takes_the_lock_as_it_begins(
+    begin: str, shop: Path, sqlite_chaos: SqliteChaos, chaos_on_databases: Chaos
+) -> None:
+    with contextlib.closing(sqlite3.connect(shop, timeout=0, isolation_level=None)) as connection:
+        with sqlite_chaos.locked(shop):
+            real = sqlite_outcome(connection, begin)
+        full = chaos_on_databases("database_failure", mode="disk_full", match="BEGIN*")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+        full.stop()
+    locked = chaos_on_databases("database_failure", mode="locked", match="BEGIN*")
+    with contextlib.closing(sqlite3.connect(shop, timeout=0, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        connection.rollback()
+        assert sqlite_outcome(connection, begin) == real
+        locked.stop()
+        connection.execute(begin)
+        connection.rollback()
+    assert (full.hits, locked.hits) == (0, 1)
+
+
 def test_sqlite_constraint(shop: Path, chaos_on_databases: Chaos) -> None:
     with contextlib.closing(sqlite3.connect(shop)) as connection:
         connection.execute(SMALL)
