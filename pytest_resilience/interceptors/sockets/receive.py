@@ -66,8 +66,15 @@ class Receiver:
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
-        result = self.received_before.receive(sock, connection, call)
-        return result if result is not NOTHING else self._receive(sock, connection, call)
+        inbound = connection.inbound
+        pending = None if inbound.stream or inbound.unread else getattr(sock, "pending", None)
+        if pending is not None and pending():
+            return call()  # more of a TLS record of which some was delivered as it is
+        if connection in self.received_before.left:
+            result = self.received_before.receive(sock, connection, call)
+            if result is not NOTHING:
+                return result
+        return self._receive(sock, connection, call)
 
     def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         __tracebackhide__ = True

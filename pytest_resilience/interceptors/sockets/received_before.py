@@ -69,10 +69,8 @@ class ReceivedBefore:
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the receiving methods, on what is left; `NOTHING` if nothing is."""
         __tracebackhide__ = True
-        if connection not in self.left:
-            return call() if _is_in_hand(sock, connection) else NOTHING
         left = self.left.get(connection, 0)
-        if left == math.inf or _is_in_hand(sock, connection):
+        if left == math.inf:
             return call()
         arguments = ReceiveArguments(call)
         if not (left and unread(sock)) or (arguments.wants_all and arguments.size > left):
@@ -102,9 +100,3 @@ class ReceivedBefore:
             sock.settimeout(timeout)
         self.left.pop(connection, None)
         return NOTHING
-
-
-def _is_in_hand(sock: Any, connection: TcpConnection) -> bool:
-    """Whether there is more of a TLS record of which some was delivered as it is."""
-    inbound = connection.inbound
-    return inbound.stream is None and not inbound.unread and bool(getattr(sock, "pending", int)())
