@@ -22,7 +22,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
-from pytest_resilience.stress.cpu_usage import CpuUsage
+from pytest_resilience.stress.machine import CpuUsage
 from pytest_resilience.stress.stressors import Stressor
 from pytest_resilience.stress.worker_main import compute
 

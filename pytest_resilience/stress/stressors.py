@@ -26,8 +26,8 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
-from pytest_resilience.stress.cpu_usage import CpuUsage
-from pytest_resilience.stress.cpu_usage import cpu_seconds
+from pytest_resilience.stress.machine import CpuUsage
+from pytest_resilience.stress.machine import cpu_seconds
 
 
 __all__ = [
