@@ -8,7 +8,6 @@ from __future__ import annotations
 from pytest_resilience.chaos.active_experiment import UNALTERABLE
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.callers import Cancellation
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
@@ -31,6 +30,7 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.callers import Cancellation
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.errors import NeverFired
 from pytest_resilience.errors import NeverFiredError

@@ -41,12 +41,12 @@ from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.callers import CallerFault
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.forked_children import watch_forks
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock

@@ -15,12 +15,12 @@ import threading
 import weakref
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.callers import CallerFault
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.foreign_objects import is_a

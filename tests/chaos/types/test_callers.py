@@ -6,9 +6,6 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.faults.callers import CallerFault
-from pytest_resilience.chaos.faults.callers import Cancellation
-from pytest_resilience.chaos.faults.callers import OutOfMemory
 from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import KINDS
@@ -17,6 +14,9 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.types.callers import CallerFault
+from pytest_resilience.chaos.types.callers import Cancellation
+from pytest_resilience.chaos.types.callers import OutOfMemory
 
 
 def fault(kind: str, **parameters: Any) -> CallerFault:
