@@ -3,8 +3,9 @@
 pathlib, shutil, tempfile, json, csv, logging, zipfile and what else is written in Python end
 in these. A file is reached if it is opened while an experiment is aimed at it, or through
 `os` whenever it was opened. Out of reach are code that has taken a function from its module
-before (`from os import replace`), `io.FileIO` called by its name, libraries that write in C
-(sqlite3, pyarrow), and other processes. Descriptors are known by name where there is /proc.
+before (`from os import replace`), though a sync is traced, `io.FileIO` called by its name,
+libraries that write in C (sqlite3, pyarrow), and other processes. Descriptors are known by name
+where there is /proc.
 
 What is never hit is listed in `matching`.
 """
@@ -15,6 +16,7 @@ import builtins
 import contextlib
 import io
 import os
+import sys
 
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +43,9 @@ _SUPPORTING = (
 )  # fmt: skip
 
 
+_SYNCS = "fsync", "fdatasync"
+
+
 class FileInterceptor:
     """Intercepts what is done with files. See `chaos.engine.Interceptor`."""
 
@@ -53,6 +58,8 @@ class FileInterceptor:
         self._replaced: set[tuple[Any, str]] = set()
         self._seen: frozenset[str] = frozenset()  # the kinds that all of it is in place for
         self._supported: list[tuple[set[Any], Any]] = []
+        self._syncs: dict[int, Any] = {}  # ours, by the id of what it stands for
+        self._bound: list[tuple[dict[str, Any], str, Any]] = []
 
     def install(self) -> None:
         if self._files is None:
@@ -77,11 +84,16 @@ class FileInterceptor:
     def refresh(self) -> None:
         if self._files is not None:
             self._files.refresh()
+            self._unbind()
+            if self._engine.file_trace is not None:
+                self._bind_syncs()
 
     def remove(self) -> bool:
         if self._files is not None:
             self._files.remove()
             self._files = None
+        self._unbind()
+        self._syncs.clear()
         if self._patches:
             self._patches.restore()
         self._replaced.clear()
@@ -98,6 +110,25 @@ class FileInterceptor:
             for name in ("flock", "lockf"):
                 self._replace(fcntl, name, _once(functions.lock(fcntl.LOCK_NB, fcntl.LOCK_UN)))
 
+    def _bind_syncs(self) -> None:
+        """Also where a module has bound one before: synced unseen, a file would look as if lost."""
+        for module_name, module in [*sys.modules.items()]:
+            names = getattr(module, "__dict__", None)
+            if type(names) is not dict or module_name in sys.builtin_module_names:
+                continue
+            if self._syncs.keys().isdisjoint(map(id, [*names.values()])):
+                continue
+            for name, found in [*names.items()]:
+                if id(found) in self._syncs:
+                    self._bound.append((names, name, found))
+                    names[name] = self._syncs[id(found)]
+
+    def _unbind(self) -> None:
+        while self._bound:
+            names, name, found = self._bound.pop()
+            if names.get(name) is self._syncs[id(found)]:
+                names[name] = found
+
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         if (owner, name) in self._replaced:
             return
@@ -107,6 +138,8 @@ class FileInterceptor:
         ours = getattr(owner, name)
         if ours is original:  # a mock, which would note that it is looked for
             return
+        if name in _SYNCS:
+            self._syncs[id(original)] = ours
         for supporting in _SUPPORTING:
             if original in supporting:
                 supporting.add(ours)
@@ -141,7 +174,7 @@ def _replacements(
         (frozenset({READ}), ("read", "pread", "readv", "preadv"), functions.by_descriptor(READ)),
         (frozenset({RESIZE}), ("truncate",), functions.truncate),
         (frozenset({RESIZE}), ("ftruncate", "posix_fallocate"), functions.by_descriptor(RESIZE)),
-        (frozenset({SYNC}), ("fsync", "fdatasync"), functions.by_descriptor(SYNC)),
+        (frozenset({SYNC}), _SYNCS, functions.by_descriptor(SYNC)),
         (frozenset({MAKE}), ("mkdir",), functions.make_folder),
         (always, ("rename", "replace"), functions.rename),
         (always, ("link",), functions.link("dst_dir_fd")),

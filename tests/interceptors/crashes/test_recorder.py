@@ -8,6 +8,7 @@ import sys
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -193,3 +194,21 @@ def test_what_is_elsewhere_is_not_recorded(tmp_path: Path) -> None:
     assert [state.during for state in recording.states("killed")][-1].endswith("of file.txt")
     assert isinstance(recording, CrashRecording)
     assert (tmp_path / "file.txt").read_text() == "new"
+
+
+def test_a_sync_is_seen_by_the_name_that_a_module_has_bound_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = os.fsync
+    module = ModuleType("syncs")
+    vars(module)["sync"] = original
+    monkeypatch.setitem(sys.modules, "syncs", module)
+    with recording_crashes(Runtime().engine, tmp_path) as recording:
+        with (tmp_path / "new").open("w") as file:
+            file.write("new")
+            file.flush()
+            vars(module)["sync"](file.fileno())
+        (tmp_path / "new").replace(tmp_path / "file")
+    assert vars(module)["sync"] is original
+    found = {tree(tmp_path).get("file") for _ in recording.states()}
+    assert found == {None, b"new"}
