@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from collections.abc import Iterator
 
 
-__all__ = ["polled_by", "program_of", "read", "system_call_of"]
+__all__ = [
+    "is_pipe_of_this_process",
+    "pipe_awaited_by",
+    "polled_by",
+    "program_of",
+    "read",
+    "system_call_of",
+]
 
+# The calls of a pipe, by machine: read and write, readv and writev.
+_CALLS = {"x86_64": (0, 1, 19, 20), "aarch64": (63, 64, 65, 66)}
 _STATE, _START, _STACK = 0, 19, 25  # in `/proc/PID/stat`, after the name of the program
 
 
@@ -56,3 +66,52 @@ def polled_by(epoll: int) -> Iterator[tuple[int, int]]:
         words = line.split()
         if words[:1] == [b"tfd:"]:
             yield int(words[1]), int(words[3], 16)
+
+
+def pipe_awaited_by(thread: int | None) -> int | None:
+    """The descriptor that a blocked thread reads or writes in C; None if it does not."""
+    found = system_call_of(thread)
+    if found is None or found[0] not in _CALLS.get(os.uname().machine, ()):
+        return None
+    return found[1][0]
+
+
+def is_pipe_of_this_process(fd: int) -> bool:
+    """Whether the other end of a pipe is here, and in no child either; on Linux."""
+    try:
+        own, kind = _pipe_at(f"/proc/self/fd/{fd}"), _access(fd)
+        if own is None or not any(
+            _pipe_at(f"/proc/self/fd/{other}") == own and _access(int(other)) != kind
+            for other in os.listdir("/proc/self/fd")
+        ):
+            return False
+        folders = (f"/proc/{child}/fd" for child in _children())
+        return all(_pipe_at(f"{at}/{each}") != own for at in folders for each in os.listdir(at))
+    except OSError:
+        return False
+
+
+def _pipe_at(path: str) -> tuple[int, int] | None:
+    """Which pipe an open file is; None if it is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:  # closed meanwhile
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISFIFO(found.st_mode) else None
+
+
+def _access(fd: int) -> int:
+    """Whether it reads or writes."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+
+
+def _children(process: str = "self") -> Iterator[str]:
+    """The processes that a process has started, and those that they have."""
+    for task in os.listdir(f"/proc/{process}/task"):
+        with open(f"/proc/{process}/task/{task}/children", encoding="ascii") as file:
+            children = file.read().split()  # which not every kernel tells: OSError
+        for child in children:
+            yield child
+            yield from _children(child)

@@ -11,12 +11,12 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pytest_resilience.proc import is_pipe_of_this_process
+from pytest_resilience.proc import pipe_awaited_by
 from pytest_resilience.virtual_time.c_locks import frame_of
 from pytest_resilience.virtual_time.c_locks import has_a_timeout
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.members import Member
-from pytest_resilience.virtual_time.pipes import awaited_by
-from pytest_resilience.virtual_time.pipes import is_of_this_process
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.signals import Signals
@@ -210,8 +210,8 @@ class Driver:
         frame = frame_of(member.thread.ident or 0)
         if frame is None or is_in_a_lock_of_c(frame):
             return frame is not None
-        pipe = awaited_by(member.thread.native_id)
-        return pipe is not None and is_of_this_process(pipe)
+        pipe = pipe_awaited_by(member.thread.native_id)
+        return pipe is not None and is_pipe_of_this_process(pipe)
 
     def _in_vain(self, blocked: Collection[int]) -> bool:
         """Whether those who wait for locks in C wait for nobody, or for time."""

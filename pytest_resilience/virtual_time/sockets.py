@@ -23,8 +23,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.proc import is_pipe_of_this_process
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.pipes import is_of_this_process
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import aside
@@ -188,7 +188,7 @@ def _has_peer_in(names: set[object], fd: int, made: socket.socket | None) -> boo
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return None if is_of_this_process(fd) else False
+        return None if is_pipe_of_this_process(fd) else False
     try:
         return _is_connected_to(names, sock)
     finally:
