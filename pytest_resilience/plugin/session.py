@@ -39,7 +39,7 @@ from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.summary import RECORD
-from pytest_resilience.report.terminal import timeline
+from pytest_resilience.report.chaos_record import timeline
 from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
 from pytest_resilience.runtime import recording_crashes

@@ -16,8 +16,8 @@ from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.report.chaos_record import ChaosRecord
-from pytest_resilience.report.terminal import Tallies
-from pytest_resilience.report.terminal import numbered_operations
+from pytest_resilience.report.chaos_record import Tallies
+from pytest_resilience.report.chaos_record import numbered_operations
 
 
 __all__ = ["RECORD", "ChaosSummary", "configure_node"]

@@ -1,12 +1,21 @@
-"""The experiments of one test when it is over; travels between processes."""
+"""The experiments of tests that are over: records, which travel between processes, and lines."""
 
 from __future__ import annotations
+
+import re
 
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.parsing.quantities import format_seconds
 
-__all__ = ["ChaosRecord", "ExperimentRecord"]
+
+__all__ = ["ChaosRecord", "ExperimentRecord", "Tallies", "numbered_operations", "timeline"]
+
+_NUMBER = re.compile(r"\d[\d.]*")
+_MOST_ALIKE = 3  # experiments with a line each, where they differ in numbers only
+_MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +72,112 @@ class ChaosRecord:
             for row in data["experiments"]
         )
         return cls(nodeid=data["nodeid"], experiments=rows)
+
+
+def timeline(events: list[tuple[float, FaultInjected]]) -> str:
+    """The faults of one test, one a line, with the seconds since it began."""
+    hidden = max(0, len(events) - _MOST_LINES)
+    lines = [f"… {hidden} earlier faults"] if hidden else []
+    for at, event in events[hidden:]:
+        place = f" at {event.place}" if event.place else ""
+        lines.append(
+            f"+{at:.3f}s {event.source}: {event.fault} on {event.kind} {event.target}{place}"
+        )
+    return "\n".join(lines) or "no fault was injected"
+
+
+def numbered_operations(record: ChaosRecord) -> list[str]:
+    """The operations of one test, by the numbers that each of its experiments gives them.
+
+    What an experiment that somebody asked for has not counted is told as well.
+    """
+    lines = [record.nodeid]
+    for row in record.experiments:
+        if row.counted:
+            lines += [
+                f"  {row.what} [{row.requested_by}]",
+                *(f"    {each}" for each in row.counted),
+            ]
+        elif row.started and row.requested_by != "usual":
+            lines.append(f"  {row.what} [{row.requested_by}]: nothing")
+    return lines if len(lines) > 1 else [f"{record.nodeid}: nothing that a fault could hit"]
+
+
+@dataclass(slots=True)
+class _Tally:
+    tests: int = 0
+    idle: int = 0
+    matched: int = 0
+    hits: int = 0
+    delay: float = 0.0
+    readings: int = 0
+    last_reading: str = ""
+
+
+class Tallies:
+    """The counts of each experiment, added up over the tests of a run."""
+
+    def __init__(self) -> None:
+        self._by_experiment: dict[tuple[str, str], _Tally] = {}
+
+    def add(self, record: ChaosRecord) -> None:
+        """Add the counts of one test."""
+        for row in record.experiments:
+            tally = self._by_experiment.setdefault((row.what, row.requested_by), _Tally())
+            tally.tests += row.started
+            tally.idle += not row.started
+            tally.matched += row.matched
+            tally.hits += row.hits
+            tally.delay += row.delay
+            if row.pressure:
+                tally.readings += 1
+                tally.last_reading = row.pressure
+
+    def lines(self, *, whole: bool = True) -> list[str]:
+        """A line per experiment: in how many tests, matched, hit, total delay.
+
+        Unless the `whole` is asked for, many that differ in their numbers only share a line, as
+        those of a test that is parametrised.
+        """
+        alike: dict[tuple[str, str], list[tuple[str, _Tally]]] = {}
+        for (what, requested_by), tally in self._by_experiment.items():
+            key = what if whole else _NUMBER.sub("#", what)
+            alike.setdefault((key, requested_by), []).append((what, tally))
+        lines = []
+        for (_, requested_by), group in alike.items():
+            if len(group) > _MOST_ALIKE:
+                more = f"{group[0][0]}, and {len(group) - 1} more with other numbers"
+                lines.append(_line(more, requested_by, _sum([tally for _, tally in group])))
+            else:
+                lines += [_line(what, requested_by, tally) for what, tally in group]
+        return lines
+
+
+def _sum(tallies: list[_Tally]) -> _Tally:
+    read = [each for each in tallies if each.readings]
+    return _Tally(
+        tests=sum(each.tests for each in tallies),
+        idle=sum(each.idle for each in tallies),
+        matched=sum(each.matched for each in tallies),
+        hits=sum(each.hits for each in tallies),
+        delay=sum(each.delay for each in tallies),
+        readings=sum(each.readings for each in tallies),
+        last_reading=read[-1].last_reading if read else "",
+    )
+
+
+def _line(what: str, requested_by: str, tally: _Tally) -> str:
+    parts = [f"{tally.tests} test{'' if tally.tests == 1 else 's'}"]
+    if tally.idle:
+        parts.append(f"not started in {tally.idle} (chance)")
+    if tally.readings:  # of stress, which hits no operations
+        last = f" (the last of {tally.readings})" if tally.readings > 1 else ""
+        parts.append(f"{tally.last_reading}{last}")
+    elif tally.matched or not tally.tests:
+        parts.append(f"matched {tally.matched}")
+        parts.append(f"hit {tally.hits}")
+    else:
+        parts.append("never fired: nothing matched")
+    if tally.delay:
+        parts.append(f"delayed {format_seconds(tally.delay)}")
+    return f"{what} [{requested_by}] - {', '.join(parts)}"

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
@@ -38,13 +39,12 @@ from pytest_resilience.report.merge import combine
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 from pytest_resilience.report.run_report import fingerprint
-from pytest_resilience.report.terminal import Grid
 from pytest_resilience.report.writers import append_summary
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
 
 
-__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "EarlyEnd", "Results", "begun"]
+__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "EarlyEnd", "Grid", "Results", "begun"]
 
 CELLS = "resilience_cells"
 """The attribute of a report under which the cells of a test travel."""
@@ -56,6 +56,7 @@ MATRIX_FAILED = 10
 """The exit status of a run whose tests passed and whose matrix did not."""
 
 _NAME = "resilience-results"
+_MOST_ROWS = 50  # of a grid
 _EXPLORED = fingerprint([{"explored": "every operation"}])  # whatever the budget is
 
 
@@ -312,6 +313,52 @@ class Results(EarlyEnd):
                 if not (cell.verdict.good or cell.verdict.fails):
                     name = f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}"
                     terminal.line(printable(f"{name}: {cell.reason}"))
+
+
+class Grid:
+    """Tests by experiments, a letter for each cell, cut to the width of a terminal.
+
+    Attributes:
+        rows: the name of a test, padded, and the verdicts with what is shown of each.
+        legend: what the letters and the columns mean, and what is left out.
+    """
+
+    def __init__(self, cells: Iterable[Cell], width: int) -> None:
+        tests: dict[str, dict[str, CellVerdict]] = {}
+        for cell in cells:
+            tests.setdefault(cell.test, {})[cell.experiment] = cell.verdict
+        experiments = list(dict.fromkeys(name for found in tests.values() for name in found))
+        wide = len(str(len(experiments))) + 1
+        columns = min(len(experiments), max(1, width // 2 // wide))
+        room = min(max(map(len, tests)), max(1, width - 1 - columns * wide))
+        self.rows = [
+            (
+                _end_of(test, room).ljust(room),
+                [
+                    (found[name], found[name].letter.rjust(wide))
+                    if name in found
+                    else (CellVerdict.NOT_RUN, " " * wide)
+                    for name in experiments[:columns]
+                ],
+            )
+            for test, found in list(tests.items())[:_MOST_ROWS]
+        ]
+        seen = {verdict for found in tests.values() for verdict in found.values()}
+        self.legend = [
+            " " * room + "".join(str(number + 1).rjust(wide) for number in range(columns)),
+            *(f"{number + 1} {name}" for number, name in enumerate(experiments[:columns])),
+            ", ".join(f"{each.letter} {each.words}" for each in CellVerdict if each in seen),
+        ]
+        left = len(tests) - len(self.rows), len(experiments) - columns
+        if any(left):
+            self.legend.append(
+                f"not shown: {counted(left[0], 'test')}, {counted(left[1], 'experiment')}"
+            )
+
+
+def _end_of(text: str, room: int) -> str:
+    """Its end, which tells tests of one file apart."""
+    return text if len(text) <= room else "…" + text[len(text) - room + 1 :]
 
 
 def _show_grid(terminal: pytest.TerminalReporter, grid: Grid) -> None:

@@ -10,6 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience.chaos.parsing.texts import counted
+from pytest_resilience.plugin.matrix.results import Grid
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import CellVerdict
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
 from tests.plugin.matrix.test_protocol import GOOD
@@ -270,3 +277,29 @@ def test_a_terminal_shows_a_grid_of_tests_and_experiments(shop: pytest.Pytester)
 def test_a_quiet_run_on_a_terminal_draws_no_grid(shop: pytest.Pytester) -> None:
     shop.makeconftest(SERVER + textwrap.dedent(ON_A_TERMINAL))
     matrix(shop, "-k", "fails", "-q").stdout.no_fnmatch_line("1 refused")
+
+
+@given(
+    st.integers(1, 120),
+    st.lists(
+        st.tuples(st.text("ab:é", min_size=1, max_size=80), st.text("xyz", min_size=1, max_size=2)),
+        min_size=1,
+        max_size=80,
+        unique=True,
+    ),
+)
+def test_a_grid_is_cut_to_the_width_and_says_what_it_left_out(
+    width: int, keys: list[tuple[str, str]]
+) -> None:
+    cells = [Cell(test=test, experiment=name, verdict=CellVerdict.FAILED) for test, name in keys]
+    grid = Grid(cells, width)
+    columns = len(grid.rows[0][1])
+    left_tests = len({test for test, _ in keys}) - len(grid.rows)
+    left_columns = len({name for _, name in keys}) - columns
+    assert columns
+    lines = [label + "".join(text for _, text in row) for label, row in grid.rows]
+    assert {len(line) for line in lines} == {len(grid.legend[0])}
+    if width >= 8:
+        assert len(lines[0]) < width
+    told = f"not shown: {counted(left_tests, 'test')}, {counted(left_columns, 'experiment')}"
+    assert (told in grid.legend) == bool(left_tests or left_columns)

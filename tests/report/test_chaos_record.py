@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
-from pytest_resilience.report.terminal import Grid
-from pytest_resilience.report.terminal import Tallies
-from pytest_resilience.report.terminal import timeline
+from pytest_resilience.report.chaos_record import Tallies
+from pytest_resilience.report.chaos_record import timeline
 
 
 def row(what: str, *, started: bool = True, matched: int = 0, delay: float = 0) -> ExperimentRecord:
@@ -83,29 +76,3 @@ def test_a_long_timeline_keeps_its_end() -> None:
     assert lines[0] == "… 70 earlier faults"
     assert lines[-1].startswith("+99.000s")
     assert len(lines) == 31
-
-
-@given(
-    st.integers(1, 120),
-    st.lists(
-        st.tuples(st.text("ab:é", min_size=1, max_size=80), st.text("xyz", min_size=1, max_size=2)),
-        min_size=1,
-        max_size=80,
-        unique=True,
-    ),
-)
-def test_a_grid_is_cut_to_the_width_and_says_what_it_left_out(
-    width: int, keys: list[tuple[str, str]]
-) -> None:
-    cells = [Cell(test=test, experiment=name, verdict=CellVerdict.FAILED) for test, name in keys]
-    grid = Grid(cells, width)
-    columns = len(grid.rows[0][1])
-    left_tests = len({test for test, _ in keys}) - len(grid.rows)
-    left_columns = len({name for _, name in keys}) - columns
-    assert columns
-    lines = [label + "".join(text for _, text in row) for label, row in grid.rows]
-    assert {len(line) for line in lines} == {len(grid.legend[0])}
-    if width >= 8:
-        assert len(lines[0]) < width
-    told = f"not shown: {counted(left_tests, 'test')}, {counted(left_columns, 'experiment')}"
-    assert (told in grid.legend) == bool(left_tests or left_columns)
