@@ -21,9 +21,9 @@ from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.settings import plan_of
 from pytest_resilience.plugin.exploration.settings import replays_of
+from pytest_resilience.plugin.exploration.store import SKIPPED
 from pytest_resilience.plugin.exploration.store import Store
-from pytest_resilience.plugin.exploration.untried import SKIPPED
-from pytest_resilience.plugin.exploration.untried import UntriedSchedules
+from pytest_resilience.plugin.exploration.store import UntriedSchedules
 from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
