@@ -118,11 +118,17 @@ def _task_of_worker(frame: FrameType | None) -> Any:
                 futures.append(future)
         frame = frame.f_back
     task = _nearest(tuple(futures))
-    if task is None and futures:
+    if task is None and any(map(_is_new, futures)):
         # The thread may have begun before the task waits: until then the loop runs that.
         steps = [step for step, _ in running_steps()]
         task = _nearest(tuple(steps)) if len(steps) == 1 else None
     return task
+
+
+def _is_new(future: Any) -> bool:
+    """Whether nobody has waited for it yet: who waits no more, for it was cancelled, has."""
+    callbacks = getattr(future, "_done_callbacks", None) or getattr(future, "_callbacks", None)
+    return not callbacks and not future.done()
 
 
 def _nearest(objects: tuple[object, ...]) -> Any:

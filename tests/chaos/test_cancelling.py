@@ -103,6 +103,31 @@ def test_what_a_thread_of_the_loop_does_for_a_task(
     assert experiment.hits == 1
 
 
+@pytest.mark.may_block
+def test_a_thread_whose_task_was_cancelled_cancels_no_other(inject: Inject, tmp_path: Path) -> None:
+    begun, goes_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        goes_on.wait(10)
+        (tmp_path / "tea.txt").write_text("green")
+        done.set()
+
+    async def main() -> str:
+        task = asyncio.create_task(asyncio.to_thread(write))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        await asyncio.wait([task])
+        goes_on.set()
+        done.wait(10)  # in a step of this task, which the loop runs meanwhile
+        await asyncio.sleep(0)
+        return "goes on"
+
+    with inject("cancellation") as experiment:
+        assert asyncio.run(main()) == "goes on"
+    assert experiment.hits == 0
+
+
 def test_a_thread_that_nobody_awaits(inject: Inject, tmp_path: Path) -> None:
     def write() -> None:
         (tmp_path / "tea.txt").write_text("green")
