@@ -94,7 +94,8 @@ class Search:
         unexplored: schedules of which it is known that there was no budget for them.
         pruned: schedules that were left out for it is known what would come of them, or that
             turned out to be impossible.
-        gone: schedules of which an operation does not come any more, or cannot have the fault.
+        gone: schedules of which an operation does not come any more, or cannot have the fault;
+            each with whether it had come after the first fault alone.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Search:
         self.outcomes: dict[Schedule, Outcome] = {}
         self.unexplored: list[Schedule] = []
         self.pruned = 0
-        self.gone: set[Schedule] = set()
+        self.gone: dict[Schedule, bool] = {}
         self._calm = calm
         self._attempt = attempt
         self._depth = depth
@@ -132,7 +133,7 @@ class Search:
             if self._is_new(schedule)
         ]
         for depth in range(1, self._depth + 1):
-            tried = [schedule for schedule in frontier if self._try(schedule)]
+            tried = [each for each in frontier if self._try(each) and self._is_steady(each)]
             if depth == self._depth:
                 return
             parents = [schedule for schedule in tried if self.outcomes[schedule].verdict.good]
@@ -147,7 +148,7 @@ class Search:
                 continue
             if self._try(schedule) and self.outcomes[schedule].verdict is CellVerdict.STALE:
                 del self.outcomes[schedule]
-                self.gone.add(schedule)
+                self.gone[schedule] = False
 
     def _is_new(self, schedule: Schedule) -> bool:
         return schedule not in self.outcomes and schedule not in self.gone
@@ -164,10 +165,25 @@ class Search:
             return False
         if self._prune and outcome.impossible and outcome.verdict is CellVerdict.STALE:
             self.pruned += 1
-            self.gone.add(schedule)
+            self.gone[schedule] = False
             return False
         self.outcomes[schedule] = outcome
         return True
+
+    @property
+    def unsteady(self) -> int:
+        """The pairs after whose first fault the test does not do the same each time."""
+        return sum(self.gone.values())
+
+    def _is_steady(self, schedule: Schedule) -> bool:
+        """Whether the operations came after which it was made. One is proof of itself."""
+        outcome = self.outcomes[schedule]
+        came = len(outcome.positions) == len(schedule)
+        if came or not schedule[1:] or outcome.verdict is not CellVerdict.STALE:
+            return True
+        del self.outcomes[schedule]
+        self.gone[schedule] = True
+        return False
 
     def _is_known(self, schedule: Schedule) -> bool:
         """Whether another run was the same."""

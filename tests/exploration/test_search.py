@@ -174,7 +174,7 @@ def test_what_cannot_happen_is_found_out_once() -> None:
     search = Search(system.calm, attempt, depth=1)
     search.try_first([(first,), (first,)])
     assert search.pruned == 1
-    assert search.gone == {(first,)}
+    assert search.gone.keys() == {(first,)}
     search.run()
     assert system.runs.count((first,)) == 1
 
@@ -185,3 +185,21 @@ def test_a_budget_of_time_lets_none_begin_after_it() -> None:
     assert not budget.is_over
     assert budget.is_over
     assert budget.left() == "0 s"
+
+
+def test_a_pair_whose_second_operation_does_not_come_again_is_counted_and_is_no_result() -> None:
+    system = System([seen("a"), seen("b")], lambda _: False)
+
+    def attempt(schedule: Schedule) -> Outcome:
+        outcome = system.run(schedule)
+        if len(schedule) < 2:
+            return outcome
+        stale = Signature(verdict=CellVerdict.STALE)
+        return dataclasses.replace(
+            outcome, verdict=stale.verdict, signature=stale, positions=outcome.positions[:1]
+        )
+
+    search = Search(system.calm, attempt)
+    search.run()
+    assert search.unsteady == len(search.gone) > 0
+    assert {len(each) for each in search.outcomes} == {1}

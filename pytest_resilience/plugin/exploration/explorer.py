@@ -274,7 +274,7 @@ class Explorer:
         for signature, schedules in by_signature.items():
             smallest[signature] = self._shrunk(search, schedules, run)
         self._found.failures = list(smallest.values())
-        over = search.outcomes.keys() | search.gone
+        over = search.outcomes.keys() | search.gone.keys()
         self._found.untried = [
             each for each in self._store.of(self._item.nodeid) if each not in over
         ]
@@ -286,6 +286,12 @@ class Explorer:
             self._found.note = (
                 f"{counted(left, 'more schedule')} {were} not explored: the budget is over"
             )
+        if search.unsteady:
+            unsteady = (
+                f"{counted(search.unsteady, 'pair')} could not be tried: after the first fault the "
+                "test does not do the same each time"
+            )
+            self._found.note = "\n  ".join(filter(None, [self._found.note, unsteady]))
 
     def _shrunk(
         self, search: Search, schedules: list[Schedule], run: Callable[..., Outcome]
