@@ -119,7 +119,7 @@ def watched_databases() -> DatabaseInterceptor:
     return databases
 
 
-def child_processes(folder: str, *, native: bool = True) -> ChildProcesses | None:
+def child_processes(folder: str, *, native: bool) -> ChildProcesses | None:
     """What reaches the children of this process, for `new_engine`; None where there is no way.
 
     `native`: reach clients in C there as well.

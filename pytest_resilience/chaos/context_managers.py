@@ -34,7 +34,7 @@ class DualContext(AbstractContextManager[T], AbstractAsyncContextManager[T]):
     `async with`.
     """
 
-    def __init__(self, manager: AbstractContextManager[T], *, blocks: bool = False) -> None:
+    def __init__(self, manager: AbstractContextManager[T], *, blocks: bool) -> None:
         """`blocks`: `manager` takes long, so `async with` enters and leaves it in a thread."""
         self._manager = manager
         self._blocks = blocks

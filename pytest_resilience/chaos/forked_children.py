@@ -123,7 +123,7 @@ class SharedCounts:
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
     """
 
-    def __init__(self, *, in_total: bool = False) -> None:
+    def __init__(self, *, in_total: bool) -> None:
         """`in_total`: number operations through all processes, and not in each from 1."""
         self._in_total = in_total
         self._here = [0, 0, 0, 0.0]  # as in a cell; of this process, if it is no child

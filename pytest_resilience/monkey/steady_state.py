@@ -206,7 +206,7 @@ class SteadyState:
     Raises DuplicateNameError for two probes of one name.
     """
 
-    def __init__(self, probes: Iterable[Probe] = ()) -> None:
+    def __init__(self, probes: Iterable[Probe]) -> None:
         self.probes = tuple(probes)
         names = set()
         for probe in self.probes:

@@ -350,6 +350,6 @@ def _run_into(
         future.set_result(result)
 
 
-def _name_of(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
+def _name_of(func: Callable[..., Any], args: tuple[Any, ...]) -> str:
     func = innermost(func, args)
     return getattr(func, "__qualname__", None) or repr(func)

@@ -233,9 +233,7 @@ class ChaosScope:
         nodeid: of the test.
     """
 
-    def __init__(
-        self, engine: Engine, nodeid: str, seed: int, *, mode: RunMode = RunMode.INJECT
-    ) -> None:
+    def __init__(self, engine: Engine, nodeid: str, seed: int, *, mode: RunMode) -> None:
         """`seed` is the run's."""
         self.experiments = ExperimentLog()
         self.faults = FaultLog(nodeid, engine.clock.monotonic())

@@ -72,7 +72,7 @@ class RunQueue:
         limit: of the test's thread; None where it has none.
     """
 
-    def __init__(self, chance: random.Random | None = None, order: Order | None = None) -> None:
+    def __init__(self, chance: random.Random | None, order: Order | None) -> None:
         """`chance` chooses who runs next; without it, where there is an order, who came first."""
         self.one_at_a_time = chance is not None or order is not None
         self.order = order

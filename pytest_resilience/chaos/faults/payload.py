@@ -241,9 +241,7 @@ class Truncated:
 
     ended = False
 
-    def __init__(
-        self, head: Head | Skipped, *, share: float = 0.0, limit: int | None = None
-    ) -> None:
+    def __init__(self, head: Head | Skipped, *, share: float, limit: int | None) -> None:
         """`limit`: in bytes, instead of a share."""
         self._share = share
         self._limit = limit

@@ -163,7 +163,7 @@ class ChildProcesses:
 
     kinds = KINDS
 
-    def __init__(self, place: str, *, native: bool = True) -> None:
+    def __init__(self, place: str, *, native: bool) -> None:
         """`place`: the folder of call sites. `native`: reach clients in C as well."""
         self.awaited = False
         self._engine: Engine  # see `of`

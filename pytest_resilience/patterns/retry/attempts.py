@@ -224,7 +224,7 @@ class CallState:
         "_details", "_number", "_previous_delay", "_started", "delay", "failed", "handler",
     )  # fmt: skip
 
-    def __init__(self, handler: HandlerState, started: float | None = None) -> None:
+    def __init__(self, handler: HandlerState, started: float | None) -> None:
         """`started`: as `HandlerState.start` returned it; None to count from the first failure."""
         self.handler = handler
         self.failed = 0
