@@ -176,10 +176,8 @@ class Search:
         return sum(self.gone.values())
 
     def _is_steady(self, schedule: Schedule) -> bool:
-        """Whether the operations came after which it was made. One is proof of itself."""
-        outcome = self.outcomes[schedule]
-        came = len(outcome.positions) == len(schedule)
-        if came or not schedule[1:] or outcome.verdict is not CellVerdict.STALE:
+        """Whether its second operation has come again, for the fault to happen to it."""
+        if not schedule[1:] or self.outcomes[schedule].verdict is not CellVerdict.STALE:
             return True
         del self.outcomes[schedule]
         self.gone[schedule] = True

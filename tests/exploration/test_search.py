@@ -187,7 +187,8 @@ def test_a_budget_of_time_lets_none_begin_after_it() -> None:
     assert budget.left() == "0 s"
 
 
-def test_a_pair_whose_second_operation_does_not_come_again_is_counted_and_is_no_result() -> None:
+@pytest.mark.parametrize("met", [1, 2])
+def test_a_pair_whose_second_fault_does_not_come_is_counted_and_is_no_result(met: int) -> None:
     system = System([seen("a"), seen("b")], lambda _: False)
 
     def attempt(schedule: Schedule) -> Outcome:
@@ -196,7 +197,7 @@ def test_a_pair_whose_second_operation_does_not_come_again_is_counted_and_is_no_
             return outcome
         stale = Signature(verdict=CellVerdict.STALE)
         return dataclasses.replace(
-            outcome, verdict=stale.verdict, signature=stale, positions=outcome.positions[:1]
+            outcome, verdict=stale.verdict, signature=stale, positions=outcome.positions[:met]
         )
 
     search = Search(system.calm, attempt)

@@ -289,7 +289,7 @@ class Explorer:
         if search.unsteady:
             unsteady = (
                 f"{counted(search.unsteady, 'pair')} could not be tried: after the first fault the "
-                "test does not do the same each time"
+                "test does not do the same each time, or is over before the second can happen"
             )
             self._found.note = "\n  ".join(filter(None, [self._found.note, unsteady]))
 
