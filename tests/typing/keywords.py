@@ -75,6 +75,8 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 __all__ = [{names}]
 
 _R_co = TypeVar("_R_co", covariant=True)
+
+# fmt: off
 '''
 
 CONSTRUCTOR_HEAD = '''"""What `ChaosExperiment(...)` takes, by its chaos type, for type checkers.
@@ -106,8 +108,11 @@ __all__ = ["ExperimentConstructor"]
 
 class ExperimentConstructor:
     """Takes the arguments of `ChaosExperiment`."""
+
+    # fmt: off
 '''
 CONSTRUCTOR_END = '''
+    # fmt: on
     def __init__(  # noqa: PLR0917  # the order is the public one
         self,
         name: str,
@@ -155,6 +160,7 @@ _SAMPLES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 _COVERS = {"float": {"int"}, "Mapping[str, str | float]": {"Sequence[str]"}}
 _NO_WORD = "no such word"
+_WIDTH = 90  # of a line of parameters, without its indent and the last comma
 
 # Parameters that several types share, by the name of their class.
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -342,9 +348,18 @@ def _protocol(call: _Call) -> str:
 
 
 def _overload(experiment: str, keywords: Iterable[str]) -> str:
-    lines = ["self", f"experiment: {experiment}", "*", *keywords]
-    body = "".join(f"        {each},\n" for each in lines)
+    body = _filled(["self", f"experiment: {experiment}", "*", *keywords])
     return f"\n    @overload\n    def __call__(\n{body}    ) -> _R_co: ...\n"
+
+
+def _filled(parameters: Iterable[str]) -> str:
+    """The lines of a function's parameters, as many in each as there is room for."""
+    lines = [""]
+    for each in parameters:
+        if len(lines[-1]) + len(each) > _WIDTH:
+            lines.append("")
+        lines[-1] += f" {each},"
+    return "".join(f"       {line}\n" for line in lines)
 
 
 def expected_constructor() -> str:
@@ -370,7 +385,7 @@ def expected_constructor() -> str:
 def _constructor(kind: str, *more: str) -> str:
     lines = ["self", "name: str", f"chaos_type: {kind}"]
     lines += [f"{name}: {what} = ..." for name, what in _IN_ORDER.items()]
-    body = "".join(f"        {each},\n" for each in [*lines, *more])
+    body = _filled([*lines, *more])
     return f"\n    @overload\n    def __init__(\n{body}    ) -> None: ...\n"
 
 

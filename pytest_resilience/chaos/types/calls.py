@@ -37,143 +37,99 @@ __all__ = ["Inject", "InjectIntoProxy", "MarkChaos"]
 
 _R_co = TypeVar("_R_co", covariant=True)
 
+# fmt: off
+
 
 class Inject(Protocol[_R_co]):
     """`Chaos.inject`."""
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[NetworkLatency],
+        self, experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY], *,
+        must_fire: bool = ..., **parameters: Unpack[NetworkLatency],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[NetworkFailure],
+        self, experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE], *,
+        must_fire: bool = ..., **parameters: Unpack[NetworkFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["cpu_stress", ChaosType.CPU_STRESS],
-        *,
-        must_fire: bool = ...,
+        self, experiment: Literal["cpu_stress", ChaosType.CPU_STRESS], *, must_fire: bool = ...,
         **parameters: Unpack[CpuStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["memory_stress", ChaosType.MEMORY_STRESS],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[MemoryStress],
+        self, experiment: Literal["memory_stress", ChaosType.MEMORY_STRESS], *,
+        must_fire: bool = ..., **parameters: Unpack[MemoryStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["disk_stress", ChaosType.DISK_STRESS],
-        *,
-        must_fire: bool = ...,
+        self, experiment: Literal["disk_stress", ChaosType.DISK_STRESS], *, must_fire: bool = ...,
         **parameters: Unpack[DiskStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE],
-        *,
-        target_services: str | Sequence[str],
-        must_fire: bool = ...,
+        self, experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE], *,
+        target_services: str | Sequence[str], must_fire: bool = ...,
         **parameters: Unpack[ServiceFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[DatabaseSlowdown],
+        self, experiment: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN], *,
+        must_fire: bool = ..., **parameters: Unpack[DatabaseSlowdown],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["database_failure", ChaosType.DATABASE_FAILURE],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[DatabaseFailure],
+        self, experiment: Literal["database_failure", ChaosType.DATABASE_FAILURE], *,
+        must_fire: bool = ..., **parameters: Unpack[DatabaseFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["disk_failure", ChaosType.DISK_FAILURE],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[DiskFailure],
+        self, experiment: Literal["disk_failure", ChaosType.DISK_FAILURE], *,
+        must_fire: bool = ..., **parameters: Unpack[DiskFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["cancellation", ChaosType.CANCELLATION],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[Cancellation],
+        self, experiment: Literal["cancellation", ChaosType.CANCELLATION], *,
+        must_fire: bool = ..., **parameters: Unpack[Cancellation],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["memory_failure", ChaosType.MEMORY_FAILURE],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[MemoryFailure],
+        self, experiment: Literal["memory_failure", ChaosType.MEMORY_FAILURE], *,
+        must_fire: bool = ..., **parameters: Unpack[MemoryFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[FdExhaustion],
+        self, experiment: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION], *,
+        must_fire: bool = ..., **parameters: Unpack[FdExhaustion],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[ThreadExhaustion],
+        self, experiment: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION], *,
+        must_fire: bool = ..., **parameters: Unpack[ThreadExhaustion],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: ChaosExperiment,
-        *,
-        must_fire: bool = ...,
+        self, experiment: ChaosExperiment, *, must_fire: bool = ...,
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: str,
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[Experiments],
+        self, experiment: str, *, must_fire: bool = ..., **parameters: Unpack[Experiments],
     ) -> _R_co: ...
 
 
@@ -182,49 +138,33 @@ class InjectIntoProxy(Protocol[_R_co]):
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[NetworkLatency],
+        self, experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY], *,
+        must_fire: bool = ..., **parameters: Unpack[NetworkLatency],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE],
-        *,
-        must_fire: bool = ...,
-        **parameters: Unpack[NetworkFailure],
+        self, experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE], *,
+        must_fire: bool = ..., **parameters: Unpack[NetworkFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE],
-        *,
-        target_services: str | Sequence[str],
-        must_fire: bool = ...,
+        self, experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE], *,
+        target_services: str | Sequence[str], must_fire: bool = ...,
         **parameters: Unpack[ServiceFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: ChaosExperiment,
-        *,
-        stream: Literal["upstream", "downstream", "both"] | None = ...,
-        must_fire: bool = ...,
+        self, experiment: ChaosExperiment, *,
+        stream: Literal["upstream", "downstream", "both"] | None = ..., must_fire: bool = ...,
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: str,
-        *,
-        stream: Literal["upstream", "downstream", "both"] | None = ...,
-        must_fire: bool = ...,
-        **parameters: Unpack[Experiments],
+        self, experiment: str, *, stream: Literal["upstream", "downstream", "both"] | None = ...,
+        must_fire: bool = ..., **parameters: Unpack[Experiments],
     ) -> _R_co: ...
 
 
@@ -233,150 +173,90 @@ class MarkChaos(Protocol[_R_co]):
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[NetworkLatency],
+        self, experiment: Literal["network_latency", ChaosType.NETWORK_LATENCY], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[NetworkLatency],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[NetworkFailure],
+        self, experiment: Literal["network_failure", ChaosType.NETWORK_FAILURE], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[NetworkFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["cpu_stress", ChaosType.CPU_STRESS],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[CpuStress],
+        self, experiment: Literal["cpu_stress", ChaosType.CPU_STRESS], *, must_fire: bool = ...,
+        include_setup: bool = ..., **parameters: Unpack[CpuStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["memory_stress", ChaosType.MEMORY_STRESS],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[MemoryStress],
+        self, experiment: Literal["memory_stress", ChaosType.MEMORY_STRESS], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[MemoryStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["disk_stress", ChaosType.DISK_STRESS],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[DiskStress],
+        self, experiment: Literal["disk_stress", ChaosType.DISK_STRESS], *, must_fire: bool = ...,
+        include_setup: bool = ..., **parameters: Unpack[DiskStress],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE],
-        *,
-        target_services: str | Sequence[str],
-        must_fire: bool = ...,
-        include_setup: bool = ...,
+        self, experiment: Literal["service_failure", ChaosType.SERVICE_FAILURE], *,
+        target_services: str | Sequence[str], must_fire: bool = ..., include_setup: bool = ...,
         **parameters: Unpack[ServiceFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[DatabaseSlowdown],
+        self, experiment: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[DatabaseSlowdown],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["database_failure", ChaosType.DATABASE_FAILURE],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[DatabaseFailure],
+        self, experiment: Literal["database_failure", ChaosType.DATABASE_FAILURE], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[DatabaseFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["disk_failure", ChaosType.DISK_FAILURE],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[DiskFailure],
+        self, experiment: Literal["disk_failure", ChaosType.DISK_FAILURE], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[DiskFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["cancellation", ChaosType.CANCELLATION],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[Cancellation],
+        self, experiment: Literal["cancellation", ChaosType.CANCELLATION], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[Cancellation],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["memory_failure", ChaosType.MEMORY_FAILURE],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[MemoryFailure],
+        self, experiment: Literal["memory_failure", ChaosType.MEMORY_FAILURE], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[MemoryFailure],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[FdExhaustion],
+        self, experiment: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[FdExhaustion],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION],
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
-        **parameters: Unpack[ThreadExhaustion],
+        self, experiment: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION], *,
+        must_fire: bool = ..., include_setup: bool = ..., **parameters: Unpack[ThreadExhaustion],
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: ChaosExperiment,
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
+        self, experiment: ChaosExperiment, *, must_fire: bool = ..., include_setup: bool = ...,
     ) -> _R_co: ...
 
     @overload
     def __call__(
-        self,
-        experiment: str,
-        *,
-        must_fire: bool = ...,
-        include_setup: bool = ...,
+        self, experiment: str, *, must_fire: bool = ..., include_setup: bool = ...,
         **parameters: Unpack[Experiments],
     ) -> _R_co: ...

@@ -40,187 +40,120 @@ __all__ = ["ExperimentConstructor"]
 class ExperimentConstructor:
     """Takes the arguments of `ChaosExperiment`."""
 
+    # fmt: off
+
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["network_latency", ChaosType.NETWORK_LATENCY],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[NetworkLatencyParameters],
+        self, name: str, chaos_type: Literal["network_latency", ChaosType.NETWORK_LATENCY],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[NetworkLatencyParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["network_failure", ChaosType.NETWORK_FAILURE],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[NetworkFailureParameters],
+        self, name: str, chaos_type: Literal["network_failure", ChaosType.NETWORK_FAILURE],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[NetworkFailureParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["cpu_stress", ChaosType.CPU_STRESS],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[CpuStressParameters],
+        self, name: str, chaos_type: Literal["cpu_stress", ChaosType.CPU_STRESS],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[CpuStressParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["memory_stress", ChaosType.MEMORY_STRESS],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[MemoryStressParameters],
+        self, name: str, chaos_type: Literal["memory_stress", ChaosType.MEMORY_STRESS],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[MemoryStressParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["disk_stress", ChaosType.DISK_STRESS],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[DiskStressParameters],
+        self, name: str, chaos_type: Literal["disk_stress", ChaosType.DISK_STRESS],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[DiskStressParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["service_failure", ChaosType.SERVICE_FAILURE],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[ServiceFailureParameters],
+        self, name: str, chaos_type: Literal["service_failure", ChaosType.SERVICE_FAILURE],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[ServiceFailureParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[DatabaseSlowdownParameters],
+        self, name: str, chaos_type: Literal["database_slowdown", ChaosType.DATABASE_SLOWDOWN],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[DatabaseSlowdownParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["database_failure", ChaosType.DATABASE_FAILURE],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[DatabaseFailureParameters],
+        self, name: str, chaos_type: Literal["database_failure", ChaosType.DATABASE_FAILURE],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[DatabaseFailureParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["disk_failure", ChaosType.DISK_FAILURE],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[DiskFailureParameters],
+        self, name: str, chaos_type: Literal["disk_failure", ChaosType.DISK_FAILURE],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[DiskFailureParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["cancellation", ChaosType.CANCELLATION],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[CancellationParameters],
+        self, name: str, chaos_type: Literal["cancellation", ChaosType.CANCELLATION],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[CancellationParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["memory_failure", ChaosType.MEMORY_FAILURE],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[MemoryFailureParameters],
+        self, name: str, chaos_type: Literal["memory_failure", ChaosType.MEMORY_FAILURE],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[MemoryFailureParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[FdExhaustionParameters],
+        self, name: str, chaos_type: Literal["fd_exhaustion", ChaosType.FD_EXHAUSTION],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[FdExhaustionParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION],
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
-        **parameters: Unpack[ThreadExhaustionParameters],
+        self, name: str, chaos_type: Literal["thread_exhaustion", ChaosType.THREAD_EXHAUSTION],
+        probability: float | str = ..., duration: float | str = ...,
+        intensity: float | str | None = ..., target_services: Sequence[str] | str | None = ...,
+        enabled: bool = ..., **parameters: Unpack[ThreadExhaustionParameters],
     ) -> None: ...
 
     @overload
     def __init__(
-        self,
-        name: str,
-        chaos_type: Kind | str,
-        probability: float | str = ...,
-        duration: float | str = ...,
-        intensity: float | str | None = ...,
-        target_services: Sequence[str] | str | None = ...,
-        enabled: bool = ...,
+        self, name: str, chaos_type: Kind | str, probability: float | str = ...,
+        duration: float | str = ..., intensity: float | str | None = ...,
+        target_services: Sequence[str] | str | None = ..., enabled: bool = ...,
     ) -> None: ...
 
+    # fmt: on
     def __init__(  # noqa: PLR0917  # the order is the public one
         self,
         name: str,
