@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 from pathlib import Path
@@ -27,10 +28,14 @@ def defined(path: Path) -> set[str]:
     return names | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
+@functools.cache
+def folders() -> list[Path]:
+    return [ROOT, *(each for each in [PACKAGE, *PACKAGE.rglob("*")] if each.is_dir())]
+
+
 @pytest.mark.parametrize("path", sorted(set(PATHS)))
 def test_each_path_is_there(path: str) -> None:
-    folders = [ROOT, *(each for each in [PACKAGE, *PACKAGE.rglob("*")] if each.is_dir())]
-    assert any((folder / path).exists() for folder in folders)
+    assert any((folder / path).exists() for folder in folders())
 
 
 @pytest.mark.parametrize(("name", "path"), NAMED)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import queue
 import threading
 
+from typing import Any
+
 import pytest
 
+from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs
 from tests.ahead import runs_each
 
@@ -831,29 +834,36 @@ _ASKING = {  # by the place that asks: flags, ini, what stands above the tests
 }
 
 
-@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n1"]], ids=["alone", "xdist"])
-@pytest.mark.parametrize("asking", _ASKING)
-def test_one_usage_error_where_time_machine_is_missing(
-    suite: pytest.Pytester, asking: str, workers: list[str]
-) -> None:
+def _without_time_machine(asking: str, way: str) -> Any:
     flags, ini, above = _ASKING[asking]
-    suite.makeini(f"[pytest]\n{ini}")
-    suite.makeconftest("import sys\nsys.modules['time_machine'] = None")
-    suite.makepyfile(
+    suite = runs(
+        *ALONE_AND_XDIST[way],
+        *flags,
+        others={"pytest.ini": f"[pytest]\n{ini}\n"},
+        conftest="import sys\nsys.modules['time_machine'] = None",
         test_it=f"""
-        import pytest
+            import pytest
 
-        {above}
-        def test_one():
-            pass
+            {above}
+            def test_one():
+                pass
 
-        {above}
-        def test_other():
-            pass
-    """
+            {above}
+            def test_other():
+                pass
+        """,
     )
-    result = suite.runpytest_subprocess(*workers, *flags)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    return pytest.param(asking, way, marks=suite, id=f"{asking}-{way}")
+
+
+@pytest.mark.parametrize(
+    ("asking", "way"),
+    [_without_time_machine(asking, way) for asking in _ASKING for way in ALONE_AND_XDIST],
+)
+def test_one_usage_error_where_time_machine_is_missing(
+    asking: str, way: str, ran: pytest.RunResult
+) -> None:
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
     told = "virtual time needs time-machine; pip install 'pytest-resilience[[]clock[]]'"
-    (result.stdout if workers else result.stderr).fnmatch_lines([f"*{asking}: {told}"])
-    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    (ran.stdout if way == "xdist" else ran.stderr).fnmatch_lines([f"*{asking}: {told}"])
+    assert "Traceback" not in ran.stdout.str() + ran.stderr.str()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.ahead import LOADED
 from tests.ahead import ROOT
 from tests.ahead import Command
 from tests.ahead import finished
@@ -23,10 +24,15 @@ from tests.end_to_end.exploration.test_seeded_shop import SHOP
 
 
 BOTH = """
-import subprocess, sys
+import gc, importlib, os, sys
+import pytest
+for name in {loaded!r}:
+    importlib.import_module(name)
+gc.freeze()  # each exploration looks for garbage after many of its runs
 for report, *more in ({pruned!r},), ({whole!r}, "--no-prune"):
-    command = [sys.executable, "-m", "pytest", *{args!r}, *more, f"--resilience-report={{report}}"]
-    subprocess.run(command, check=False)
+    if not os.fork():
+        sys.exit(pytest.main([*{args!r}, *more, f"--resilience-report={{report}}"]))
+    os.wait()
 """
 QUICK = ("test_total", "test_invoice", "test_description")
 # Pairs of faults are left out of it; of the one with the bug more is tried than any budget allows.
@@ -43,13 +49,15 @@ class ExploringTwice:
     keywords: tuple[str, ...]
 
     def write(self, folder: Path) -> Command:
+        top = self.tests if self.tests.is_dir() else self.tests.parent
         args = [
             str(self.tests), "-k", " or ".join(self.keywords), "--chaos-explore",
-            f"--basetemp={folder / 'temporary'}", "-Wignore::ResourceWarning",
+            f"--basetemp={folder / 'temporary'}", f"--confcutdir={top}",
+            "-Wignore::ResourceWarning",
             "-Wignore::pytest.PytestUnraisableExceptionWarning",
         ]  # fmt: skip
         reports = {name: str(folder / f"{name}.json") for name in ("pruned", "whole")}
-        return Command(args=("-c", BOTH.format(args=args, **reports)), cwd=ROOT)
+        return Command(args=("-c", BOTH.format(loaded=LOADED, args=args, **reports)), cwd=ROOT)
 
 
 def kind_of_error(cell: dict[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Exploring:
         quiet = ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
         args = [
             "-m", "pytest", str(SHOP), "--chaos-explore=1", f"--basetemp={folder / 'temporary'}",
+            f"--confcutdir={SHOP.parent}",  # what the tests of this suite share takes long to load
             *(f"-Wignore::{each}" for each in quiet),
         ]  # fmt: skip
         return Command(args=tuple(args), cwd=ROOT)

@@ -118,6 +118,7 @@ WORST = {
     "test_never_alike": "unexplorable",
 }
 WORKERS = ("-p", "xdist", "-n2")
+ONE_WORKER = ("-p", "xdist", "-n1")
 LINE = re.compile(r"pytest (test_\S+) (--chaos-replay=.+)")
 
 
@@ -372,9 +373,11 @@ def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester
     run(shop, "--chaos-schedules=kept.txt", "-k", "shouts").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("workers", [(), WORKERS], ids=["alone", "in workers"])
+@pytest.mark.parametrize(
+    ("workers", "worker"), [((), ()), (WORKERS, ONE_WORKER)], ids=["alone", "in workers"]
+)
 def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
-    shop: pytest.Pytester, workers: tuple[str, ...]
+    shop: pytest.Pytester, workers: tuple[str, ...], worker: tuple[str, ...]
 ) -> None:
     kept = shop.path / "kept.txt"
     kept.write_text(
@@ -392,18 +395,18 @@ def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
     assert out.count("test_old.py::test_moved: there is no such test any more, with 1 sche") == 1
     assert "test_loads: " not in out
     for part in ("-k=loads", "test_shop.py::test_loads", "--deselect=test_shop.py::test_other"):
-        result = run(shop, "--chaos-schedules=kept.txt", part, *workers)
+        result = run(shop, "--chaos-schedules=kept.txt", part, *worker)
         assert result.ret == pytest.ExitCode.OK
         result.stdout.no_fnmatch_line("*no such test*")
-    in_file = run(shop, "--chaos-schedules=kept.txt", "test_shop.py", *workers)
+    in_file = run(shop, "--chaos-schedules=kept.txt", "test_shop.py", *worker)
     assert in_file.ret == pytest.ExitCode.TESTS_FAILED
     in_file.stdout.no_fnmatch_line("*test_moved*")  # of that file nobody has asked
     kept.write_text(kept.read_text().partition("\n")[0])
-    assert run(shop, "--chaos-schedules=kept.txt", *workers).ret == pytest.ExitCode.OK
+    assert run(shop, "--chaos-schedules=kept.txt", *worker).ret == pytest.ExitCode.OK
     shop.makepyfile(test_another="def test_it(): pass")
     with open(shop.path / "conftest.py", "a", encoding="utf-8") as conftest:
         conftest.write("\ncollect_ignore = ['test_shop.py']\n")  # as for want of a library
-    ignored = run(shop, "--chaos-schedules=kept.txt", *workers)
+    ignored = run(shop, "--chaos-schedules=kept.txt", *worker)
     assert ignored.ret == pytest.ExitCode.OK
     ignored.stdout.no_fnmatch_line("*no such test*")
 
