@@ -86,6 +86,7 @@ def start(log: OperationLog, engine: Engine, stack: ExitStack) -> dict[Step, Act
         experiment = _experiment_of(step).triggered_by(AtStep(log, step))
         seed = derive(0, str(step))  # the same in every run, and in a replay
         active[step] = engine.start(experiment, seed=seed, must_fire=False)
+        active[step].counted = None  # nobody asks for numbers: the log has them
         stack.callback(active[step].stop)
     return active
 
