@@ -117,17 +117,19 @@ class _Interceptors:
     Attributes:
         file_trace: what is told of what was done with files; None while nobody wants to know.
         is_settled: all that is not needed has been removed.
+        waits: more is about to change, and nothing is put in place until then.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
         self._all = tuple(interceptors)
         self._in_place: tuple[Interceptor, ...] = ()
         self.is_settled = True
+        self.waits = False
         self.file_trace: FileTrace | None = None
 
     def use(self, needed: frozenset[str]) -> None:
         """Have those in place that see operations of these kinds, and no others."""
-        if not needed and not self._in_place:
+        if self.waits or (not needed and not self._in_place):
             return
         used = [each for each in self._all if not needed.isdisjoint(each.kinds)]
         unused = [each for each in self._in_place if each not in used]
@@ -405,6 +407,20 @@ class Engine:
             active_experiment.counts.add(hits=1)
             operation = Operation(kind=kind, target="this machine", names=())
             self._notify(operation, "", [Hit(active_experiment, fault, number, operation)])
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let interceptors learn of what begins and ends in the block when it is over.
+
+        What keeps one from being put in place is raised there, and ends nothing.
+        """
+        with self._lock:
+            self._interceptors.waits = True
+            try:
+                yield
+            finally:
+                self._interceptors.waits = False
+                self._set_active(self.active)
 
     def call_site(self, loop_objects: tuple[object, ...] = (), *, thread: int | None = None) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""

@@ -87,6 +87,21 @@ def test_interceptors_are_installed_while_an_experiment_needs_them(
     assert engine.active == ()
 
 
+def test_interceptors_learn_once_of_what_begins_and_ends_at_once(
+    engine: Engine, interceptor: FakeInterceptor
+) -> None:
+    with engine.at_once():
+        both = engine.start(LATENCY, seed=1), engine.start(FAILURE, seed=1)
+        assert [*engine.active] == [*both]
+        assert interceptor.done == []
+    assert interceptor.done == ["install", "refresh"]
+    with engine.at_once():
+        for each in both:
+            each.stop()
+    assert interceptor.done == ["install", "refresh", "remove"]
+    assert engine.active == ()
+
+
 def test_what_has_to_stay_is_removed_once_more_until_it_is_gone() -> None:
     left = [True, True, False]
 

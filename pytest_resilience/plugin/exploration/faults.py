@@ -79,15 +79,24 @@ def place_in(engine: Engine) -> Callable[[Operation], str]:
 
 def start(log: OperationLog, engine: Engine, stack: ExitStack) -> dict[Step, ActiveExperiment]:
     """The experiment of each step of the log's schedule, which ends with the stack."""
-    active = {}
-    for step in log.schedule:
-        if step.is_order:
-            continue
-        experiment = _experiment_of(step).triggered_by(AtStep(log, step))
-        seed = derive(0, str(step))  # the same in every run, and in a replay
-        active[step] = engine.start(experiment, seed=seed, must_fire=False)
-        active[step].counted = None  # nobody asks for numbers: the log has them
-        stack.callback(active[step].stop)
+    active: dict[Step, ActiveExperiment] = {}
+    steps = [step for step in log.schedule if not step.is_order]
+    if not steps:
+        return active
+    ending = ExitStack()  # each ends, whatever the end of another raises
+
+    def stop() -> None:
+        with engine.at_once():
+            ending.close()
+
+    stack.callback(stop)
+    with engine.at_once():
+        for step in steps:
+            experiment = _experiment_of(step).triggered_by(AtStep(log, step))
+            seed = derive(0, str(step))  # the same in every run, and in a replay
+            active[step] = engine.start(experiment, seed=seed, must_fire=False)
+            ending.callback(active[step].stop)
+            active[step].counted = None  # nobody asks for numbers: the log has them
     return active
 
 
