@@ -31,6 +31,7 @@ from pytest_resilience.seeds import derive
 
 __all__ = ["all_seen", "place_in", "start", "target_names"]
 
+_ABOVE = 5  # frames between a place and its interceptor: from `call_site` to the engine's `decide`
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
 
 
@@ -72,7 +73,7 @@ def place_in(engine: Engine) -> Callable[[Operation], str]:
 
     def place_of(operation: Operation) -> str:
         site = operation.call_site
-        return engine.call_site(site.loop_objects) or site.place
+        return engine.call_site(site.loop_objects, above=_ABOVE) or site.place
 
     return place_of
 
