@@ -77,7 +77,10 @@ class Wait:
         seconds = min(seconds, effect.left())
         self._ends = now + seconds
         self.due = _time_of(loop) + max(0.0, seconds - early)
-        _schedule_of(loop).add(self)
+        schedule = _schedules.get(loop)
+        if schedule is None:
+            schedule = _schedules[loop] = _Schedule(loop)
+        schedule.add(self)
 
     def cancel(self) -> None:
         """Never call, if it has not."""
@@ -160,7 +163,12 @@ class _Schedule:
             if now - self._polled_at > SLICE - _EPSILON:
                 self._polled_at = now
                 self._poll(loop)
-            self._end_due(now)
+            while self._waits and (
+                self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON
+            ):
+                wait = heapq.heappop(self._waits)[2]
+                if not wait.cancelled:
+                    wait.pass_in_full()
         finally:  # whatever one of them has raised
             self._ending = False
             self._handle = self._next(loop, now)
@@ -174,12 +182,6 @@ class _Schedule:
         if clocks and isinstance(clocks[0], IdlingClock):
             clocks[0].idle_in(loop)
 
-    def _end_due(self, now: float) -> None:
-        while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON):
-            wait = heapq.heappop(self._waits)[2]
-            if not wait.cancelled:
-                wait.pass_in_full()
-
     def _next(
         self, loop: asyncio.AbstractEventLoop, now: float
     ) -> asyncio.Handle | threading.Timer | None:
@@ -188,7 +190,8 @@ class _Schedule:
             experiment_ends.unwatch(self)
             return None
         rest = self._waits[0][0] - now
-        if self._is_exact():
+        is_exact = MACHINE_CLOCK.exact_sleep() is not None
+        if is_exact and all(wait.is_by_the_machine for _, _, wait in self._waits):
             experiment_ends.watch(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE + _EPSILON:
@@ -202,10 +205,6 @@ class _Schedule:
             return loop.call_soon(self._run)
         # Virtual time stands still until the loop has nothing else to do.
         return loop.call_later(rest, self._run)
-
-    def _is_exact(self) -> bool:
-        exact = MACHINE_CLOCK.exact_sleep() is not None
-        return exact and all(wait.is_by_the_machine for _, _, wait in self._waits)
 
     def _look_soon(self) -> None:
         loop = self._loop()
@@ -243,7 +242,8 @@ def _idle(loop: Any, seconds: float) -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):  # of another kind
         if not loop._ready:  # noqa: SLF001  # what the loop has to do
             timers = loop._scheduled  # noqa: SLF001
-            seconds = min([seconds, *(each.when() - loop.time() for each in timers[:1])])
+            if timers:
+                seconds = min(seconds, timers[0].when() - loop.time())
             if seconds > 0:
                 select.select([loop._selector], [], [], seconds)  # noqa: SLF001
 
@@ -265,13 +265,6 @@ def _call_by_the_machine(
 _schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Schedule] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
-    schedule = _schedules.get(loop)
-    if schedule is None:
-        schedule = _schedules[loop] = _Schedule(loop)
-    return schedule
 
 
 async def pause(

@@ -26,7 +26,6 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -154,11 +153,17 @@ class Peer:
         self.tls = scheme in {"https", "wss"}
         self._engine = engine
         self._caller = caller
-        self._http = http if caller is None else replace(http, in_process=True)
         self._is_http = scheme in _PORTS
-        self._names, self._is_address = _names(host, port or _PORTS.get(scheme))
-        self.name = self._names[0]
-        self._tcp = TcpDetails(connection=new_connection())
+        names, self._is_address = _names(host, port or _PORTS.get(scheme))
+        self.name = names[0]
+        self._connect = Operation(
+            kind=CONNECT,
+            target=self.name,
+            names=names,
+            tcp=TcpDetails(connection=new_connection()),
+            http=http if caller is None else replace(http, in_process=True),
+            remark="" if caller is None else caller.remark,
+        )
 
     @classmethod
     def nobody(cls, engine: Engine) -> Peer:
@@ -167,9 +172,8 @@ class Peer:
 
     def is_targeted(self, mock_responds: Callable[[], bool] | None = None) -> bool:
         """An active experiment is aimed at it, and the mock has a response; noted if not."""
-        operation = self._operation(CONNECT)
-        if not self._is_http or not self._engine.is_targeted(operation):
-            self._note(operation)
+        if not self._is_http or not self._engine.is_targeted(self._connect):
+            self._note(self._connect)
             return False
         if mock_responds is not None and not mock_responds():
             self.note_no_response()
@@ -178,7 +182,7 @@ class Peer:
 
     def note_no_response(self) -> None:
         """Note that it was called, and that the mock has no response."""
-        self._note(self._operation(CONNECT)._replace(remark="the mock has no response"))
+        self._note(self._connect._replace(remark="the mock has no response"))
 
     def _note(self, operation: Operation) -> None:
         if not self._is_http:
@@ -188,37 +192,25 @@ class Peer:
         self._engine.note_unmatched(operation)
         if self._engine.recorder is not None:  # it would be a whole exchange
             for kind in (RECEIVE,) if self._is_address else (RESOLVE, RECEIVE):
-                self._engine.recorder.note(self._operation(kind))
+                self._engine.recorder.note(self._connect._replace(kind=kind))
 
     def decide(self, kind: str) -> Effect | None:
         """The effect on an operation of this kind; None if nothing happens to it."""
         if not self._is_http or (kind == RESOLVE and self._is_address):
             return None  # nobody is called, or nobody has to be asked for an address
+        operation = self._connect._replace(kind=kind)
         if kind == RECEIVE:
-            return self._engine.decide(self._operation(kind))
+            return self._engine.decide(operation)
+        # Over a network nobody knows what will be asked for while a connection is made: what is
+        # aimed at some requests, and can happen to their responses, awaits those.
         active = self._engine.active
-        others = [each for each in active if not _awaits_request(each.experiment)]
+        others = [
+            each
+            for each in active
+            if not (each.experiment.aims_at_requests and RECEIVE in each.kinds)
+        ]
         among = None if len(others) == len(active) else others
-        return self._engine.decide(self._operation(kind), among=among)
-
-    def _operation(self, kind: str) -> Operation:
-        remark = "" if self._caller is None else self._caller.remark
-        return Operation(
-            kind=kind,
-            target=self.name,
-            names=self._names,
-            tcp=self._tcp,
-            http=self._http,
-            remark=remark,
-        )
-
-
-def _awaits_request(experiment: ChaosExperiment) -> bool:
-    """Whether it is aimed at some requests, and can happen to their responses.
-
-    Over a network nobody knows what will be asked for while a connection is made.
-    """
-    return experiment.aims_at_requests and RECEIVE in experiment.kinds
+        return self._engine.decide(operation, among=among)
 
 
 @functools.lru_cache

@@ -137,31 +137,26 @@ class Sender:
         """One of the client's connections, which leads nowhere."""
         from urllib3.connection import HTTPConnection
 
+        # urllib3's own way to connect, which makes its exceptions of what a socket raises. It is
+        # given its own names but one: to replace that in its module would be seen by all threads.
+        original = HTTPConnection._new_conn  # noqa: SLF001  # where it translates what a socket raises
+        to_us = types.SimpleNamespace(create_connection=self._connect)
+        names = {**original.__globals__, "connection": to_us}
+        new_connection = types.FunctionType(original.__code__, names, original.__name__)
         connection = kind(*args, **kwargs)
         vars(connection).update(
-            _new_conn=functools.partial(self._connect, connection),
+            _new_conn=functools.partial(new_connection, connection),
             connect=functools.partial(HTTPConnection.connect, connection),
             is_verified=True,  # in TLS: there is nobody whose certificate to check
         )
         return connection
 
-    def _connect(self, connection: Any) -> Any:
-        """urllib3's own way to connect, which makes its exceptions, to a fake socket."""
+    def _connect(self, _address: object, timeout: Any, **_options: object) -> FakeSocket:
+        """In place of urllib3's `create_connection`. Raises what a socket raises."""
         __tracebackhide__ = True
-        from urllib3.connection import HTTPConnection
-
-        def create_connection(_address: object, timeout: Any, **_options: object) -> FakeSocket:
-            sock = FakeSocket(next(self._peers), self._ask, self._waiting)
-            sock.connect(timeout if isinstance(timeout, (int, float)) else None)
-            return sock
-
-        original = HTTPConnection._new_conn  # noqa: SLF001  # where it translates what a socket raises
-        # Its own names but one: to replace that one in its module would be seen by all threads.
-        names = {
-            **original.__globals__,
-            "connection": types.SimpleNamespace(create_connection=create_connection),
-        }
-        return types.FunctionType(original.__code__, names, original.__name__)(connection)
+        sock = FakeSocket(next(self._peers), self._ask, self._waiting)
+        sock.connect(timeout if isinstance(timeout, (int, float)) else None)
+        return sock
 
     def _ask(self) -> MockResponse:
         """The mock's response, which it and its user can still read afterwards."""
