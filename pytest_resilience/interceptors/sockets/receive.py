@@ -36,7 +36,6 @@ from pytest_resilience.interceptors.sockets.received_before import NOTHING
 from pytest_resilience.interceptors.sockets.received_before import ReceivedBefore
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_calls import flags_of
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
@@ -74,18 +73,26 @@ class Receiver:
             result = self.received_before.receive(sock, connection, call)
             if result is not NOTHING:
                 return result
-        return self._receive(sock, connection, call)
-
-    def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
-        __tracebackhide__ = True
-        inbound, timeout = connection.inbound, sock.gettimeout()
-        turn, stream = connection.turn, inbound.stream
-        if stream is not None and stream.is_replaced:
+        if inbound.stream is not None and inbound.stream.is_replaced:
             return effects.replay(sock, inbound, call)
         if inbound.ended.is_set():
             return call()
-        if timeout == 0 or (timeout is None and not call.is_plain and is_at_once(call)):
-            return self._receive_at_once(sock, connection, call)
+        timeout = sock.gettimeout()
+        if timeout != 0 and (timeout is not None or call.is_plain or not is_at_once(call)):
+            return self._receive_blocking(sock, connection, call)
+        protocol = self._loops.delaying_protocol(sock)
+        return (
+            self.nonblocking.receive(sock, connection, call)
+            if protocol is None
+            else self.asyncio.receive(sock, connection, call, protocol)
+        )
+
+    def _receive_blocking(
+        self, sock: socket.socket, connection: TcpConnection, call: SocketCall
+    ) -> Any:
+        __tracebackhide__ = True
+        turn, inbound = connection.turn, connection.inbound
+        stream = inbound.stream
         readiness = self.nonblocking.readiness
         if connection in readiness.held and not readiness.is_silent(connection):
             readiness.release(connection)
@@ -107,7 +114,16 @@ class Receiver:
                 self._receive_tickets(connection, stream, call)
         result = self._read(sock, connection, call, asked_at)
         inbound.tickets = False  # they have come before
-        return self._finish(sock, connection, call, result, expected=expected, asked=asked)
+        meant = []
+        if expected and not asked:
+            # What waited before anything was asked has been decided about, and this is the
+            # response, whoever has asked; but nobody knew which request it would be.
+            active = self._engine.active if turn.asked and inbound.stream is None else ()
+            meant = [each for each in active if each.experiment.aims_at_requests]
+            turn.receiving, turn.asked = True, False
+        if not (meant or inbound.expected) and (expected or turn.receiving):
+            return result
+        return self._receive_late(sock, connection, call, result, among=meant or None)
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """A request is about to be sent: silence begins before there can be a response.
@@ -179,17 +195,6 @@ class Receiver:
             connection.give_up_response()
             effects.discard(sock)
 
-    def _receive_at_once(
-        self, sock: socket.socket, connection: TcpConnection, call: SocketCall
-    ) -> Any:
-        __tracebackhide__ = True
-        protocol = self._loops.delaying_protocol(sock)
-        if protocol is not None:
-            if not call.is_plain and flags_of(call) & socket.MSG_PEEK:  # no transport does
-                return call()
-            return self.asyncio.receive(sock, connection, call, protocol)
-        return self.nonblocking.receive(sock, connection, call)
-
     def _receive_tickets(
         self, connection: TcpConnection, stream: ResponseStream, call: SocketCall
     ) -> None:
@@ -206,32 +211,6 @@ class Receiver:
         inbound.tickets = False
         now = clock.monotonic()
         stream.arrive(now if now - began > _NO_TIME else connection.turn.sent_at)
-
-    def _finish(
-        self,
-        sock: socket.socket,
-        connection: TcpConnection,
-        call: SocketCall,
-        result: Any,
-        *,
-        expected: bool,
-        asked: bool,
-    ) -> Any:
-        """Return `result`, with what happens to it where another thread has asked meanwhile.
-
-        What waits before anything was `asked` has been decided about, and this is the response,
-        whoever has asked; but nobody knew which request it would be.
-        """
-        __tracebackhide__ = True
-        turn, inbound = connection.turn, connection.inbound
-        meant = []
-        if expected and not asked:
-            active = self._engine.active if turn.asked and inbound.stream is None else ()
-            meant = [each for each in active if each.experiment.aims_at_requests]
-            turn.receiving, turn.asked = True, False
-        if not (meant or inbound.expected) and (expected or turn.receiving):
-            return result
-        return self._receive_late(sock, connection, call, result, among=meant or None)
 
     def _receive_late(
         self,
@@ -318,7 +297,16 @@ class Receiver:
         while True:
             match stream.next(there, now):
                 case WaitUntil(due):
-                    self._hold(sock, connection, stream, due=due, since=since, asked_at=asked_at)
+                    ended = inbound.ended
+                    effects.hold_until(
+                        sock, due, stream.effect,
+                        left=stream.left, asked_at=asked_at, since=since, ended=ended,
+                    )  # fmt: skip
+                    if connection in self.nonblocking.readiness.held:
+                        self.nonblocking.readiness.release(connection)
+                    if ended.is_set():
+                        connection.give_up_response()
+                        effects.discard(sock)
                     # As far as the socket's timeout and the clock let it come.
                     now, since = due, clock.monotonic()
                     if inbound.stream is not stream:  # given up, or overtaken by another
@@ -331,27 +319,6 @@ class Receiver:
                 case ResetConnection() | CloseConnection() as step:
                     effects.end_once(connection, step, sock)
                     return sys.maxsize
-
-    def _hold(
-        self,
-        sock: socket.socket,
-        connection: TcpConnection,
-        stream: ResponseStream,
-        *,
-        due: float,
-        since: float,
-        asked_at: float,
-    ) -> None:
-        __tracebackhide__ = True
-        ended = connection.inbound.ended
-        effects.hold_until(
-            sock, due, stream.effect, left=stream.left, asked_at=asked_at, since=since, ended=ended
-        )
-        if connection in self.nonblocking.readiness.held:
-            self.nonblocking.readiness.release(connection)
-        if ended.is_set():
-            connection.give_up_response()
-            effects.discard(sock)
 
     def _await_arrival(
         self,

@@ -29,6 +29,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import flags_of
 
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class AsyncioReceiver:
         stream = inbound.stream if inbound.expected else None
         is_stalled = inbound.stream is not None and inbound.stream.is_stalled
         needs_response = (stream is None or stream.needs_response) and not is_stalled
-        if needs_response and not effects.readable(sock, 0):
+        peeks = not call.is_plain and flags_of(call) & socket.MSG_PEEK  # which no transport does
+        if peeks or (needs_response and not effects.readable(sock, 0)):
             return call()  # only what is there is a response: bytes, EOF, an error
         self._begin(connection, protocol)
         stream = inbound.stream
