@@ -61,10 +61,13 @@ class Clock(Protocol):
 
 @runtime_checkable
 class IdlingClock(Clock, Protocol):
-    """One that can let time pass in an event loop of asyncio whose tasks all wait."""
+    """One that can shorten waits that others measure: event loops of asyncio, and SQLite."""
 
     def idle_in(self, loop: Any) -> None:
         """Something is delayed in the loop by this clock. Called again and again meanwhile."""
+
+    def locked(self, seconds: float) -> float:
+        """How long to wait for a database that others have locked, instead of so many seconds."""
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 
@@ -61,12 +62,20 @@ class SkippingClock:
     gives up is found out at once.
     """
 
-    def __init__(self, patience: float, idle_in: Callable[[Any], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        patience: float,
+        idle_in: Callable[[Any], None] = lambda _: None,
+        *,
+        most_locked: float = math.inf,
+    ) -> None:
         """Past `patience` seconds that were not waited for, SilenceError is raised.
 
         `idle_in` is called with an event loop in which something is delayed, again and again.
+        `most_locked`: seconds that a database which is locked is waited for.
         """
         self.idle_in = idle_in
+        self._most_locked = most_locked
         self._patience = patience
         self._skipped = 0.0
 
@@ -83,6 +92,9 @@ class SkippingClock:
                 f"it waits for what never comes, without a timeout: {self._patience:g} s at least"
             )
         MACHINE_CLOCK.sleep(0)  # other threads may end the wait
+
+    def locked(self, seconds: float) -> float:
+        return min(seconds, self._most_locked)
 
     async def asleep(self, seconds: float) -> None:
         self.sleep(seconds)

@@ -17,6 +17,7 @@ from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.parsing.sql import plain_text
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
+from pytest_resilience.clock import IdlingClock
 from pytest_resilience.interceptors.databases.dbapi import HookedConnection
 from pytest_resilience.interceptors.databases.dbapi import HookedCursor
 from pytest_resilience.interceptors.databases.dbapi import hooked_class
@@ -32,6 +33,7 @@ from pytest_resilience.patching import Patches
 __all__ = ["SqliteDriver"]
 
 _FACTORY = 4  # its place among the positional arguments after the database
+_TIMEOUT = 5.0  # seconds that it waits for others who have the lock, unless told how many
 _CHANGES = re.compile(r"(?:insert|update|delete|replace)\b")
 _LOCKS = re.compile(r"begin (?:immediate|exclusive)\b")
 _TABLE = re.compile(r"(?:insert (?:or \w+ )?into|replace into|update|delete from) ([\w.]+)")
@@ -74,14 +76,15 @@ class SqliteDriver:
             def proceed() -> Any:
                 if hooks.only_recording:
                     return original(database, *args, **kwargs)
+                first, named = _timed(hooks.engine.clock, args, kwargs)
                 if len(args) > _FACTORY:
                     own = hooked_class(hooks, _Connection, args[_FACTORY])
                     return original(
-                        database, *args[:_FACTORY], own, *args[_FACTORY + 1 :], **kwargs
+                        database, *first[:_FACTORY], own, *first[_FACTORY + 1 :], **named
                     )
                 given = kwargs.get("factory", sqlite3.Connection)
                 own = hooked_class(hooks, _Connection, given)
-                return original(database, *args, **{**kwargs, "factory": own})
+                return original(database, *first, **{**named, "factory": own})
 
             def fail(failure: DatabaseFailure) -> sqlite3.Error:
                 return _error(failure.condition, "")
@@ -89,6 +92,17 @@ class SqliteDriver:
             return inject(hooks.before_connect(_names(database), fail), proceed)
 
         return connect
+
+
+def _timed(
+    clock: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a connection that waits for others no longer than the clock lets it."""
+    given = args[0] if args else kwargs.get("timeout", _TIMEOUT)
+    if not isinstance(clock, IdlingClock) or type(given) not in {int, float}:
+        return args, kwargs
+    seconds = clock.locked(given)
+    return ((seconds, *args[1:]), kwargs) if args else (args, {**kwargs, "timeout": seconds})
 
 
 _new_cursor: Callable[..., Any] = sqlite3.Connection.cursor

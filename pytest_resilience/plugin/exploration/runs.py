@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import math
 import sys
 import traceback
 
@@ -73,6 +74,7 @@ from pytest_resilience.stacks import is_library
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
 _CALM = pytest.StashKey[float]()  # seconds of its longest run without faults
+_LEAST_LOCKED = 0.3  # seconds that others of the test may have a database locked for
 _SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
 
@@ -369,8 +371,11 @@ class ExploredRuns:
         engine, self._run = self._engine, run
         patience = run.oracle.patience
         silent = None if run.hangs is None else run.hangs.silent_loops
-        loops = IdleLoops(item.stash.get(_CALM, 0.0), patience, silent)
-        clock, engine.clock = engine.clock, SkippingClock(patience, loops.look)
+        calm = item.stash.get(_CALM, 0.0)
+        loops = IdleLoops(calm, patience, silent)
+        most = max(calm, _LEAST_LOCKED) if run.log.schedule else math.inf
+        clock = engine.clock
+        engine.clock = SkippingClock(patience, loops.look, most_locked=most)
         began = MACHINE_CLOCK.monotonic()
         self._watch.log = run.log
         try:

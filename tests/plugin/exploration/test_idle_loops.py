@@ -125,3 +125,40 @@ def test_a_loop_is_moved_to_its_next_timer_only_if_all_of_its_tasks_wait(
     with contextlib.suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
     loop.close()
+
+
+def test_a_database_that_a_failure_has_left_locked_is_not_waited_for(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_notes="""
+        import pathlib
+        import sqlite3
+        import pytest
+
+        @pytest.fixture
+        def connect(tmp_path):
+            opened = []
+            def connect():
+                opened.append(sqlite3.connect(tmp_path / "db", timeout=5))
+                return opened[-1]
+            connect().execute("CREATE TABLE notes (text)")
+            yield connect
+            with pathlib.Path("timeouts").open("a") as file:
+                print(*opened[0].execute("PRAGMA busy_timeout").fetchone(), file=file)
+            for each in opened:
+                each.close()
+
+        @pytest.mark.chaos_explore(faults=["locked"], depth=1)
+        def test_add(connect):
+            database = connect()
+            database.execute("INSERT INTO notes VALUES ('x')")
+            database.commit()  # where it fails, nobody rolls back
+    """
+    )
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("probe: OperationalError: database is locked, *")
+    calm, *others = map(int, (pytester.path / "timeouts").read_text().split())
+    assert calm == 5000
+    assert min(others) < 5000
