@@ -34,8 +34,8 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.abandoned import registered_anew
-from pytest_resilience.interceptors.sockets.connections import Inbound
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.conversation import Inbound
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
