@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterable
 from collections.abc import Iterator
 from types import BuiltinFunctionType
+from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -23,7 +24,7 @@ if sys.platform != "win32":
 
 
 __all__ = [
-    "keep_private", "open_descriptors", "private_descriptors", "readable_descriptors",
+    "below", "keep_private", "open_descriptors", "private_descriptors", "readable_descriptors",
     "unacknowledged", "unread",
 ]  # fmt: skip
 
@@ -54,13 +55,20 @@ def private_descriptors() -> frozenset[int]:
     return frozenset(each for owner in list(_owners) for each in owner.descriptors())
 
 
+def below(function: Any) -> Any:
+    """What was there before a fault was told of by `function`, in whose place that stands."""
+    return getattr(function, "__wrapped__", function)
+
+
 def open_descriptors() -> frozenset[int]:
     """All descriptors that are open.
 
     Each is asked for by poll: to list a folder of the system would block an event loop.
     """
     with limits_lifted():  # poll takes as many at once as there may be
-        if isinstance(getattr(select, "poll", None), BuiltinFunctionType):  # and no tool's own
+        if isinstance(
+            below(getattr(select, "poll", None)), BuiltinFunctionType
+        ):  # and no tool's own
             with contextlib.suppress(OSError):  # more than this process may have
                 return frozenset(number for number, _ in _polled(0))
         return frozenset(_listed())
@@ -72,7 +80,7 @@ def readable_descriptors() -> dict[int, int]:
     None where it cannot be asked.
     """
     with limits_lifted():
-        if isinstance(getattr(select, "poll", None), BuiltinFunctionType):
+        if isinstance(below(getattr(select, "poll", None)), BuiltinFunctionType):
             with contextlib.suppress(OSError):
                 asked = select.POLLIN | getattr(select, "POLLRDHUP", 0)
                 return {number: events for number, events in _polled(asked) if events}
@@ -84,7 +92,7 @@ def _polled(asked: int) -> Iterator[tuple[int, int]]:
     start = free = 0
     while free < _MOST_FREE:
         numbers = range(start, start + _AT_ONCE)
-        poll = select.poll()
+        poll = below(select.poll)()
         for number in numbers:
             poll.register(number, asked)
         found = dict(poll.poll(0))

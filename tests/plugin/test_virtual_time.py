@@ -664,6 +664,90 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
     suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=10)
 
 
+def test_polls_wait_in_virtual_time(suite: pytest.Pytester) -> None:
+    """Until something is due, and no longer."""
+    suite.makepyfile("""
+        import contextlib
+        import select
+        import selectors
+        import socket
+
+        import pytest
+
+        def by_select(sock, seconds, writes=False):
+            files = ([], [sock]) if writes else ([sock], [])
+            return any(select.select(*files, [], seconds))
+
+        def by_poll(sock, seconds, writes=False):
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT if writes else select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+
+        def by_epoll(sock, seconds, writes=False):
+            with select.epoll() as poll:
+                poll.register(sock, select.EPOLLOUT if writes else select.EPOLLIN)
+                return bool(poll.poll(seconds))
+
+        def by_a_selector(sock, seconds, writes=False):
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_WRITE if writes else selectors.EVENT_READ)
+                return bool(selector.select(seconds))
+
+        @pytest.fixture(params=[by_select, by_poll, by_epoll, by_a_selector])
+        def polls(request):
+            return request.param
+
+        @pytest.fixture(params=[0, 5])
+        def pair(request, virtual_clock):
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                with socket.create_connection(listener.getsockname()) as ours:
+                    ours.settimeout(request.param)
+                    with listener.accept()[0] as theirs:
+                        yield ours, theirs
+            assert virtual_clock.elapsed == 60
+
+        @pytest.mark.parametrize("ends", [False, True])
+        def test_what_is_late(polls, pair, chaos, ends):
+            ours, theirs = pair
+            with chaos.network_latency(delay="60s"):
+                ours.sendall(b"x")
+                theirs.sendall(b"x")
+                if ends:
+                    theirs.close()
+                assert polls(ours, 100)
+                assert ours.recv(1) == b"x"
+
+        def test_silence(polls, pair, chaos):
+            ours, theirs = pair
+            with chaos.network_failure(mode="timeout", duration="10m"):
+                ours.sendall(b"x")
+                assert not polls(ours, 60)
+
+        def test_an_end_that_is_late(polls, pair, chaos):
+            ours, theirs = pair
+            lasting = {"duration": "10m"}
+            with (
+                chaos.network_latency(delay="60s", **lasting),
+                chaos.network_failure(mode="reset", **lasting),
+            ):
+                ours.sendall(b"x")
+                assert polls(ours, 100)
+                with pytest.raises(ConnectionResetError):
+                    ours.recv(1)
+
+        def test_a_stalled_upload(polls, pair, chaos):
+            ours, theirs = pair
+            with chaos.network_failure(mode="timeout", stream="upstream", duration="60s"):
+                ours.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    while ours.send(bytes(1 << 16)):
+                        pass
+                assert not polls(ours, 0, writes=True)
+                assert polls(ours, 100, writes=True)
+    """)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=40)
+
+
 def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import asyncio

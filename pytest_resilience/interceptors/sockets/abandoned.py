@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience import proc
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
@@ -169,7 +170,7 @@ def _abandoned(*, accepted: bool) -> KernelSocket:
                 # What `socket.socket` accepts by; this class has no other.
                 os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
         # Closing a listener resets what it has not accepted.
-        gone = select.poll()
+        gone = below(select.poll)()
         gone.register(client.fileno(), select.POLLIN)
         gone.poll(1000)
     except BaseException:

@@ -176,29 +176,6 @@ class AsyncioLoops:
             Wait(loop, effect, seconds, then, since=since, early=early)
         return loop is not None
 
-    def hold_writing(
-        self, sock: socket.socket, effect: Effect, seconds: float = float("inf")
-    ) -> None:
-        """Have asyncio try no more to write to `sock` for so long, or while the experiments run.
-
-        The kernel would take it, so it would be tried again at once, and all the time.
-        """
-        loop: Any = self._running()
-        transport = None if loop is None else _transport_of(loop, sock)
-        if transport is None:
-            return
-
-        def go_on() -> None:
-            if sock.fileno() >= 0 and transport.get_write_buffer_size():
-                loop._add_writer(sock.fileno(), transport._write_ready)  # noqa: SLF001  # as it does
-
-        def stop() -> None:
-            if sock.fileno() >= 0:
-                loop._remove_writer(sock.fileno())  # noqa: SLF001  # transports have nothing for it
-
-        loop.call_soon(stop)
-        Wait(loop, effect, seconds, go_on)
-
     def later(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in so many seconds, if a loop runs here."""
         loop = self._running()

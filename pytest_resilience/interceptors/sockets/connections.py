@@ -237,11 +237,13 @@ class ConnectionTable:
         passing: the sockets that no experiment has for a target, by `id`. What they do passes
             straight through, and this is all that it costs to know. A socket leaves when
             it dies, so an id never stands for another one.
+        targeted: those that an experiment has for a target, or may have, by descriptor.
         names: what is known of host names.
     """
 
     def __init__(self, engine: Engine, names: HostNames) -> None:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
+        self.targeted: dict[int, TcpConnection] = {}
         self._by_descriptor: dict[int, TcpConnection] = {}
         # Of those that were there before, with their ends: it takes long to find out.
         self._roles = weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]()
@@ -312,6 +314,18 @@ class ConnectionTable:
             return found if found is not None and found.client and found.ends == ends else None
         return None
 
+    def targeted_at(self, descriptor: int) -> TcpConnection | None:
+        """The connection that an experiment has for a target; None if it is none."""
+        connection = self.targeted.get(descriptor)
+        if connection is None:
+            return None
+        sock = connection.owner()
+        if sock is None or sock.fileno() != descriptor:
+            self.targeted.pop(descriptor, None)  # it is closed, or somebody else's
+            return None
+        found = self.of(sock, RECEIVE)
+        return None if found is None or found.untargeted else found
+
     def known(self, sock: socket.socket) -> TcpConnection | None:
         """The connection of a socket, if it has been seen."""
         connection = self._by_descriptor.get(sock.fileno())
@@ -326,9 +340,12 @@ class ConnectionTable:
         with self._lock:
             self.passing.clear()
             known, self._known = self._known, self._engine.active
-            for connection in self.all():
+            self.targeted.clear()
+            for descriptor, connection in self._by_descriptor.items():
                 connection.stale = True
                 connection.turn.requests.look_away()
+                if connection.client:
+                    self.targeted[descriptor] = connection
             self.divide(known)
 
     def divide(self, known: Sequence[ActiveExperiment]) -> None:
@@ -344,6 +361,7 @@ class ConnectionTable:
         """Every connection: nothing is intercepted any more."""
         with self._lock:
             self.passing.clear()
+            self.targeted.clear()
             self._by_descriptor.clear()
             self._known = ()
             self._pairs = EmulatedSocketPairs[TcpConnection]()
@@ -351,10 +369,12 @@ class ConnectionTable:
     def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
         with self._lock:
             connection.untargeted, connection.stale = True, False
+            self.targeted.pop(sock.fileno(), None)
             if connection.client:
                 operation = connection.operation(kind)
                 if self._engine.is_targeted(operation):
                     connection.untargeted = False
+                    self.targeted[sock.fileno()] = connection
                     return
                 self._engine.note_unmatched(operation)
                 # As long as somebody wants to know what else is done, it is looked at again.

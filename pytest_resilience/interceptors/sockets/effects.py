@@ -23,6 +23,7 @@ from typing import Any
 from typing import Protocol
 from typing import TypeAlias
 
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
@@ -198,8 +199,8 @@ def readable(sock: socket.socket, timeout: float | None) -> bool:
     if pending is not None and pending():
         return True
     if not hasattr(select, "poll"):
-        return bool(select.select([sock], [], [], timeout)[0])
-    poll = select.poll()  # needs no descriptor, of which there may be none left
+        return bool(below(select.select)([sock], [], [], timeout)[0])
+    poll = below(select.poll)()  # needs no descriptor, of which there may be none left
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
 

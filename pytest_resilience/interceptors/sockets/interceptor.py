@@ -48,6 +48,7 @@ from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -160,9 +161,10 @@ class SocketPatches:
         self._sender = Sender(
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
+        polls = Polls(self._connections, self._receiver, self._sender, patches)
         self._datagrams = DatagramSockets(engine, self._connections, loops)
         self._outages = Outages(engine, self._connections, self._receiver)
-        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects)
+        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -178,7 +180,6 @@ class SocketPatches:
             self._receiver.give_up(connection)
         self._installed = False
         self._sender.partitions.remove()
-        self._receiver.polled.remove()
         self._receiver.nonblocking.readiness.remove()
         self._datagrams.remove()
         self._outages.remove()
@@ -276,8 +277,6 @@ class SocketPatches:
         if connection.inbound.thread == me:
             return call()
         connection.inbound.thread = me
-        if connection in self._receiver.polled.awaited:
-            self._receiver.polled.forget(connection)
         try:
             return self._receiver.receive(sock, connection, call)
         finally:
@@ -412,7 +411,6 @@ class SocketPatches:
     def _detach(self, sock: socket.socket, proceed: _Proceed) -> Any:
         connection = self._look(self._connections.known, sock)
         if connection is not None:
-            self._receiver.polled.forget(connection)
             self._receiver.nonblocking.readiness.release(connection)
         return proceed()
 

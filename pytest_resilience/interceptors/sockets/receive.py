@@ -10,6 +10,7 @@ import contextlib
 import math
 import socket
 import sys
+import threading
 import time
 
 from collections.abc import Sequence
@@ -25,11 +26,11 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
-from pytest_resilience.interceptors.sockets.polled_responses import PolledResponses
 from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from pytest_resilience.interceptors.sockets.received_before import NOTHING
@@ -58,7 +59,6 @@ class Receiver:
         self.received_before = ReceivedBefore(connections)
         self.nonblocking = NonblockingReceiver(engine)
         self.asyncio = AsyncioReceiver(engine, loops)
-        self.polled = PolledResponses(engine)
         self._engine = engine
         self._loops = loops
 
@@ -128,7 +128,7 @@ class Receiver:
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """A request is about to be sent: silence begins before there can be a response.
 
-        For who blocks in polling the socket, and comes when there is one.
+        For who blocks already, in receiving or in polling it.
         """
         turn, inbound = connection.turn, connection.inbound
         if (turn.receiving and not inbound.expected) or self.received_before.left.get(connection):
@@ -140,8 +140,34 @@ class Receiver:
             inbound.expected = True
             if stream is not None and stream.effect.delay == math.inf:
                 self.nonblocking.readiness.silence(sock, connection, stream)
-                return
-        self.polled.expect(sock, connection)
+
+    def held_for(self, sock: socket.socket, connection: TcpConnection) -> float:
+        """As `NonblockingReceiver.held_for`, of any socket."""
+        turn, inbound = connection.turn, connection.inbound
+        blocking, stream = sock.gettimeout() != 0, inbound.stream
+        if (
+            inbound.thread is not None
+            or inbound.ended.is_set()
+            or inbound.unread
+            or (stream is not None and stream.is_replaced)
+            or self.received_before.left.get(connection)
+            or (not blocking and self._loops.reads(sock))
+            or self._strikes_callers()
+        ):
+            return 0.0
+        expects = inbound.expected or not turn.receiving
+        inbound.thread = threading.get_ident()
+        try:
+            return self.nonblocking.held_for(sock, connection)
+        finally:
+            inbound.thread = None
+            if blocking and inbound.tickets and expects:  # only a receive tells them apart
+                inbound.expected = turn.receiving
+
+    def _strikes_callers(self) -> bool:
+        """Whether something may happen that only who receives can meet."""
+        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
+        return any(isinstance(fault, CallerFault) for fault in faults)
 
     def _await_more(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Wait until there is something to receive, and take nothing; or for the socket's timeout.
@@ -187,7 +213,6 @@ class Receiver:
 
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
-        self.polled.forget(connection)
         connection.inbound.ended.set()
         experiment_ends.tell()
         if connection in self.nonblocking.readiness.held:

@@ -9,6 +9,7 @@ polled again until its time has come; and so is everything where there is no suc
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import sys
@@ -64,10 +65,33 @@ class NonblockingReceiver:
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
-        if not effects.speaks_tls(sock):
+        with _undisturbed(sock, connection):
             return self._receive(sock, connection, call)
-        with connection.send_queue.lock:  # TLS bears no two at once, and the queue may be sent
-            return self._receive(sock, connection, call)
+
+    def held_for(self, sock: socket.socket, connection: TcpConnection) -> float:
+        """Seconds in which a poll tells of nothing to receive; 0 if it tells what the kernel does.
+
+        What needs nothing to be there for it happens, if the client waits for it.
+        """
+        turn, held = connection.turn, self.readiness.held.get(connection)
+        if held is not None and held.due == math.inf:  # what ends it is for who receives
+            return 0.0 if held.is_over(self._engine.clock.monotonic()) else held.left
+        is_expected = turn.receiving or turn.asked or turn.partial
+        if not (held or is_expected or effects.available(sock)):
+            return 0.0
+        try:
+            with _undisturbed(sock, connection):
+                self._resume(sock, connection)
+                if connection.inbound.eof is not None:
+                    self._await_eof(sock, connection, connection.inbound.eof, polls=True)
+                    return 0.0
+                if not connection.inbound.asked_early:
+                    self._begin(sock, connection)
+                self._await_turn(sock, connection, polls=True)
+        except OSError:  # nothing yet, or what is for who receives
+            held = self.readiness.held.get(connection)
+            return 0.0 if held is None else held.left
+        return 0.0
 
     def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         __tracebackhide__ = True
@@ -128,8 +152,11 @@ class NonblockingReceiver:
         stream.arrive(turn.sent_at)
         return True
 
-    def _await_turn(self, sock: Any, connection: TcpConnection) -> int:
-        """Do what the stream says; returns how many bytes can be read. Raises while none can."""
+    def _await_turn(self, sock: Any, connection: TcpConnection, *, polls: bool = False) -> int:
+        """Do what the stream says; returns how many bytes can be read. Raises while none can.
+
+        `polls`: for who comes when that is over, whether the socket blocks or not.
+        """
         __tracebackhide__ = True
         inbound, stream = connection.inbound, connection.inbound.stream
         tls = effects.speaks_tls(sock)
@@ -140,8 +167,9 @@ class NonblockingReceiver:
             now = self._engine.clock.monotonic()
             match stream.next(there, now, whole=tls):
                 case WaitUntil(due):
-                    size = 0 if tls or stream.begun else there
-                    self.readiness.hold(sock, connection, _Held(sock, stream, due, size), now)
+                    is_later = tls or stream.begun or (polls and sock.gettimeout() != 0)
+                    held = _Held(sock, stream, due, 0 if is_later else there, polls=polls)
+                    self.readiness.hold(sock, connection, held, now)
                     stream.waited(due)
                 case ReadPeer(most):
                     return min(most, inbound.asked_early or sys.maxsize)
@@ -198,12 +226,32 @@ class NonblockingReceiver:
         arguments: ReceiveArguments,
     ) -> Any:
         __tracebackhide__ = True
+        self._await_eof(sock, connection, eof)
+        connection.inbound.eof = None
+        return arguments.returned(b"")
+
+    def _await_eof(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        eof: ResponseStream,
+        *,
+        polls: bool = False,
+    ) -> None:
+        __tracebackhide__ = True
         now = self._engine.clock.monotonic()
         match eof.next(0, now):
             case WaitUntil(due):
-                self.readiness.hold(sock, connection, _Held(sock, eof, due, 0), now)
-        connection.inbound.eof = None
-        return arguments.returned(b"")
+                held = _Held(sock, eof, due, 0, polls=polls)
+                self.readiness.hold(sock, connection, held, now)
+
+
+def _undisturbed(
+    sock: socket.socket, connection: TcpConnection
+) -> contextlib.AbstractContextManager[object]:
+    """TLS bears no two at once, and the queue may be sent."""
+    tls = effects.speaks_tls(sock)
+    return connection.send_queue.lock if tls else contextlib.nullcontext()
 
 
 class Readiness:
@@ -348,13 +396,23 @@ class _Held:
         "stream",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, stream: ResponseStream, due: float, size: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        stream: ResponseStream,
+        due: float,
+        size: int,
+        *,
+        polls: bool = False,
+    ) -> None:
+        """`polls`: the client comes when it is over, though the socket may block."""
         self.stream = stream
         self.due = due
         self.size = size
         self._sock = weakref.ref(sock)
         self._began = self._machine_due = due
-        self._over = self._blocking = self._deaf = False
+        self._over = self._deaf = False
+        self._blocking = sock.gettimeout() != 0 and not (polls and due < math.inf)
         self._mark: int | None = None
 
     def begin(self, sock: socket.socket, now: float, *, deaf: bool = False) -> None:
@@ -362,7 +420,6 @@ class _Held:
         self._began = now
         late = self.stream.effect.clock.monotonic() - now
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now - late
-        self._blocking = sock.gettimeout() != 0
         self._deaf = deaf
         if deaf:
             deafen(sock)
@@ -370,6 +427,11 @@ class _Held:
         elif self._blocking and self.due < math.inf:
             return
         self._mark = raise_mark(sock)
+
+    @property
+    def left(self) -> float:
+        """Seconds until it is over, if not more comes in between; never 0."""
+        return max(1e-6, min(self.rest, self.stream.left()))
 
     @property
     def rest(self) -> float:

@@ -91,7 +91,6 @@ class Sender:
         if not turn.decrypted and turn.asks(message):
             connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back
-            self._receiver.polled.forget(connection, asks=True)
             connection.sent(message, self._engine.clock.monotonic())
             self._receiver.expect(sock, connection)
         try:
@@ -105,11 +104,7 @@ class Sender:
         except OSError:
             turn.receiving = before  # nothing new has been asked
             raise
-        else:
-            turn.sent_at = self._engine.clock.monotonic()
-        finally:
-            if blocking:
-                self._receiver.polled.watch()
+        turn.sent_at = self._engine.clock.monotonic()
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)
@@ -119,6 +114,20 @@ class Sender:
         if turn.handshaking and not turn.decrypted:
             self._ssl_objects.sent_hello(connection, message)
         return result
+
+    def held_for(self, connection: TcpConnection) -> float:
+        """Seconds in which a poll tells of no room to send; 0 if it tells what the kernel does."""
+        queue, requests = connection.send_queue, connection.send_queue.requests
+        if queue.thread is not None:
+            return 0.0
+        if requests.cut is not None and queue.is_full:
+            return requests.cut.left()
+        effect, now = requests.effect, self._engine.clock.monotonic()
+        if requests.rest and effect is not None:
+            match requests.next(requests.rest, now):
+                case WaitUntil(due):
+                    return max(0.0, min(due - now, effect.left()))
+        return 0.0
 
     def _pass_on(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, as far as what happens to the message lets it."""
@@ -185,7 +194,6 @@ class Sender:
         effect = connection.send_queue.requests.effect
         assert effect is not None  # it is what is in the way
         if at_once:
-            self._loops.hold_writing(sock, effect, due - self._engine.clock.monotonic())
             raise effects.no_room(sock)
         ended = connection.inbound.ended
         effects.hold_sending(sock, effect, ended, due=due, asked_at=asked_at)
@@ -212,7 +220,6 @@ class Sender:
         if at_once:
             if is_cut and effect.left():
                 leave_no_room(sock)
-                self._loops.hold_writing(sock, effect, _SOON)
                 raise effects.no_room(sock)
             return
         limit = send_timeout(sock)
@@ -284,7 +291,6 @@ class PartitionedSends:
         whole = call.name in _WHOLE
         if kept < len(data) and (whole or not kept):
             if is_at_once(call):
-                self._loops.hold_writing(sock, cut)
                 raise effects.no_room(sock)
             effects.hold_sending(sock, cut, connection.inbound.ended)
             queue.flush(sock)

@@ -45,6 +45,11 @@ class SendQueue:
         self._flushed_by: int | None = None
         self._began_at = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it keeps as much as it can."""
+        return not self._room
+
     def newer(self, engine: Engine, *, begins: bool) -> list[ActiveExperiment]:
         """The outages of what is sent that have begun since the latest message did.
 

@@ -1,4 +1,4 @@
-"""The ways to poll one socket: whether it is reported as readable within some seconds."""
+"""The ways to poll one socket: whether it can be read, or written to, within some seconds."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ import select
 import selectors
 import socket
 
-from collections.abc import Callable
+from typing import Protocol
 
 
-Poll = Callable[[socket.socket, float], bool]
+class Poll(Protocol):
+    __name__: str
+
+    def __call__(self, sock: socket.socket, seconds: float, /, *, writes: bool = False) -> bool: ...
 
 
-def by_select(sock: socket.socket, seconds: float) -> bool:
-    return bool(select.select([sock], [], [], seconds)[0])
+def by_select(sock: socket.socket, seconds: float, /, *, writes: bool = False) -> bool:
+    readers, writers = ([], [sock]) if writes else ([sock], [])
+    return any(select.select(readers, writers, [], seconds))
 
 
-def by_poll(sock: socket.socket, seconds: float) -> bool:
+def by_poll(sock: socket.socket, seconds: float, /, *, writes: bool = False) -> bool:
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
+    poll.register(sock, select.POLLOUT if writes else select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
-def by_epoll(sock: socket.socket, seconds: float) -> bool:
+def by_epoll(sock: socket.socket, seconds: float, /, *, writes: bool = False) -> bool:
     with select.epoll() as poll:
-        poll.register(sock, select.EPOLLIN)
+        poll.register(sock, select.EPOLLOUT if writes else select.EPOLLIN)
         return bool(poll.poll(seconds))
 
 
-def by_a_selector(sock: socket.socket, seconds: float) -> bool:
+def by_a_selector(sock: socket.socket, seconds: float, /, *, writes: bool = False) -> bool:
     with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
+        selector.register(sock, selectors.EVENT_WRITE if writes else selectors.EVENT_READ)
         return bool(selector.select(seconds))
 
 

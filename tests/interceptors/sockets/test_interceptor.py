@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gc
 import os
-import select
 import socket
 import threading
 import time
@@ -25,6 +24,7 @@ from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.sockets.effects import readable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.injecting import Inject
@@ -138,7 +138,7 @@ def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
     active_experiment = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
     with connected(echo_port) as client:
         client.sendall(b"x")
-        assert select.select([client], [], [], 10)[0]  # the answer is there
+        assert readable(client, 10)  # the answer is there
         clock.advance(0.03)  # but the client is busy
         assert client.recv(100) == b"x"
     active_experiment.stop()

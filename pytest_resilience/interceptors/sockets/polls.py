@@ -1,0 +1,411 @@
+"""What polls of sockets tell: `select`, `poll` and `epoll` of Python, and `selectors`.
+
+A poll asks the kernel, which knows nothing of faults. So before it asks, that happens which a
+receive would meet that waited for the same: a reset, a silence. And what the kernel tells is left
+out as long as a receive would find nothing, or a send no room: who knows is `Receiver` or `Sender`.
+
+Loops and libraries in C poll by themselves, and so does what `select` made before: they are told
+what the kernel is made to say (see `receive_nonblocking`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import select
+import selectors
+import socket
+import sys
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+from typing import Protocol
+from typing import Self
+
+from pytest_resilience import proc
+from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.receive import Receiver
+from pytest_resilience.interceptors.sockets.send import Sender
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.patching import Patches
+
+
+__all__ = ["Polls"]
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_IN, _OUT = 1, 4  # of poll, and of epoll
+_ANY = 1 | 2 | 4  # what `poll` asks for unless it is told
+_ONE_SHOT = 1 << 30  # of epoll
+_SHORT = 0.001  # seconds: `poll` counts no shorter ones
+
+_Early = dict[tuple[int, int], float]  # seconds that are left, by descriptor and event
+
+
+class Polls:
+    """See the module.
+
+    Attributes:
+        targeted: as in `ConnectionTable`: where there is none, nothing is done.
+    """
+
+    def __init__(
+        self, connections: ConnectionTable, receiver: Receiver, sender: Sender, patches: Patches
+    ) -> None:
+        self._patches = patches
+        self._connections = connections
+        self.targeted = connections.targeted
+        self._receiver = receiver
+        self._sender = sender
+        self._installed = False
+
+    def install(self) -> None:
+        """Reach those who poll from now on, and the selectors that there are."""
+        self._installed = True
+        self._patches.again("polls", (selectors, select), self._replace)
+
+    def remove(self) -> None:
+        """Tell what the kernel does."""
+        self._installed = False
+
+    def _replace(self) -> None:
+        patches = self._patches
+        patches.replace(select, "select", self._by_select)
+        if hasattr(select, "poll"):
+            patches.replace(select, "poll", self._by_poll)
+        if hasattr(select, "epoll"):
+            patches.replace(select, "epoll", self._by_epoll)
+        for name in ("SelectSelector", "PollSelector", "EpollSelector", "DevpollSelector"):
+            if hasattr(selectors, name):
+                patches.replace(getattr(selectors, name), "select", self._by_selector)
+
+    def _by_select(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        passing, targeted = self._connections.passing, self.targeted
+
+        @functools.wraps(original)
+        def select_(
+            readers: Any, writers: Any, others: Any, timeout: float | None = None, /
+        ) -> Any:
+            __tracebackhide__ = True
+            readers = [*readers]
+            for each in readers:
+                if id(each) not in passing:
+                    self.meet(each)
+            if not targeted:
+                return original(readers, writers, others, timeout)
+            return self.poll(_Select(original, readers, [*writers], [*others]), timeout)
+
+        return select_
+
+    def _by_poll(self, original: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(original)
+        def poll() -> _Poll:
+            return _Poll(self, original())
+
+        return poll
+
+    def _by_epoll(self, original: Any) -> Any:
+        return type("epoll", (_Epoll,), {"_polls": self, "_made_by": original})
+
+    def _by_selector(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        passing, targeted = self._connections.passing, self.targeted
+
+        @functools.wraps(original)
+        def select(selector: Any, timeout: float | None = None) -> Any:
+            __tracebackhide__ = True
+            if targeted:
+                return self.poll(_Selector(self, original, selector), timeout)
+            found = original(selector, timeout)
+            for key, _ in found:
+                if type(key.fileobj) is not int and id(key.fileobj) not in passing:
+                    self.meet(key.fileobj)
+            if targeted:  # one of them
+                return self.poll(_Selector(self, original, selector), timeout)
+            return found
+
+        return select
+
+    def meet(self, file: Any) -> None:
+        """`file` is polled: know its connection, if it is one."""
+        if self._installed and is_a(file, KernelSocket):
+            or_none(self._connections.of, file, RECEIVE)
+
+    def poll(self, call: _Call, timeout: float | None) -> Any:
+        """What the kernel tells within `timeout` seconds, as far as it is so."""
+        __tracebackhide__ = True
+        if not (self._installed and self.targeted):
+            return call.real(timeout)
+        ends = math.inf if timeout is None or timeout < 0 else MACHINE_CLOCK.monotonic() + timeout
+        asked, in_vain = call.asked(), set[tuple[int, int]]()
+        while True:
+            held = self._early((each, asked[each]) for each in [*self.targeted] if each in asked)
+            # The kernel keeps quiet of what is to be received later, as far as it can.
+            loud = {key: each for key, each in held.items() if key[1] == _WRITE or key in in_vain}
+            rest = max(0.0, ends - MACHINE_CLOCK.monotonic())
+            if loud and rest:
+                _wait_for_others(asked, loud, min(rest, *held.values()))
+            rest = 0.0 if loud else min(rest, *held.values(), math.inf)
+            found = call.real(None if rest == math.inf else rest)
+            early = self._early(call.ready(found))
+            told = call.without(found, early) if early else found
+            if any(told) or ends <= MACHINE_CLOCK.monotonic():
+                return told
+            in_vain |= early.keys() & held.keys()
+
+    def _early(self, polled: Iterable[tuple[int, int]]) -> _Early:
+        """What is not to be told yet of these, for so many seconds."""
+        early: _Early = {}
+        trio = sys.modules.get("trio")
+        receives = trio is None or not trio.lowlevel.in_trio_run()  # which tries again
+        for descriptor, events in polled:
+            connection = self._connections.targeted_at(descriptor)
+            sock = None if connection is None else connection.owner()
+            if connection is None or sock is None:
+                continue
+            if events & _READ and receives:
+                early[descriptor, _READ] = self._receiver.held_for(sock, connection)
+            if events & _WRITE:
+                early[descriptor, _WRITE] = self._sender.held_for(connection)
+        return {key: seconds for key, seconds in early.items() if seconds}
+
+
+def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> None:
+    """Wait for what is asked for, but for what is `loud`: the kernel would tell of it at once.
+
+    For `rest` seconds at most.
+    """
+    __tracebackhide__ = True
+    seconds = rest
+    with contextlib.ExitStack() as stack:
+        if MACHINE_CLOCK.exact_sleep() is None:
+            seconds = min(seconds, SLICE)
+        poll = below(select.poll)()
+        for descriptor, events in asked.items():
+            wanted = events & ~sum(event for number, event in loud if number == descriptor)
+            if wanted:
+                poll.register(descriptor, _of_poll(wanted))
+        if MACHINE_CLOCK.exact_sleep() is not None:  # where each slice would be a jump
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            poll.register(ours.fileno(), _IN)
+            stack.enter_context(experiment_ends.watched(lambda: theirs.sendall(b".")))
+            poll.poll(None if seconds == math.inf else seconds * 1000)
+        elif seconds >= _SHORT:
+            poll.poll(int(seconds / _SHORT))
+        elif not poll.poll(0):
+            wait(MACHINE_CLOCK, seconds, lambda: math.inf)
+
+
+def _of_poll(events: int) -> int:
+    return (_IN if events & _READ else 0) | (_OUT if events & _WRITE else 0)
+
+
+def _from_poll(events: int) -> int:
+    """An end or an error is for who reads."""
+    return (_READ if events & ~_OUT else 0) | (_WRITE if events & _OUT else 0)
+
+
+def _left_of(descriptor: int, events: int, early: _Early) -> int:
+    """What is told of the `events` of a poll."""
+    if (descriptor, _READ) in early:
+        events &= _OUT
+    return events & ~_OUT if (descriptor, _WRITE) in early else events
+
+
+def _number(file: Any) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+class _Call(Protocol):
+    """One call that polls."""
+
+    def asked(self) -> Mapping[int, int]:
+        """What it asks for, by descriptor: `_READ` and `_WRITE`."""
+
+    def real(self, timeout: float | None) -> Any:
+        """What the kernel tells within so many seconds."""
+
+    def ready(self, found: Any) -> Iterable[tuple[int, int]]:
+        """The descriptors in that, and the events of each."""
+
+    def without(self, found: Any, early: _Early) -> Any:
+        """The rest of what was found."""
+
+
+class _Select:
+    """A call of `select`."""
+
+    def __init__(self, original: Callable[..., Any], *files: list[Any]) -> None:
+        self._original = original
+        self._files = files
+
+    def asked(self) -> Mapping[int, int]:
+        asked = dict[int, int]()
+        for descriptor, event in self.ready(self._files):
+            asked[descriptor] = asked.get(descriptor, 0) | event
+        return asked
+
+    def real(self, timeout: float | None) -> Any:
+        return self._original(*self._files, timeout)
+
+    def ready(self, found: Any) -> Iterable[tuple[int, int]]:
+        for files, event in zip(found, (_READ, _WRITE), strict=False):
+            for file in files:
+                with contextlib.suppress(Exception):  # it says so itself
+                    yield _number(file), event
+
+    def without(self, found: Any, early: _Early) -> Any:
+        readers, writers, others = found
+        return (
+            [each for each in readers if (_number(each), _READ) not in early],
+            [each for each in writers if (_number(each), _WRITE) not in early],
+            others,
+        )
+
+
+class _Selector:
+    """A call of a selector's `select`."""
+
+    def __init__(self, polls: Polls, original: Callable[..., Any], selector: Any) -> None:
+        self._polls = polls
+        self._original = original
+        self._selector = selector
+
+    def asked(self) -> Mapping[int, int]:
+        return {fd: key.events for fd, key in [*(self._selector.get_map() or {}).items()]}
+
+    def real(self, timeout: float | None) -> Any:
+        return self._original(self._selector, timeout)
+
+    def ready(self, found: Any) -> Iterable[tuple[int, int]]:
+        for key, events in found:
+            self._polls.meet(key.fileobj)
+            yield key.fd, events
+
+    def without(self, found: Any, early: _Early) -> Any:
+        left = []
+        for key, events in found:
+            told = events & ~sum(event for event in (_READ, _WRITE) if (key.fd, event) in early)
+            if told:
+                left.append((key, told))
+        return left
+
+
+class _Poll:
+    """What `select.poll()` makes."""
+
+    def __init__(self, polls: Polls, made: Any) -> None:
+        self._polls = polls
+        self._made = made
+        self._targeted = polls.targeted
+        self._masks: dict[int, int] = {}
+
+    def register(self, fd: Any, eventmask: int = _ANY, /) -> None:
+        self._made.register(fd, eventmask)
+        self._masks[_number(fd)] = eventmask
+        self._polls.meet(fd)
+
+    def modify(self, fd: Any, eventmask: int, /) -> None:
+        self._made.modify(fd, eventmask)
+        self._masks[_number(fd)] = eventmask
+
+    def unregister(self, fd: Any, /) -> None:
+        self._made.unregister(fd)
+        self._masks.pop(_number(fd), None)
+
+    def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
+        """`timeout`: in milliseconds; None or less than 0 for ever."""
+        __tracebackhide__ = True
+        if not self._targeted:  # this is all that it costs
+            return self._made.poll(timeout)  # type: ignore[no-any-return]
+        seconds = timeout / 1000 if isinstance(timeout, (int, float)) else timeout
+        return self._polls.poll(self, seconds)  # type: ignore[no-any-return]
+
+    def asked(self) -> Mapping[int, int]:
+        return {fd: _from_poll(mask) for fd, mask in self._masks.items()}
+
+    def real(self, timeout: float | None) -> Any:
+        return self._made.poll(None if timeout is None else round(timeout / _SHORT, 6))
+
+    def ready(self, found: Any) -> Iterable[tuple[int, int]]:
+        return ((fd, _from_poll(events)) for fd, events in found)
+
+    def without(self, found: Any, early: _Early) -> Any:
+        left = ((fd, _left_of(fd, events, early)) for fd, events in found)
+        return [(fd, events) for fd, events in left if events]
+
+
+class _Epoll:
+    """What `select.epoll(…)` makes. What it asks for, and has told of once, the kernel knows."""
+
+    _polls: Polls
+    _made_by: Any
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._made = self._made_by(*args, **options)
+
+    @classmethod
+    def fromfd(cls, fd: int, /) -> Self:
+        found = cls.__new__(cls)
+        found._made = cls._made_by.fromfd(fd)  # noqa: SLF001  # its own
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made, name)
+
+    def __enter__(self) -> Self:
+        self._made.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.close()
+
+    def register(self, fd: Any, *args: Any, **options: Any) -> None:
+        self._made.register(fd, *args, **options)
+        self._polls.meet(fd)
+
+    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
+        """`timeout`: in seconds; None or less than 0 for ever."""
+        __tracebackhide__ = True
+        if not self._polls.targeted:
+            return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        return self._polls.poll(_EpollCall(self._made, maxevents), timeout)  # type: ignore[no-any-return]
+
+
+class _EpollCall:
+    """A call of its `poll`."""
+
+    def __init__(self, made: Any, most: int) -> None:
+        self._made = made
+        self._most = most
+        self._masks: dict[int, int] = {}
+
+    def asked(self) -> Mapping[int, int]:
+        self._masks = dict(proc.polled_by(self._made.fileno()))
+        return {fd: _from_poll(mask & (_IN | _OUT)) for fd, mask in self._masks.items()}
+
+    def real(self, timeout: float | None) -> Any:
+        return self._made.poll(timeout, self._most)
+
+    def ready(self, found: Any) -> Iterable[tuple[int, int]]:
+        return ((fd, _from_poll(events)) for fd, events in found)
+
+    def without(self, found: Any, early: _Early) -> Any:
+        told = []
+        for fd, events in found:
+            left = _left_of(fd, events, early)
+            if left:
+                told.append((fd, left))
+            elif self._masks.get(fd, 0) & _ONE_SHOT:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    self._made.modify(fd, self._masks[fd])  # it has told of nothing yet
+        return told
