@@ -42,12 +42,14 @@ class Hit:
         fault: what happens.
         number: the operation's number among those the experiment matched, from 1.
         operation: which that is.
+        awaits_bytes: it has not happened as long as none have come: see `Fault`.
     """
 
     active_experiment: ActiveExperiment
     fault: Fault
     number: int
     operation: Operation
+    awaits_bytes: bool = False
 
 
 class ActiveExperiment:
@@ -188,14 +190,13 @@ class ActiveExperiment:
         if experiment.only_observes or not self.left(now):
             return ()
         on_http2 = operation.tcp.multiplexed or operation.http.stream
-        possible, await_bytes = [], True
+        possible = []
         for fault in experiment.faults:
             if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
                 continue
             if on_http2 and self._is_elsewhere(fault, operation):
                 continue
             possible.append(fault)
-            await_bytes = await_bytes and fault.awaits_bytes(operation.kind)
         counted = self.counted
         numbers = None if counted is None else counted.connections
         if numbers is not None:
@@ -209,14 +210,15 @@ class ActiveExperiment:
             counted.note(number, operation, elapsed)
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
-        self.counts.add(chosen=1, hits=0 if await_bytes else 1)
         share, hits = 0.0, []
         if experiment.varies:
             # A stream of its own: which operations are hit does not depend on how long delays are.
             share = Stream.at(self._draws.seed, "delays").draw(number)
         for fault in possible:
             drawn = fault.drawn(share) if experiment.varies else fault
-            hits.append(Hit(self, drawn, number, operation))
+            awaits_bytes = drawn.awaits_bytes(operation.kind)
+            hits.append(Hit(self, drawn, number, operation, awaits_bytes))
+        self.counts.add(chosen=1, hits=0 if all(hit.awaits_bytes for hit in hits) else 1)
         return hits
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:

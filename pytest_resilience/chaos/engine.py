@@ -459,7 +459,7 @@ class Engine:
         at_once: list[Hit] = []
         strikes = False
         for hit in hits:
-            (pending if hit.fault.awaits_bytes(operation.kind) else at_once).append(hit)
+            (pending if hit.awaits_bytes else at_once).append(hit)
             strikes = strikes or isinstance(hit.fault, CallerFault)
         if tell is not None:
             tell(at_once)

@@ -281,6 +281,20 @@ def test_what_awaits_bytes_is_counted_and_told_when_it_happens(engine: Engine) -
     assert (far.matched, thin.matched, cut.matched, cut.hits) == (1, 1, 1, 1)
 
 
+@pytest.mark.parametrize("delay", ["0ms", "10ms"])
+def test_a_delay_that_differs_is_counted_once_also_where_it_is_none(
+    engine: Engine, delay: str
+) -> None:
+    uneven = engine.start(ChaosExperiment("x", "network_latency", delay=delay, jitter=0.02), seed=1)
+    delays = []
+    for number in range(1, 21):
+        effect = ask(engine, RECEIVE)
+        effect.delays_begin()
+        delays.append(effect.delay)
+        assert uneven.hits == number
+    assert min(delays) == 0 < max(delays)
+
+
 def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> None:
     class Broken(FakeInterceptor):
         def install(self) -> None:
