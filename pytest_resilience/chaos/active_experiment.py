@@ -42,14 +42,14 @@ class Hit:
         fault: what happens.
         number: the operation's number among those the experiment matched, from 1.
         operation: which that is.
-        awaits_bytes: it has not happened as long as none have come: see `Fault`.
+        awaits: what bytes have to be before it has happened: see `Fault`.
     """
 
     active_experiment: ActiveExperiment
     fault: Fault
     number: int
     operation: Operation
-    awaits_bytes: bool = False
+    awaits: str = ""
 
 
 class ActiveExperiment:
@@ -216,9 +216,9 @@ class ActiveExperiment:
             share = Stream.at(self._draws.seed, "delays").draw(number)
         for fault in possible:
             drawn = fault.drawn(share) if experiment.varies else fault
-            awaits_bytes = drawn.awaits_bytes(operation.kind)
-            hits.append(Hit(self, drawn, number, operation, awaits_bytes))
-        self.counts.add(chosen=1, hits=0 if all(hit.awaits_bytes for hit in hits) else 1)
+            hits.append(Hit(self, drawn, number, operation, drawn.awaits(operation.kind)))
+        happening = [hit for hit in hits if not hit.awaits]
+        self.counts.add(chosen=1, hits=1 if happening else 0)
         return hits
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:

@@ -52,8 +52,6 @@ class Effect:
         cls,
         hits: Sequence[Hit],
         clock: Clock,
-        *,
-        pending: Sequence[Hit] = (),
         tell: Callable[[Sequence[Hit]], None] | None = None,
     ) -> Effect:
         """Several hits together: delays add up, and the oldest experiment's failure holds."""
@@ -71,7 +69,7 @@ class Effect:
                 pace = fault
         return cls(
             clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits,
-            pending=[*pending], tell=tell,
+            pending=[hit for hit in hits if hit.awaits], tell=tell,
         )  # fmt: skip
 
     @property
@@ -89,23 +87,13 @@ class Effect:
         """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)
 
-    def delays_begin(self) -> None:
-        """The first byte has come that is to be late."""
-        self._happen([hit for hit in self.pending if 0 < hit.fault.delay < _ENDLESS])
+    def happen(self, what: str) -> None:
+        """Count those pending hits that await bytes to be that, as they are now, and tell of them.
 
-    def pace_begins(self) -> None:
-        """The first byte is on the line."""
-        self._happen([hit for hit in self.pending if isinstance(hit.fault, Pace)])
-
-    def failure_happens(self) -> None:
-        """What has come is lost, cut off or changed."""
-        self._happen([hit for hit in self.pending if not hit.fault.waits])
-
-    def _happen(self, happening: Sequence[Hit]) -> None:
-        """Count pending hits whose time has come, and tell of them.
-
-        An operation counts once, though several faults of an experiment can happen to it.
+        `what`: as `Fault.awaits`. An operation counts once, though several faults of an experiment
+        can happen to it.
         """
+        happening = [hit for hit in self.pending if hit.awaits == what]
         if not happening:
             return
         counted = set()

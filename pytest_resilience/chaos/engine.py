@@ -455,16 +455,10 @@ class Engine:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
             tell = functools.partial(self._notify, operation, place)
-        pending: list[Hit] = []
-        at_once: list[Hit] = []
-        strikes = False
-        for hit in hits:
-            (pending if hit.awaits_bytes else at_once).append(hit)
-            strikes = strikes or isinstance(hit.fault, CallerFault)
-        if tell is not None:
-            tell(at_once)
+            tell([hit for hit in hits if not hit.awaits])
+        strikes = [hit for hit in hits if isinstance(hit.fault, CallerFault)]
         others = _without_struck(hits) if strikes else hits
-        return Effect.of(others, self.clock, pending=pending, tell=tell) if others else None
+        return Effect.of(others, self.clock, tell=tell) if others else None
 
     def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:
         now = self.clock.monotonic()

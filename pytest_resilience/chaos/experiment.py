@@ -255,7 +255,7 @@ class ChaosExperiment(ExperimentConstructor):
     @cached_property
     def awaits(self) -> bool:
         """Whether what it matches may end before a fault of it happens, for bytes are missing."""
-        return any(fault.awaits_bytes(kind) for fault in self.faults for kind in fault.kinds)
+        return any(fault.awaits(kind) for fault in self.faults for kind in fault.kinds)
 
     @cached_property
     def strikes_waiting(self) -> bool:

@@ -51,6 +51,9 @@ from typing import Final
 from typing import TypeAlias
 
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.faults.network import CHANGED
+from pytest_resilience.chaos.faults.network import PACED
+from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.response import Pace
@@ -155,7 +158,7 @@ class Content:
             return data
         delivered = altered.alter(data)
         if altered.ended or delivered != data:
-            effect.failure_happens()
+            effect.happen(CHANGED)
         if altered.ended and self._failure.breaks:
             self.resets = True
         elif altered.ended and self._failure.stalls:
@@ -250,7 +253,7 @@ class _Interruption:
             return ReadPeer()
         if self._due is None and available:
             self._due = now + self._pause
-            self._effect.pace_begins()
+            self._effect.happen(PACED)
         return ReadPeer() if self._due is None or now >= self._due else WaitUntil(self._due)
 
     def took(self, data: bytes) -> None:
@@ -317,7 +320,7 @@ class ResponseStream:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
         self.due = at + self.effect.delay
         if self.effect.pending and self.effect.left():
-            self.effect.delays_begin()
+            self.effect.happen(RECEIVED)
         return self.due
 
     def left(self) -> float:
@@ -381,10 +384,10 @@ class ResponseStream:
                 self._line = _Interruption(pace, self.effect, line_free)
         elif pace is not None:
             self._line = _Line(pace, line_free)
-            self.effect.pace_begins()
+            self.effect.happen(PACED)
         if failure is not None:
             if failure.resets:
-                self.effect.failure_happens()
+                self.effect.happen(CHANGED)
             self.content = Content(failure, self.effect)
             self._update(self.content)
         else:

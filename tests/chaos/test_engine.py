@@ -14,6 +14,9 @@ from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import CHANGED
+from pytest_resilience.chaos.faults.network import PACED
+from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -267,16 +270,13 @@ def test_what_awaits_bytes_is_counted_and_told_when_it_happens(engine: Engine) -
     cut = engine.start(ChaosExperiment("cut", "network_failure", mode="truncate", rate=1), seed=1)
     effect = ask(engine, RECEIVE)
     counts = []
-    for happens in (
-        effect.delays_begin,
-        effect.pace_begins,
-        effect.failure_happens,
-        effect.uncount,
-    ):
+    for what in (RECEIVED, PACED, CHANGED):
         counts.append((far.hits, thin.hits, cut.hits, len(heard)))
-        happens()
+        effect.happen(what)
+    counts.append((far.hits, thin.hits, cut.hits, len(heard)))
+    effect.uncount()
     assert counts == [(0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 0, 2), (1, 1, 1, 3)]
-    effect.failure_happens()  # once is enough
+    effect.happen(CHANGED)  # once is enough
     assert [event.source for event in heard] == ["slow", "thin", "cut"]
     assert (far.matched, thin.matched, cut.matched, cut.hits) == (1, 1, 1, 1)
 
@@ -289,7 +289,7 @@ def test_a_delay_that_differs_is_counted_once_also_where_it_is_none(
     delays = []
     for number in range(1, 21):
         effect = ask(engine, RECEIVE)
-        effect.delays_begin()
+        effect.happen(RECEIVED)
         delays.append(effect.delay)
         assert uneven.hits == number
     assert min(delays) == 0 < max(delays)

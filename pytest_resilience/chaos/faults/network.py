@@ -34,6 +34,9 @@ from pytest_resilience.errors import ServiceFailureError
 
 
 __all__ = [
+    "CHANGED",
+    "PACED",
+    "RECEIVED",
     "SERVICE_DOWN",
     "Closure",
     "Delay",
@@ -53,6 +56,10 @@ __all__ = [
     "Silence",
     "SlowResolution",
 ]
+
+RECEIVED: Final = "received"  # the first of them
+PACED: Final = "paced"  # the first is on the line
+CHANGED: Final = "changed"  # or lost, or cut off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +152,16 @@ class Fault:
         """Whether it holds something up that comes in the end."""
         return self.waits and self.delay < math.inf
 
-    def awaits_bytes(self, kind: str) -> bool:
-        """Whether nothing of it has happened to an operation as long as no bytes have come."""
-        on_bytes = self.needs_response or 0 < self.delay < math.inf
-        return on_bytes and kind in {SEND, RECEIVE}
+    def awaits(self, kind: str) -> str:
+        """What bytes have to be before any of it has happened to an operation; "" for nothing.
+
+        `RECEIVED`, `PACED`, or `CHANGED`.
+        """
+        if kind not in {SEND, RECEIVE}:
+            return ""
+        if 0 < self.delay < math.inf:
+            return RECEIVED
+        return CHANGED if self.needs_response else ""
 
     @property
     def varies(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import ClassVar
 
+from pytest_resilience.chaos.faults.network import PACED
 from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
@@ -29,6 +30,7 @@ from pytest_resilience.chaos.faults.stream_items import Position
 from pytest_resilience.chaos.faults.stream_items import Then
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.parsing.quantities import format_seconds
@@ -69,6 +71,9 @@ class Pace(Fault):
     waits: ClassVar[bool] = True
     needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
+
+    def awaits(self, kind: str) -> str:
+        return PACED if kind in {SEND, RECEIVE} else ""
 
     @property
     def piece(self) -> int:

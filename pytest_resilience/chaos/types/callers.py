@@ -100,8 +100,8 @@ class OutOfMemory(CallerFault):
 
     needs_response: ClassVar[bool] = True  # what is received needs memory, and not the wait for it
 
-    def awaits_bytes(self, kind: str) -> bool:  # noqa: ARG002  # it raises as soon as it is decided
-        return False
+    def awaits(self, kind: str) -> str:  # noqa: ARG002  # it raises as soon as it is decided
+        return ""
 
     def can_happen_to(self, operation: Operation) -> bool:
         return Fault.can_happen_to(self, operation) and not operation.tcp.unseen
