@@ -18,6 +18,7 @@ from typing import Final
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import readable_descriptors
+from pytest_resilience.chaos.descriptors import taken
 from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -84,16 +85,23 @@ class ReceivedBefore:
         return arguments.returned(data)
 
     def _receive_record(self, sock: Any, connection: TcpConnection, call: SocketCall) -> Any:
-        """In TLS there is nothing before all of a record is there; and that may be a ticket."""
+        """In TLS there is nothing before all of a record is there; and that may be a ticket.
+
+        After tickets OpenSSL reads on, into what has come since: that is kept for its turn.
+        """
         __tracebackhide__ = True
-        left, before, timeout = int(self.left.get(connection, 0)), unread(sock), sock.gettimeout()
+        left, began, timeout = int(self.left.get(connection, 0)), taken(sock), sock.gettimeout()
         sock.settimeout(0)
         try:
             seen = KernelSocket.recv(kernel_socket(sock), left, socket.MSG_PEEK)
             if begins_with_whole_record(seen):
                 result = call()
-                self.left[connection] = max(0, left - max(0, before - unread(sock)))
-                return result
+                left -= taken(sock) - began
+                if left >= -1:  # which may be the end of the stream
+                    self.left[connection] = max(0, left)
+                    return result
+                connection.inbound.unread = ReceiveArguments(call).content(result)
+                connection.inbound.tickets = False
         except (BlockingIOError, tls_modules()[0].SSLWantReadError):
             pass
         finally:

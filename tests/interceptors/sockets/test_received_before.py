@@ -212,6 +212,36 @@ def test_tickets_of_tls_are_no_response(trust: Trust, inject: Inject) -> None:
             assert (sock.gettimeout(), outage.hits) == (LIMIT, 1)
 
 
+@pytest.mark.parametrize("receive", [plainly, into_a_buffer])
+@pytest.mark.parametrize("timeout", [None, PATIENCE, 0])
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_what_comes_after_tickets_of_tls_is_a_response(
+    mode: str, timeout: float | None, receive: Receive, trust: Trust, inject: Inject
+) -> None:
+    """One call receives both, where nobody has received the tickets before."""
+    answered = threading.Event()
+
+    def answer_once(connection: socket.socket) -> None:
+        connection.recv(3)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"tea")
+        answered.set()
+
+    with (
+        serve(trust.over_tls(answer_once)) as port,
+        socket.create_connection((HOST, port)) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as sock,
+    ):
+        assert eventually(lambda: unread(sock) > 0)
+        with inject("network_failure", mode=mode) as outage:
+            sock.settimeout(timeout)
+            sock.sendall(b"ask")
+            assert answered.wait(PATIENCE)
+            heard = outcome(lambda: receive(sock, 100))
+    assert heard in ("b''", "ConnectionResetError 104")  # OpenSSL does not always say which
+    assert outage.hits == 1
+
+
 @pytest.mark.parametrize("mode", OUTAGES)
 def test_it_is_delivered_to_a_task_that_waits(mode: str, inject: Inject) -> None:
     limit = LIMIT if mode in {"timeout", "partition"} else PATIENCE
