@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -97,11 +98,6 @@ class Wait:
     def clock(self) -> Clock:
         """By which it passes."""
         return self._effect.clock
-
-    @property
-    def is_by_the_machine(self) -> bool:
-        """Whether its time is that of the loop too, in virtual time as well."""
-        return isinstance(self.clock, MachineClock)
 
     def pass_in_full(self) -> None:
         """Call now: all of it has passed by the loop's time, maybe not by the clock."""
@@ -191,13 +187,13 @@ class _Schedule:
             return None
         rest = self._waits[0][0] - now
         is_exact = MACHINE_CLOCK.exact_sleep() is not None
-        if is_exact and all(wait.is_by_the_machine for _, _, wait in self._waits):
+        if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
             experiment_ends.watch(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
             seconds = min(rest - _LATE, next_poll)
-            if not _is_same(now, loop.time()):
+            if abs(now - loop.time()) >= SLICE:  # which is frozen
                 return _call_by_the_machine(loop, seconds, self._run)
             return loop.call_later(seconds, self._run)
         if now > self._ran_at:
@@ -226,11 +222,9 @@ class _Schedule:
 def _time_of(loop: asyncio.AbstractEventLoop) -> float:
     """The time of a loop; the machine's, if that of the loop is what a test has frozen."""
     now = loop.time()
-    return MACHINE_CLOCK.monotonic() if is_frozen() and _is_same(now, time.monotonic()) else now
-
-
-def _is_same(one: float, other: float) -> bool:
-    return abs(one - other) < SLICE  # a frozen clock may be let go on
+    if is_frozen() and abs(now - time.monotonic()) < SLICE:  # it may be let go on in between
+        return MACHINE_CLOCK.monotonic()
+    return now
 
 
 def _idle(loop: Any, seconds: float) -> None:
@@ -245,7 +239,7 @@ def _idle(loop: Any, seconds: float) -> None:
             if timers:
                 seconds = min(seconds, timers[0].when() - loop.time())
             if seconds > 0:
-                select.select([loop._selector], [], [], seconds)  # noqa: SLF001
+                below(select.select)([loop._selector], [], [], seconds)  # noqa: SLF001
 
 
 def _call_by_the_machine(

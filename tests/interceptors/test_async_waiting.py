@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
+import select
 import selectors
 import time
+
+from typing import Any
 
 import pytest
 
@@ -66,6 +70,19 @@ def test_it_takes_what_is_asked_and_books_it(seconds: float) -> None:
 
 async def _pause(asked: Effect) -> None:
     await pause(asyncio.get_running_loop(), asked)
+
+
+def test_it_idles_below_what_tells_of_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    @functools.wraps(select.select)
+    def telling(*asked: Any) -> Any:
+        told.append(asked)
+        return select.select.__wrapped__(*asked)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(select, "select", telling)
+    asyncio.run(_pause(effect(0.005)))
+    assert not told
 
 
 class Noting(asyncio.SelectorEventLoop):

@@ -140,23 +140,23 @@ class AsyncioLoops:
         with self._lock:  # or another thread's first loop comes in between
             self._installed = False
 
-    def reads(self, sock: socket.socket) -> bool:
-        """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
-        return self.transport(sock) is not None
-
     def transport(self, sock: socket.socket) -> Any:
-        """The transport of the loop that runs here that reads `sock`; None if there is none."""
-        loop = self._running()
-        return None if loop is None else _transport_of(loop, sock)
+        """The transport of the loop that runs here that reads a non-blocking `sock`.
+
+        None if there is none, or it is closing.
+        """
+        # asyncio's own note of which transport has which descriptor; loops in C have none.
+        noted: Any = getattr(self._running(), "_transports", None)
+        transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
+        return None if transport is None or transport.is_closing() else transport
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
         """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""
-        loop = self._running()
-        transport = None if loop is None else _transport_of(loop, sock)
-        if loop is None or transport is None or self._delaying is None:
+        transport = self.transport(sock)
+        if transport is None or self._delaying is None:
             return None
         protocol = transport.get_protocol()
-        return protocol if isinstance(protocol, self._delaying) else self._delaying(loop, transport)
+        return protocol if isinstance(protocol, self._delaying) else self._delaying(transport)
 
     def after(
         self,
@@ -267,11 +267,3 @@ class AsyncioLoops:
             )
 
         return sock_connect
-
-
-def _transport_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
-    """The transport that reads `sock` for `loop`, unless it is closing; None if there is none."""
-    # asyncio's own note of which transport has which descriptor; loops in C have none.
-    noted: Any = getattr(loop, "_transports", None)
-    transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
-    return None if transport is None or transport.is_closing() else transport

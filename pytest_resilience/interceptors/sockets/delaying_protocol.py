@@ -27,7 +27,7 @@ _MOST_HELD = 4 << 20  # bytes; beyond that the peer's packets wait in the kernel
 
 
 class DelayingProtocol(asyncio.Protocol):
-    """Stands between a transport and its protocol while something is held back.
+    """Stands between a transport of the running loop and its protocol while something is held back.
 
     What comes in is passed on in the order in which it came, each response when it is
     due. What the protocol writes goes straight to the transport, and when there is
@@ -38,8 +38,8 @@ class DelayingProtocol(asyncio.Protocol):
         protocol: which is told of what comes in, in the end.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
-        self.loop = loop
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.loop = asyncio.get_running_loop()
         self._transport = transport
         self.protocol: Any = transport.get_protocol()
         self._held: deque[_Held] = deque()

@@ -148,7 +148,7 @@ class Polls:
         ends = math.inf if timeout is None or timeout < 0 else MACHINE_CLOCK.monotonic() + timeout
         asked, in_vain = call.asked(), set[tuple[int, int]]()
         while True:
-            held = self._early((each, asked[each]) for each in [*self.targeted] if each in asked)
+            held = self._early([(each, asked[each]) for each in [*self.targeted] if each in asked])
             # The kernel keeps quiet of what is to be received later, as far as it can.
             loud = {key: each for key, each in held.items() if key[1] == _WRITE or key in in_vain}
             rest = max(0.0, ends - MACHINE_CLOCK.monotonic())

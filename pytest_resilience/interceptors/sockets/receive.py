@@ -151,7 +151,7 @@ class Receiver:
             or inbound.unread
             or (stream is not None and stream.is_replaced)
             or self.received_before.left.get(connection)
-            or (not blocking and self._loops.reads(sock))
+            or (not blocking and self._loops.transport(sock))
             or self._strikes_callers()
         ):
             return 0.0

@@ -271,7 +271,8 @@ class PartitionedSends:
         if queue.awaited is cut:
             return True
         queue.awaited = cut
-        if self._loops.reads(sock):  # nobody blocks here who would notice when it is over
+        if self._loops.transport(sock) is not None:
+            # Nobody blocks here who would notice when it is over.
             self._loops.after(cut, lambda: self._flush_soon(sock, connection))
         else:
             queue.watched = True
