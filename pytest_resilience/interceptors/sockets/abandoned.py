@@ -17,15 +17,18 @@ from typing import Any
 
 from pytest_resilience import proc
 from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
 from pytest_resilience.interceptors.sockets.waiting_threads import Wait
 from pytest_resilience.interceptors.sockets.waiting_threads import receives_still
 
 
-__all__ = ["put_abandoned", "registered_anew", "replace_under", "reset"]
+__all__ = ["put_abandoned", "replace_under", "reset"]
 
 _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 
@@ -33,19 +36,44 @@ _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
     """Put a connection that its peer has reset, or closed if it was `accepted`, in its place.
 
+    It is one connection, with one end, for all the descriptors that are copies of this one.
     Raises OSError if another thread has closed `sock` meanwhile, or no descriptor is left.
     """
-    with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(limits_lifted())
+        other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))
         os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
-        if (duplicate := _duplicate()) is None:
-            os.dup2(other.fileno(), sock.fileno(), inheritable=os.get_inheritable(sock.fileno()))
-            return
-        flags = 0 if os.get_inheritable(sock.fileno()) else os.O_CLOEXEC
-        last = os.dup(sock.fileno())  # or the call would close it, which may take its time
-        try:
-            duplicate(other.fileno(), sock, flags)
-        finally:
-            os.close(last)
+        inode, copies = os.fstat(sock.fileno()).st_ino, _copies(sock)
+        for number in (sock.fileno(), *copies):
+            stack.enter_context(_registered_anew(number))
+        _put(other, sock)
+        for number in copies:
+            with contextlib.suppress(OSError), borrowed(number) as copy:
+                if os.fstat(number).st_ino == inode:  # still
+                    _put(other, copy)
+
+
+def _copies(sock: socket.socket) -> list[int]:
+    """The other descriptors of its user that are the same connection (`dup`)."""
+    inode, found = os.fstat(sock.fileno()).st_ino, []
+    for number in open_descriptors() - private_descriptors() - {sock.fileno()}:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.fstat(number).st_ino == inode:
+                found.append(number)
+    return found
+
+
+def _put(other: KernelSocket, sock: socket.SocketType) -> None:
+    """Let the descriptor of `sock` be one of `other`."""
+    inheritable = os.get_inheritable(sock.fileno())
+    if (duplicate := _duplicate()) is None:
+        os.dup2(other.fileno(), sock.fileno(), inheritable=inheritable)
+        return
+    last = os.dup(sock.fileno())  # or the call would close it, which may take its time
+    try:
+        duplicate(other.fileno(), sock, 0 if inheritable else os.O_CLOEXEC)
+    finally:
+        os.close(last)
 
 
 class _Descriptor:
@@ -55,7 +83,7 @@ class _Descriptor:
 
 
 @functools.cache
-def _duplicate() -> Callable[[int, socket.socket, int], int] | None:
+def _duplicate() -> Callable[[int, socket.SocketType, int], int] | None:
     """`dup3` of the C library, with a socket as the target; None where there is none.
 
     `os.dup2` gives up the interpreter's lock, so that another thread may close the socket, whose
@@ -69,7 +97,7 @@ def _duplicate() -> Callable[[int, socket.socket, int], int] | None:
         return None
     dup3.argtypes = ctypes.c_int, _Descriptor, ctypes.c_int  # type: ignore[assignment]  # it will do
 
-    def duplicate(source: int, target: socket.socket, flags: int) -> int:
+    def duplicate(source: int, target: socket.SocketType, flags: int) -> int:
         found: int = dup3(source, target, flags)
         if found < 0:
             raise OSError(code := ctypes.get_errno(), os.strerror(code))
@@ -111,7 +139,7 @@ def reset(sock: KernelSocket) -> None:
 
 
 @contextlib.contextmanager
-def registered_anew(descriptor: int) -> Iterator[None]:
+def _registered_anew(descriptor: int) -> Iterator[None]:
     """Whoever polls a descriptor goes on polling it when it becomes another socket's.
 
     The kernel forgets it then in every epoll, which no peer could bring about.

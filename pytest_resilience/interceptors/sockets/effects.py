@@ -34,7 +34,6 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
-from pytest_resilience.interceptors.sockets.abandoned import registered_anew
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.conversation import Inbound
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
@@ -367,8 +366,7 @@ def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:
         with contextlib.suppress(OSError):  # the peer was faster; or no descriptor to be had
             # What the peer still says must find it open, or RST overtakes what was sent.
             KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_WR)
-            with registered_anew(sock.fileno()):
-                put_abandoned(sock, accepted=isinstance(step, CloseConnection))
+            put_abandoned(sock, accepted=isinstance(step, CloseConnection))
     elif isinstance(step, ResetConnection):
         reset_by_peer(sock)
     else:
@@ -458,5 +456,4 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
         # Wakes other threads that wait on it.
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
     discard(sock)  # or closing it is RST, which overtakes what was sent
-    with registered_anew(sock.fileno()):
-        put_abandoned(sock, accepted=accepted)
+    put_abandoned(sock, accepted=accepted)

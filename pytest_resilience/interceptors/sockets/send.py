@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -39,6 +40,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import another
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
@@ -248,6 +250,7 @@ class Sender:
         requests.begin(None)
         connection.is_over()
         effects.end(sock, step)
+        connection.ends = ends_of(sock)  # it is still the same, by another descriptor as well
 
 
 class PartitionedSends:
@@ -261,6 +264,11 @@ class PartitionedSends:
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._watcher: threading.Thread | None = None
         self._over = threading.Event()  # of its own for each watcher
+        keep_private(self)
+
+    def descriptors(self) -> list[int]:
+        """Those by which what was closed is still sent."""
+        return [sock.fileno() for sock, _, _ in [*self._closed]]
 
     def holds(self, sock: socket.socket, connection: TcpConnection) -> bool:
         """Whether nothing gets through; once that is so, it stays so for a while."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.interceptors.sockets.polls import by_poll
 
 
 DELAY = 0.01  # seconds
@@ -65,6 +67,74 @@ def test_a_reset_is_told_to_who_receives(copy: Copy, inject: Inject) -> None:
     ):
         assert met(sock, twin) == real
     assert real == ["ConnectionResetError 104", "BrokenPipeError 32"]
+    assert outage.hits == 1
+
+
+def close(connection: socket.socket) -> None:
+    connection.recv(100)
+
+
+ENDS = {"reset": reset, "close": close}
+
+
+@every_copy
+@pytest.mark.parametrize("asks", [0, 1])
+@pytest.mark.parametrize("mode", ENDS)
+def test_one_connection_ends_once(copy: Copy, asks: int, mode: str, inject: Inject) -> None:
+    def met(sock: socket.socket, twin: socket.socket) -> list[str]:
+        order = (sock, twin)[:: 1 - 2 * asks]
+        order[0].sendall(b"ask")
+        met = [outcome(lambda each=each: each.recv(1)) for each in (*order, *order)]  # type: ignore[misc]
+        return met + [outcome(lambda each=each: each.send(b"a")) for each in order]  # type: ignore[misc]
+
+    with (
+        serve(ENDS[mode]) as port,
+        socket.create_connection((HOST, port)) as sock,
+        copy(sock) as twin,
+    ):
+        real = met(sock, twin)
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+        copy(sock) as twin,
+        inject("network_failure", mode=mode) as outage,
+    ):
+        assert met(sock, twin) == real
+    assert outage.hits == 1
+
+
+def reset_at_once(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def close_at_once(_: socket.socket) -> None:
+    pass
+
+
+AT_ONCE = {"reset": reset_at_once, "close": close_at_once}
+
+
+@every_copy
+@pytest.mark.parametrize("mode", AT_ONCE)
+def test_one_connection_ends_once_for_who_sends(copy: Copy, mode: str, inject: Inject) -> None:
+    def met(sock: socket.socket, twin: socket.socket) -> list[str]:
+        met = [outcome(lambda: twin.send(b"ask")), outcome(lambda: sock.recv(1))]
+        return [*met, outcome(lambda: twin.recv(1)), outcome(lambda: sock.send(b"ask"))]
+
+    with (
+        serve(AT_ONCE[mode]) as port,
+        socket.create_connection((HOST, port)) as sock,
+        copy(sock) as twin,
+    ):
+        assert by_poll(sock, PATIENCE)
+        real = met(sock, twin)
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+        copy(sock) as twin,
+        inject("network_failure", mode=mode, stream="upstream") as outage,
+    ):
+        assert met(sock, twin) == real
     assert outage.hits == 1
 
 
