@@ -18,6 +18,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from dataclasses import field
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 
-__all__ = ["SENT_HERE", "MatchCache", "Sender", "match_once", "peer_of"]
+__all__ = ["SENT_HERE", "Sender", "looking_ahead", "match_once", "matching_once", "peer_of"]
 
 SENT_HERE = "_pytest_resilience"  # an attribute of the adapters of requests that are sent here
 
@@ -187,53 +189,57 @@ def peer_of(
     return Peer(engine, parts.scheme, parts.hostname or "", parts.port, http=http)
 
 
-class MatchCache:
-    """The results of the user's matchers for one request, each of which is called once.
+@dataclass(slots=True)
+class _Matches:
+    """What the user's matchers have said of one request, by their ids.
 
-    Before something happens to a request it is looked up whether the mock has a response; when
-    nothing has happened, the mock looks that up itself. A matcher may count its calls.
+    Each is kept with what it has said, so that its id stays its own.
     """
 
-    def __init__(self) -> None:
-        self._results: dict[int, tuple[object, Any]] = {}
-        self._looking_ahead = False
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Within, what this thread matches is about this request."""
-        token = _MATCH_CACHE.set(self)
-        try:
-            yield
-        finally:
-            _MATCH_CACHE.reset(token)
-
-    @contextlib.contextmanager
-    def looking_ahead(self) -> Iterator[None]:
-        """Within, results are kept: the mock itself has not asked yet."""
-        self._looking_ahead = True
-        try:
-            yield
-        finally:
-            self._looking_ahead = False
-
-    def match(self, matcher: object, call: Callable[[], Any]) -> Any:
-        """The result of `call`, or the one that was kept for this matcher."""
-        if id(matcher) not in self._results:
-            result = call()
-            if self._looking_ahead:
-                # The matcher is kept with it, so that its id stays its own.
-                self._results[id(matcher)] = (matcher, result)
-            return result
-        kept = self._results[id(matcher)]
-        if not self._looking_ahead:
-            del self._results[id(matcher)]
-        return kept[1]
+    results: dict[int, tuple[object, Any]] = field(default_factory=dict)
+    looks_ahead: bool = False
 
 
-_MATCH_CACHE: ContextVar[MatchCache | None] = ContextVar("of this request", default=None)
+_MATCHES: ContextVar[_Matches | None] = ContextVar("of this request", default=None)
 
 
-def match_once(matcher: object, call: Callable[[], Any]) -> Any:
-    """The result of a matcher of the user's for the request that this thread sends."""
-    cache = _MATCH_CACHE.get()
-    return call() if cache is None else cache.match(matcher, call)
+@contextlib.contextmanager
+def matching_once() -> Iterator[None]:
+    """Within, this thread sends one request, for which each of the user's matchers is called once.
+
+    Before something happens to it, it is looked up whether the mock has a response; when nothing
+    has happened, the mock looks that up itself. A matcher may count its calls.
+    """
+    token = _MATCHES.set(_Matches())
+    try:
+        yield
+    finally:
+        _MATCHES.reset(token)
+
+
+@contextlib.contextmanager
+def looking_ahead() -> Iterator[None]:
+    """Within, what matchers say is kept: the mock itself has not asked yet."""
+    matches = _MATCHES.get()
+    assert matches is not None  # this is within `matching_once`
+    matches.looks_ahead = True
+    try:
+        yield
+    finally:
+        matches.looks_ahead = False
+
+
+def match_once(original: Callable[..., Any], matcher: object, request: object) -> Any:
+    """What `original`, the method of a matcher, says of `request`; or has said before."""
+    matches = _MATCHES.get()
+    if matches is None:
+        return original(matcher, request)
+    if id(matcher) not in matches.results:
+        result = original(matcher, request)
+        if matches.looks_ahead:
+            matches.results[id(matcher)] = (matcher, result)
+        return result
+    kept = matches.results[id(matcher)]
+    if not matches.looks_ahead:
+        del matches.results[id(matcher)]
+    return kept[1]

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.requests_client import MatchCache
 from pytest_resilience.interceptors.http_mocks.requests_client import Sender
+from pytest_resilience.interceptors.http_mocks.requests_client import looking_ahead
 from pytest_resilience.interceptors.http_mocks.requests_client import match_once
+from pytest_resilience.interceptors.http_mocks.requests_client import matching_once
 from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
 from pytest_resilience.patching import Patches
 
@@ -35,10 +36,9 @@ def install(engine: Engine, patches: Patches) -> None:
         def send(mock: Any, request: Any, **options: Any) -> Any:
             __tracebackhide__ = True
             peer = peer_of(engine, request)
-            cache = MatchCache()
             ask_mock = functools.partial(original, mock, request, **options)
-            with cache.active():
-                responds = functools.partial(_has_response, cache, mock, request, options)
+            with matching_once():
+                responds = functools.partial(_has_response, mock, request, options)
                 if not peer.is_targeted(responds):
                     return ask_mock()
                 peers = itertools.repeat(peer)
@@ -74,19 +74,19 @@ def _letting_others_in() -> Iterator[None]:
 def _matching_once(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def match_additional(matcher: Any, request: Any) -> Any:
-        return match_once(matcher, functools.partial(original, matcher, request))
+        return match_once(original, matcher, request)
 
     return match_additional
 
 
-def _has_response(cache: MatchCache, mock: Any, request: Any, options: dict[str, Any]) -> bool:
+def _has_response(mock: Any, request: Any, options: dict[str, Any]) -> bool:
     """The mock has a response of its own."""
     from requests_mock.adapter import _Matcher
     from requests_mock.request import _RequestObjectProxy
 
     case = mock._case_sensitive  # noqa: SLF001
     seen = _RequestObjectProxy(request, case_sensitive=case, **options)
-    with cache.looking_ahead():
+    with looking_ahead():
         for matcher in reversed(mock._matchers):  # noqa: SLF001
             if not isinstance(matcher, _Matcher):
                 return True  # a function, which may only be asked once

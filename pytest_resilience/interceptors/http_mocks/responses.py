@@ -13,9 +13,10 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
 from pytest_resilience.interceptors.http_mocks.requests_client import SENT_HERE
-from pytest_resilience.interceptors.http_mocks.requests_client import MatchCache
 from pytest_resilience.interceptors.http_mocks.requests_client import Sender
+from pytest_resilience.interceptors.http_mocks.requests_client import looking_ahead
 from pytest_resilience.interceptors.http_mocks.requests_client import match_once
+from pytest_resilience.interceptors.http_mocks.requests_client import matching_once
 from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
 from pytest_resilience.patching import Patches
 
@@ -39,9 +40,8 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
             return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
         from urllib3.util.retry import Retry
 
-        cache = MatchCache()
-        with cache.active():
-            peers = _peers(engine, cache, mock, request, options)
+        with matching_once():
+            peers = _peers(engine, mock, request, options)
             peer = next(peers)
             if not peer.is_targeted():
                 return original(mock, adapter, request, **options)
@@ -59,12 +59,10 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     return on_request
 
 
-def _peers(
-    engine: Engine, cache: MatchCache, mock: Any, request: Any, options: dict[str, Any]
-) -> Iterator[Peer]:
+def _peers(engine: Engine, mock: Any, request: Any, options: dict[str, Any]) -> Iterator[Peer]:
     """Whom a request is for, at each try, as the mock would respond; nobody if it would not."""
     while True:
-        with cache.looking_ahead():
+        with looking_ahead():
             match = _match(mock, request, options)
         if match is None:
             peer_of(engine, request).note_no_response()
@@ -86,7 +84,4 @@ def _match(mock: Any, request: Any, options: dict[str, Any]) -> Any:
 
 
 def _matching_once(original: Callable[..., Any]) -> Any:
-    def matches(match: Any, request: Any) -> Any:
-        return match_once(match, functools.partial(original, match, request))
-
-    return staticmethod(matches)
+    return staticmethod(functools.partial(match_once, original))
