@@ -15,6 +15,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.locks import fork_safe
@@ -76,7 +77,14 @@ class ConnectionNumbers:
 class _CountedOperation(NamedTuple):
     kind: str
     target: str
+    what: HttpRequest | str
     elapsed: float
+
+    @property
+    def text(self) -> str:
+        """For people, who read few of very many."""
+        what = str(self.what)[:_LONGEST]
+        return f"{self.kind} {self.target} {what}" if what else f"{self.kind} {self.target}"
 
 
 class CountedOperations:
@@ -96,11 +104,8 @@ class CountedOperations:
             target, connections = operation.target, self.connections
             if connections is not None and (connection := connections.of(target, operation)):
                 target = f"{target}#{connection}"
-            request = operation.http.request
-            what = operation.sql.statement if request is None else str(request)
-            if what:
-                target = f"{target} {what[:_LONGEST]}"
-            self._by_number[number] = _CountedOperation(operation.kind, target, elapsed)
+            what = operation.http.request or operation.sql.statement[:_LONGEST]
+            self._by_number[number] = _CountedOperation(operation.kind, target, what, elapsed)
 
     def forget(self, number: int) -> None:
         """Give a number back: the next operation has it."""
@@ -111,7 +116,7 @@ class CountedOperations:
         runs: list[list[int]] = []
         for number, each in sorted(self._by_number.items()):
             last = self._by_number.get(number - 1)
-            if runs and last is not None and last[:2] == each[:2]:
+            if runs and last is not None and last.text == each.text:
                 runs[-1].append(number)
             else:
                 runs.append([number])
@@ -123,11 +128,11 @@ class CountedOperations:
     def _line(self, numbers: list[int], *, with_times: bool) -> str:
         first, last = numbers[0], numbers[-1]
         which = str(first) if first == last else f"{first}-{last}"
-        kind, target, began = self._by_number[first]
+        text, began = self._by_number[first].text, self._by_number[first].elapsed
         if not with_times:
-            return f"{which} {kind} {target}"
+            return f"{which} {text}"
         ended = "" if first == last else f"..{self._by_number[last].elapsed:.3f}"
-        return f"{which} {kind} {target} at {began:.3f}{ended} s"
+        return f"{which} {text} at {began:.3f}{ended} s"
 
 
 class UnmatchedOperation(NamedTuple):

@@ -78,7 +78,8 @@ def test_counted_requests_are_told_with_their_numbers() -> None:
     experiment = ChaosExperiment("x", "network_failure", mode="reset", nth=9)
     counted = CountedOperations(ConnectionNumbers(experiment))
     for number, path in enumerate(["/a", "/a", "/v1/pay?id=7"], start=1):
-        http = HttpDetails(request=HttpRequest.of("GET", path))
+        headers = [("x-request-id", str(number))]
+        http = HttpDetails(request=HttpRequest.of("GET", path, headers))
         operation = Operation(kind=RECEIVE, target="api:80", names=("api:80",), http=http)
         counted.note(number, operation, 0.0)
     assert counted.lines(3) == (
