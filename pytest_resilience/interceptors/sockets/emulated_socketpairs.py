@@ -16,6 +16,7 @@ import weakref
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from types import CodeType
 from types import FrameType
 from typing import TYPE_CHECKING
 from typing import Any
@@ -24,6 +25,11 @@ from typing import Protocol
 from typing import TypeGuard
 from typing import TypeVar
 
+from pytest_resilience.chaos.call_site import LOOP
+from pytest_resilience.chaos.call_site import control_role
+from pytest_resilience.chaos.call_site import current_task
+from pytest_resilience.chaos.call_site import tasks_behind
+from pytest_resilience.chaos.call_site import user_frames
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -43,10 +49,14 @@ _LOOPBACK = ("127.", "::1", "localhost")
 _TALKING = frozenset({
     "makefile", "recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto",
 })  # fmt: skip
-_LOOPS = ("asyncio", "trio")
+_ACCEPTING = {"accept", "sock_accept"}
+_LOOPS = ("asyncio", "trio", "anyio")
+# Of these, what connects for a stream: nobody makes both ends of one.
+_FOR_STREAMS = {"_connect_sock", "attempt_connect"}
 _WITH_ENDS = "with ends"
 _TELLING = _TALKING | {"accept", "close", _WITH_ENDS}
 _PAIR_IS_MADE = (["accept", "close"], ["accept", _WITH_ENDS])
+_LISTENER_GOES = (["close"], [_WITH_ENDS])
 
 
 class _Connection(Protocol):
@@ -130,9 +140,15 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
     if not str(address[0]).startswith(_LOOPBACK):
         return False
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # it is documented
+    passed = set()
     while frame is not None and _is_passed_by(frame):
+        passed.add(frame.f_code.co_name)
         frame = frame.f_back
-    if frame is None or not _accepts_and_closes(frame):
+    if frame is not None and control_role(frame.f_code) == LOOP and not passed & _FOR_STREAMS:
+        frame = _closes_when_tasks_have_connected()
+    elif frame is not None and not _accepts_and_closes(frame):
+        frame = None
+    if frame is None:
         return False
     # Last of all: to ask a frame for its locals keeps them, with all that they refer to.
     variables = [getattr(each, "_sock", each) for each in frame.f_locals.values()]  # as trio's
@@ -141,21 +157,46 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
     return any(KernelSocket.getsockname(each)[1] == address[1] for each in listeners)
 
 
+def _closes_when_tasks_have_connected() -> FrameType | None:
+    """Where a task waits for this one, which only connects, and for one that only accepts.
+
+    As in a nursery or a `gather`. None where it does not close the listener next.
+    """
+    tasks = tasks_behind(current_task())
+    frame = next((frames[-1] for frames in map(user_frames, tasks) if frames), None)
+    if frame is None:
+        return None
+    inner = [each for each in frame.f_code.co_consts if isinstance(each, CodeType)]
+    accepting = [each for each in (frame.f_code, *inner) if _ACCEPTING & {*each.co_names}]
+    if not accepting or any(_is_talking(each) for each in accepting if each in inner):
+        return None
+    return frame if _calls_left(frame)[:1] in _LISTENER_GOES else None
+
+
+def _is_talking(code: CodeType) -> bool:
+    return any(name.removeprefix("sock_") in _TALKING for name in code.co_names)
+
+
 def _accepts_and_closes(frame: FrameType) -> bool:
     """Whether it is what the function does next, and sends or receives nothing before."""
-    if not {"accept", "sock_accept"} & {*frame.f_code.co_names}:
+    if not _ACCEPTING & {*frame.f_code.co_names}:
         return False
+    calls = _calls_left(frame)
+    while calls[:1] == [_WITH_ENDS]:  # of another than what it listens with
+        del calls[0]
+    # More than one accept is there where it connects in one way or another.
+    return [name for name, _ in itertools.groupby(calls)][:2] in _PAIR_IS_MADE
+
+
+def _calls_left(frame: FrameType) -> list[str]:
+    """Those that tell, of what the function does next."""
     import dis
 
     instructions = dis.get_instructions(frame.f_code)
     left = [each for each in instructions if each.offset > frame.f_lasti]
     names = [_WITH_ENDS if _ends_with(left, at) else each.argval for at, each in enumerate(left)]
     texts = (name.removeprefix("sock_") for name in names if isinstance(name, str))
-    calls = [name for name in texts if name in _TELLING]
-    while calls[:1] == [_WITH_ENDS]:  # of another than what it listens with
-        del calls[0]
-    # More than one accept is there where it connects in one way or another.
-    return [name for name, _ in itertools.groupby(calls)][:2] in _PAIR_IS_MADE
+    return [name for name in texts if name in _TELLING]
 
 
 def _ends_with(instructions: Sequence[Instruction], at: int) -> bool:

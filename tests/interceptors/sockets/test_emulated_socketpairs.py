@@ -9,8 +9,11 @@ import socket
 import threading
 
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterator
+from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -140,9 +143,79 @@ def in_trio() -> Pair:
     return trio.run(make)
 
 
+def in_a_gather() -> Pair:
+    async def make() -> Pair:
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener, contextlib.ExitStack() as undone:
+            listener.setblocking(False)
+            one = undone.enter_context(socket.socket())
+            one.setblocking(False)
+            (other, _), _ = await asyncio.gather(
+                loop.sock_accept(listener), loop.sock_connect(one, listener.getsockname())
+            )
+            undone.pop_all()
+        return one, other
+
+    return asyncio.run(make())
+
+
+def in_a_task_group() -> Pair:
+    async def make() -> Pair:
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener:
+            listener.setblocking(False)
+            one = socket.socket()
+            one.setblocking(False)
+            async with asyncio.TaskGroup() as group:
+                accepted = group.create_task(loop.sock_accept(listener))
+                group.create_task(loop.sock_connect(one, listener.getsockname()))
+        return one, accepted.result()[0]
+
+    return asyncio.run(make())
+
+
+def in_a_nursery() -> Pair:
+    async def make() -> Pair:
+        listener, one = trio.socket.socket(), trio.socket.socket()
+        await listener.bind((HOST, 0))
+        listener.listen()
+        others = []
+
+        async def accept() -> None:
+            others.append((await listener.accept())[0])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            nursery.start_soon(one.connect, listener.getsockname())
+        listener.close()
+        return socket.socket(fileno=one.detach()), socket.socket(fileno=others[0].detach())
+
+    return trio.run(make)
+
+
+def in_a_task_group_of_anyio() -> Pair:
+    async def make() -> Pair:
+        loop = asyncio.get_running_loop()
+        others = []
+        with socket.create_server((HOST, 0)) as listener:
+            listener.setblocking(False)
+            one = socket.socket()
+            one.setblocking(False)
+
+            async def accept() -> None:
+                others.append((await loop.sock_accept(listener))[0])
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(accept)
+                group.start_soon(loop.sock_connect, one, listener.getsockname())
+        return one, others[0]
+
+    return anyio.run(make)
+
+
 PAIRS = [
     as_clients_do, as_python_does, in_either_of_two_ways, as_a_class_does, within_a_block,
-    in_a_loop, in_trio,
+    in_a_loop, in_trio, in_a_gather, in_a_task_group, in_a_nursery, in_a_task_group_of_anyio,
 ]  # fmt: skip
 
 
@@ -244,6 +317,72 @@ def test_who_waits_in_accept_already_is_no_client_though_the_listener_goes_then(
             listener.close()
             client.close()
             assert server.recv(1) == b""
+
+
+async def serve_one(listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    server, _ = await loop.sock_accept(listener)
+    with server, contextlib.suppress(OSError):
+        await loop.sock_sendall(server, await loop.sock_recv(server, 1))
+
+
+async def beside_its_server(listener: socket.socket, one: socket.socket) -> None:
+    """Which is served by a task that is not only for accepting."""
+    loop = asyncio.get_running_loop()
+
+    async def serve() -> None:
+        server, _ = await loop.sock_accept(listener)
+        with server:
+            await loop.sock_sendall(server, await loop.sock_recv(server, 1))
+
+    await asyncio.gather(serve(), loop.sock_connect(one, listener.getsockname()))
+
+
+async def before_it_talks(listener: socket.socket, one: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    (server, _), _ = await asyncio.gather(
+        loop.sock_accept(listener), loop.sock_connect(one, listener.getsockname())
+    )
+    with server:
+        await loop.sock_sendall(one, b"x")
+
+
+async def by_a_stream(listener: socket.socket, _: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    accepted, opened = await asyncio.gather(
+        loop.sock_accept(listener), asyncio.open_connection(*listener.getsockname())
+    )
+    accepted[0].close()
+    opened[1].close()
+
+
+async def by_a_client_that_talks(listener: socket.socket, one: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def ask() -> None:
+        await loop.sock_connect(one, listener.getsockname())
+        await loop.sock_sendall(one, b"x")
+
+    await asyncio.gather(serve_one(listener), ask())
+
+
+@pytest.mark.parametrize(
+    "ask", [beside_its_server, before_it_talks, by_a_stream, by_a_client_that_talks]
+)
+def test_a_server_beside_its_client_in_a_gather_is_hit(
+    ask: Callable[[socket.socket, socket.socket], Coroutine[Any, Any, None]], inject: Inject
+) -> None:
+    async def main() -> None:
+        with socket.create_server((HOST, 0)) as listener, socket.socket() as one:
+            listener.setblocking(False)
+            one.setblocking(False)
+            await asyncio.wait_for(ask(listener, one), 10)
+            listener.close()
+
+    with inject("network_failure", mode="refuse", rate=1) as failure:
+        with pytest.raises(ConnectionRefusedError):
+            asyncio.run(main())
+        assert failure.hits
 
 
 def test_many_clients_of_a_server_are_hit(inject: Inject) -> None:
