@@ -19,7 +19,9 @@ from pytest_resilience.chaos.datagrams import DatagramLine
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -27,7 +29,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.waiting import head_start
 
 
-__all__ = ["Endpoint", "FastestClock", "Peer", "PeerKey", "peer_key"]
+__all__ = ["Endpoint", "FastestClock", "Peer", "PeerKey", "is_place", "peer_key", "resolved"]
 
 _ANCILLARY = 1024  # bytes
 _MOST_SOURCES = 256
@@ -72,6 +74,21 @@ PeerKey: TypeAlias = tuple[str, int]  # address and port
 def peer_key(where: Any) -> PeerKey:
     """The same for every form of an address, as where a socket speaks both versions of IP."""
     return where[0].removeprefix("::ffff:").partition("%")[0], where[1]
+
+
+def is_place(where: Any) -> bool:
+    """Whether it is a host and a port, or nothing."""
+    return where is None or (
+        is_a(where, tuple) and len(where) > 1 and is_a(where[0], str) and is_a(where[1], int)
+    )
+
+
+def resolved(sock: socket.socket, where: Any) -> Any:
+    """The address with the host's own in place of its name, which is asked for as others are."""
+    __tracebackhide__ = True
+    if where is None or is_literal(where[0]):
+        return where
+    return socket.getaddrinfo(where[0], where[1], sock.family, socket.SOCK_DGRAM)[0][4]
 
 
 @dataclass(slots=True)

@@ -42,8 +42,10 @@ from pytest_resilience.interceptors.sockets.datagram_endpoint import Endpoint
 from pytest_resilience.interceptors.sockets.datagram_endpoint import FastestClock
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Peer
 from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
+from pytest_resilience.interceptors.sockets.datagram_endpoint import is_place
 from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
-from pytest_resilience.interceptors.sockets.peer_names import is_literal
+from pytest_resilience.interceptors.sockets.datagram_endpoint import resolved
+from pytest_resilience.interceptors.sockets.received_before import DatagramsBefore
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
@@ -71,16 +73,24 @@ class DatagramSockets:
     One lock is for all of them, and one thread sees when something is due.
     """
 
-    def __init__(self, engine: Engine, connections: ConnectionTable, loops: AsyncioLoops) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        connections: ConnectionTable,
+        loops: AsyncioLoops,
+        before: DatagramsBefore,
+    ) -> None:
+        """`before`: those that outages do not happen to."""
         self._engine = engine
         self._connections = connections
+        self._before = before
         self._loops = loops
-        self._endpoints: dict[int, Endpoint] = {}  # by the `id` of the socket
-        # By the same: the addresses to which it sends without anybody looking, and, where nobody
-        # looks at what comes in, what notes where it came from.
+        # By the `id` of the socket; by its own, once that is closed and something still on its way.
+        self._endpoints: dict[int, Endpoint] = {}
+        # By the `id` of the socket: the addresses to which it sends without anybody looking, and,
+        # where nobody looks at what comes in, what notes where it came from.
         self._passing: dict[int, set[Any]] = {}
         self._listening: dict[int, Callable[[Any], None]] = {}
-        self._closed: list[Endpoint] = []  # with something still on its way
         self._changed = fork_safe(self, "_changed", threading.Condition)
         self._timer: threading.Thread | None = None
         self._clock = FastestClock(engine.clock)
@@ -146,8 +156,9 @@ class DatagramSockets:
         """The active experiments have changed."""
         with self._changed:
             self._listening.clear()
-            for key, endpoint in self._endpoints.items():
-                self._passing[key].clear()
+            for passing in self._passing.values():
+                passing.clear()
+            for endpoint in self._endpoints.values():
                 for peer in endpoint.peers.values():
                     peer.targeted = None
             now = self._clock.now()
@@ -163,7 +174,6 @@ class DatagramSockets:
             self._endpoints.clear()
             self._passing.clear()
             self._listening.clear()
-            self._closed.clear()
             self._changed.notify()
             timer = self._timer
         if timer is not None and timer is not threading.current_thread() and not in_a_loop():
@@ -191,7 +201,7 @@ class DatagramSockets:
             self._listening.pop(id(sock), None)
             if endpoint is not None and endpoint.outbound:
                 endpoint.close()
-                self._closed.append(endpoint)
+                self._endpoints[id(endpoint)] = endpoint
 
     # Peers.
 
@@ -210,7 +220,7 @@ class DatagramSockets:
         return found
 
     def _all(self) -> list[Endpoint]:
-        return [*self._endpoints.values(), *self._closed]
+        return [*self._endpoints.values()]
 
     def _peer(self, sock: socket.socket, endpoint: Endpoint, where: Any) -> Peer | None:
         """The peer at an address; where None is given, that of the connection, if there is one."""
@@ -227,11 +237,14 @@ class DatagramSockets:
             peer = Peer(tuple(dict.fromkeys(names)))
             peer.is_served = self._is_served(endpoint, key)
             endpoint.peers[key] = peer
-        if peer.targeted is None:
-            peer.targeted = not peer.is_served and self._is_targeted(peer)
-        if not peer.targeted:
+        if not self._is_meant(peer):
             self._passing[id(sock)].add(where)
         return peer
+
+    def _is_meant(self, peer: Peer) -> bool:
+        if peer.targeted is None:  # since the active experiments have changed
+            peer.targeted = not peer.is_served and self._is_targeted(peer)
+        return peer.targeted
 
     def _is_targeted(self, peer: Peer) -> bool:
         operation = datagram(SEND_DATAGRAM, peer.names)
@@ -275,9 +288,9 @@ class DatagramSockets:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
         message = or_none(DatagramMessage, call)
-        if message is None or len(message.data) > _LARGEST or not _is_place(message.where):
+        if message is None or len(message.data) > _LARGEST or not is_place(message.where):
             return call()  # which says what is wrong about it
-        where = _resolved(sock, message.where)
+        where = resolved(sock, message.where)
         with self._changed:
             endpoint = self._of(sock)
             peer = self._peer(sock, endpoint, where)
@@ -412,7 +425,7 @@ class DatagramSockets:
                 inbound.looked_at = now
                 return None
             peer = endpoint.peers.get(peer_key(found.where or endpoint.connected_to))
-            if peer is None or not peer.targeted:
+            if self._before.take(sock) or peer is None or not self._is_meant(peer):
                 return found
             effect = self._decide(RECEIVE_DATAGRAM, endpoint, peer)
             came_at = self._loops.arrival(endpoint.sent_at, now) if waited else endpoint.sent_at
@@ -453,6 +466,8 @@ class DatagramSockets:
         endpoint.settle(now)
         if endpoint.due < math.inf:
             self._watch()
+        elif not endpoint.outbound:
+            self._endpoints.pop(id(endpoint), None)
 
     def _watch(self) -> None:
         if self._timer is None or not self._timer.is_alive():  # it was, before a fork
@@ -480,20 +495,4 @@ class DatagramSockets:
                 now = self._clock.now()
                 for each in waiting:
                     self._advance(each, now, ended=True)
-                self._closed = [each for each in self._closed if each.outbound]
             self._timer = None
-
-
-def _is_place(where: Any) -> bool:
-    """Whether it is a host and a port, or nothing."""
-    return where is None or (
-        is_a(where, tuple) and len(where) > 1 and is_a(where[0], str) and is_a(where[1], int)
-    )
-
-
-def _resolved(sock: socket.socket, where: Any) -> Any:
-    """The address with the host's own in place of its name, which is asked for as others are."""
-    __tracebackhide__ = True
-    if where is None or is_literal(where[0]):
-        return where
-    return socket.getaddrinfo(where[0], where[1], sock.family, socket.SOCK_DGRAM)[0][4]

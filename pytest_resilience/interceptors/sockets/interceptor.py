@@ -162,7 +162,8 @@ class SocketPatches:
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
         polls = Polls(self._connections, self._receiver, self._sender, patches)
-        self._datagrams = DatagramSockets(engine, self._connections, loops)
+        before = self._receiver.received_before.datagrams
+        self._datagrams = DatagramSockets(engine, self._connections, loops, before)
         self._outages = Outages(engine, self._connections, self._receiver)
         self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls)
 

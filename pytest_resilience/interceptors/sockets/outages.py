@@ -82,7 +82,7 @@ class Outages:
         outages = [each for each in outages if each.left(now)]
         begun = [each for each in outages if each not in self._begun]
         if not outages:
-            self._received_before.left.clear()
+            self._received_before.forget()
         self._begun.update(begun)
         for each in [each for each in begun if each.experiment.opens_after]:
             begun.remove(each)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
 import socket
 
@@ -16,28 +17,87 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.datagrams import datagram
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import readable_descriptors
 from pytest_resilience.chaos.descriptors import taken
 from pytest_resilience.chaos.descriptors import unread
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import held
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.wire_format import begins_with_whole_record
 
 
-__all__ = ["NOTHING", "ReceivedBefore"]
+__all__ = ["NOTHING", "DatagramsBefore", "ReceivedBefore"]
 
 NOTHING: Final = object()  # none of it is left
+_MOST = 65535  # bytes of a datagram
+_PEEK_OFF: Final = 42  # an option of sockets for which Python has no name
 _ENDED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
+
+
+class DatagramsBefore:
+    """How many of those, by socket: what they are is seen when they are received."""
+
+    def __init__(self, names: HostNames) -> None:
+        self._names = names
+        self._left: dict[int, int] = {}  # by inode, which all descriptors of a socket share
+
+    def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
+        """As in `ReceivedBefore`."""
+        self._left.clear()
+        if not any(each.experiment.kinds & DATAGRAMS for each in begun):
+            return
+        for descriptor in readable_descriptors().keys() - private_descriptors():
+            with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+                senders = _senders(sock) if is_udp(sock) else []
+                of = [datagram(RECEIVE_DATAGRAM, self._names.of(*each[:2])) for each in senders]
+                if not any(each.matches_target(about) for each in others for about in of):
+                    self._left[os.fstat(descriptor).st_ino] = len(senders)
+
+    def forget(self) -> None:
+        """No outage is left."""
+        self._left.clear()
+
+    def take(self, sock: socket.socket) -> bool:
+        """One is received: whether it is one of them."""
+        if not self._left:
+            return False
+        inode = os.fstat(sock.fileno()).st_ino
+        left = self._left.pop(inode, 0)
+        if left > 1:
+            self._left[inode] = left - 1
+        return left > 0
+
+
+def _senders(sock: KernelSocket) -> list[Any]:
+    """Whose the datagrams are that the kernel has: each is looked at behind those before it."""
+    found = []
+    try:
+        before = sock.getsockopt(socket.SOL_SOCKET, _PEEK_OFF)
+        sock.setsockopt(socket.SOL_SOCKET, _PEEK_OFF, 0)
+    except OSError:  # there is no such option here
+        return []
+    try:
+        while True:
+            found.append(sock.recvfrom(_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
+    except OSError:  # there are no more
+        return found
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, _PEEK_OFF, before)
 
 
 class ReceivedBefore:
@@ -45,14 +105,17 @@ class ReceivedBefore:
 
     Attributes:
         left: how many bytes of it nobody has received; infinite where its end is among it.
+        datagrams: the same over UDP.
     """
 
     def __init__(self, connections: ConnectionTable) -> None:
         self.left: dict[TcpConnection, float] = {}
+        self.datagrams = DatagramsBefore(connections.names)
         self._connections = connections
 
     def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
         """These outages have begun just now; of what the `others` keep back, nothing has come."""
+        self.datagrams.note(begun, others)
         ready = readable_descriptors()
         for descriptor in ready.keys() - private_descriptors():
             connection = or_none(self._connections.at, descriptor)
@@ -66,6 +129,11 @@ class ReceivedBefore:
                 with contextlib.suppress(OSError), held(descriptor, connection.ends) as sock:
                     ended = bool(ready[descriptor] & _ENDED)
                     self.left[connection] = math.inf if ended else unread(sock)
+
+    def forget(self) -> None:
+        """No outage is left."""
+        self.left.clear()
+        self.datagrams.forget()
 
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the receiving methods, on what is left; `NOTHING` if nothing is."""

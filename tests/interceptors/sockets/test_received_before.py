@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.descriptors import unread
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -296,3 +297,42 @@ def test_it_is_forgotten_when_the_outage_has_ended(inject: Inject) -> None:
         client.settimeout(LIMIT)
         with inject("network_latency", delay=PATIENCE), pytest.raises(TimeoutError):
             client.recv(100)
+
+
+@contextlib.contextmanager
+def asked_over_udp(*, connects: bool) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client that has three answers, of which it has received none; and its server."""
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as server,
+        socket.socket(type=socket.SOCK_DGRAM) as client,
+    ):
+        server.bind((HOST, 0))
+        if connects:
+            client.connect(server.getsockname())
+            client.send(b"ask")
+        else:
+            client.sendto(b"ask", server.getsockname())
+        where = server.recvfrom(3)[1]
+        for each in (b"one", b"", b"three"):
+            server.sendto(each, where)
+        server.settimeout(0)
+        client.settimeout(LIMIT)
+        yield client, server
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize("connects", [True, False])
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_datagrams_that_had_come_are_delivered(
+    mode: str, inject: Inject, *, connects: bool, seen: bool
+) -> None:
+    """`seen`: as by another experiment, which happens to nothing of it."""
+    with contextlib.ExitStack() as stack:
+        if seen or not connects:  # else nobody knows who the peer is
+            stack.enter_context(inject("network_failure", target="192.0.2.1:1"))
+        client, server = stack.enter_context(asked_over_udp(connects=connects))
+        with inject("network_failure", mode=mode, target=f"{HOST}:{server.getsockname()[1]}") as of:
+            KernelSocket.sendto(server, b"late", client.getsockname())  # as another process does
+            received = [outcome(lambda: client.recv(10)) for _ in range(4)]
+        assert received == ["b'one'", "b''", "b'three'", "TimeoutError None"]
+        assert of.hits == 1
