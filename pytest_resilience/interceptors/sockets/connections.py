@@ -341,7 +341,7 @@ class ConnectionTable:
             self.passing.clear()
             known, self._known = self._known, self._engine.active
             self.targeted.clear()
-            for descriptor, connection in self._by_descriptor.items():
+            for descriptor, connection in [*self._by_descriptor.items()]:  # others add some
                 connection.stale = True
                 connection.turn.requests.look_away()
                 if connection.client:

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
@@ -113,6 +114,18 @@ def test_a_socket_that_tries_another_peer_is_looked_at_again(
         assert id(client) in table.passing
         table.opened(client, listener.getsockname())
         assert id(client) not in table.passing
+
+
+def test_a_connection_may_be_opened_while_the_experiments_change(
+    table: ConnectionTable, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(connect(table, listener))
+        # Another thread's, just then.
+        monkeypatch.setattr(
+            RequestReader, "look_away", lambda _: stack.enter_context(connect(table, listener))
+        )
+        table.refresh()
 
 
 def test_a_socket_leaves_when_it_dies(
