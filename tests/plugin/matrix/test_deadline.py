@@ -134,11 +134,12 @@ def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -
 
 def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
     """This thread waits for another one, which waits for something."""
-    done, never = lock(), lock()
+    begun, done, never = threading.Event(), lock(), lock()
     done.acquire()
     never.acquire()
 
     def wait() -> None:
+        begun.set()
         if patience < 0:
             with never:
                 pass
@@ -148,8 +149,9 @@ def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
 
     other = threading.Thread(target=wait)
     other.start()
+    begun.wait()
     try:
-        with deadline(0.5, known), done:
+        with deadline(10, known), done:
             return ""
     except DeadlineError as error:
         never.release()
