@@ -58,23 +58,15 @@ _NOT_FOLLOWED = (  # to everything there is
 _roles: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
-def caller(
-    folder: str = "",
-    loop_objects: tuple[object, ...] = (),
-    *,
-    thread: int | None = None,
-    above: int = 0,
-) -> str:
+def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: int = 0) -> str:
     """`file:line in function` of the nearest frame that is no library's; '' if there is none.
 
     `folder` is left out of the names of files in it. `loop_objects` may lead to the task that
-    waits for what is done here. `thread`: another one than this, by its identity. `above`: so many
-    frames that are no user's are left out, which need not be made then. Takes 1 to 100 µs, so it
-    is asked only for what is recorded.
+    waits for what is done here. `above`: so many frames that are no user's are left out, which
+    need not be made then. Takes 1 to 100 µs, so it is asked only for what is recorded.
     """
     # inspect's way is 100 times slower
-    here: FrameType | None = sys._getframe(1 + above)  # noqa: SLF001
-    frame = here if thread is None else sys._current_frames().get(thread)  # noqa: SLF001
+    frame: FrameType | None = sys._getframe(1 + above)  # noqa: SLF001
     while frame is not None:
         role = _role_of_file(frame.f_code.co_filename)
         if role == _OF_USER:

@@ -422,16 +422,10 @@ class Engine:
                 self._interceptors.waits = False
                 self._set_active(self.active)
 
-    def call_site(
-        self,
-        loop_objects: tuple[object, ...] = (),
-        *,
-        thread: int | None = None,
-        above: int = 0,
-    ) -> str:
+    def call_site(self, loop_objects: tuple[object, ...] = (), *, above: int = 0) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""
         try:
-            return caller(self._folder, loop_objects, thread=thread, above=above)
+            return caller(self._folder, loop_objects, above=above)
         except Exception:  # it goes through the objects of many libraries
             return ""
 

@@ -124,21 +124,18 @@ class TcpConnection:
         self,
         engine: Engine,
         *,
-        blocking: bool = True,
         through: object = None,
-        place: str = "",
         among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
         """The client turns from sending to receiving: what happens to the response?
 
-        `place`: where in the user's code, if this thread is none of it.
         `among`: the experiments that may happen to one about which others have decided.
         """
         turn = self.turn
         turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
-        about = self.operation(kind, blocking=blocking, through=through, place=place, asked=True)
+        about = self.operation(kind, through=through, asked=True)
         effect = engine.decide(about, among=among)
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
@@ -173,15 +170,12 @@ class TcpConnection:
         if begins or effect is not None:
             requests.begin(effect, sealed=self.turn.decrypted)
 
-    def begin_eof(
-        self, engine: Engine, *, blocking: bool = True, through: object = None
-    ) -> ResponseStream | None:
+    def begin_eof(self, engine: Engine, *, through: object = None) -> ResponseStream | None:
         """The peer has closed its side: what happens to the EOF, the first time?"""
         if self.inbound.eof_received:
             return None
         self.inbound.eof_received = True
-        closing = self.operation(CLOSE, blocking=blocking, through=through, asked=True)
-        effect = engine.decide(closing)
+        effect = engine.decide(self.operation(CLOSE, through=through, asked=True))
         return None if effect is None else ResponseStream(effect)
 
     def is_over(self) -> None:
@@ -200,7 +194,6 @@ class TcpConnection:
         *,
         blocking: bool = True,
         through: object = None,
-        place: str = "",
         asked: bool = False,
         mid_message: bool = False,
     ) -> Operation:
@@ -223,7 +216,7 @@ class TcpConnection:
                 multiplexed=turn.request == FRAMED,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
-            call_site=CallSite(place=place, loop_objects=(through, self.task and self.task())),
+            call_site=CallSite(loop_objects=(through, self.task and self.task())),
         )
 
 
