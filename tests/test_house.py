@@ -22,7 +22,18 @@ import pytest_resilience
 PACKAGE = "pytest_resilience"
 
 GROUND = frozenset(
-    {"clock", "errors", "events", "import_hook", "locks", "patching", "proc", "seeds", "stacks"}
+    {
+        "clock",
+        "deaf_sockets",
+        "errors",
+        "events",
+        "import_hook",
+        "locks",
+        "patching",
+        "proc",
+        "seeds",
+        "stacks",
+    }
 )
 BELOW = {
     "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "exploration"})

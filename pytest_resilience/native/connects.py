@@ -25,12 +25,12 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
-from pytest_resilience.interceptors.sockets.socket_classes import deafen
-from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.native.redirects import Asked
 from pytest_resilience.native.redirects import Redirects
 from pytest_resilience.native.redirects import is_mapped

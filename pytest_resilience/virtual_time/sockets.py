@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.proc import is_pipe_of_this_process
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import Outlook
@@ -216,14 +217,15 @@ def _is_of_this_process(sock: socket.socket) -> bool:
 def _arrives(end: _End, other: _End | None) -> bool | None:
     """Whether bytes are on their way to `end`; None if that is not known, as `other` is closed.
 
-    Those that have no room there, for what came before was not read, are held up by a member.
+    Those that have no room there, for what came before was not read, are held up by a member. What
+    a fault keeps from `end` does not come; nor does more from an `other` that hears of no receipt.
     """
     if other is None:
         return None if end.is_open else False
     if other.sent <= end.received:
         return False
     try:
-        return not _unread(end.sock)
+        return not (is_deaf(end.sock) or is_deaf(other.sock) or _unread(end.sock))
     except (OSError, ValueError):
         return False  # closed meanwhile
 

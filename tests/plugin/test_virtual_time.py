@@ -748,6 +748,81 @@ def test_polls_wait_in_virtual_time(suite: pytest.Pytester) -> None:
     suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=40)
 
 
+def test_silence_between_two_ends_of_the_test_holds_up_no_time(suite: pytest.Pytester) -> None:
+    """What the kernel drops on the way is not about to come."""
+    suite.makepyfile("""
+        import asyncio
+        import contextlib
+        import socket
+        import threading
+        import time
+
+        import pytest
+
+        @pytest.fixture
+        def address(virtual_clock):
+            def serve():
+                reset = contextlib.suppress(ConnectionResetError)  # it is closed and not all read
+                with listener.accept()[0] as theirs, reset:
+                    while data := theirs.recv(1 << 16):
+                        theirs.sendall(data[:1])
+
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                server = threading.Thread(target=serve)
+                server.start()
+                yield listener.getsockname()
+                server.join()
+            assert 60 <= virtual_clock.elapsed < 61
+
+        @pytest.fixture
+        def silence(chaos):
+            return chaos.network_failure(mode="timeout", duration="10m")
+
+        def test_who_receives(address, silence):
+            with socket.create_connection(address, timeout=60) as client, silence:
+                client.sendall(b"x")
+                with pytest.raises(TimeoutError):
+                    client.recv(1)
+
+        def test_who_waits_already(address, silence):
+            def wait():
+                with pytest.raises(TimeoutError):
+                    client.recv(1)
+
+            with socket.create_connection(address, timeout=60) as client:
+                waits = threading.Thread(target=wait)
+                waits.start()
+                time.sleep(1)
+                with silence:
+                    client.sendall(b"x")
+                    waits.join()
+
+        def test_who_sends_more_than_is_taken_without_receipt(address, silence):
+            with socket.create_connection(address, timeout=60) as client, silence:
+                client.sendall(b"x")
+                with pytest.raises(TimeoutError):
+                    client.sendall(bytes(50_000_000))
+
+        def test_a_task(address, silence):
+            async def story():
+                reader, writer = await asyncio.open_connection(*address)
+                with silence:
+                    writer.write(b"x")
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(reader.read(1), 60)
+                writer.close()
+
+            asyncio.run(story())
+
+        def test_what_was_dropped_comes_when_it_is_over(address, chaos):
+            with socket.create_connection(address, timeout=100) as client:
+                with chaos.network_failure(mode="timeout", duration="60s"):
+                    client.sendall(b"x")
+                    assert client.recv(1) == b"x"
+    """)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=5)
+
+
 def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import asyncio

@@ -32,6 +32,8 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -42,8 +44,6 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import deafen
-from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.sockets.socket_classes import held
 from pytest_resilience.interceptors.sockets.waiting_threads import Wait
 from pytest_resilience.interceptors.waiting import SLICE

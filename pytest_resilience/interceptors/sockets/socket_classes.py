@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _socket
-import array
 import contextlib
 import errno
 import functools
@@ -22,8 +21,8 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
-    "green_module", "hear", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
+    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of",
+    "green_module", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
     "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
     "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "socket_classes",
     "tls_modules",
@@ -32,8 +31,6 @@ __all__ = [
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
 KernelSocket = _socket.socket
 
-_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
-_DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
@@ -189,24 +186,6 @@ def is_address(address: Any) -> bool:
         and is_a(address[0], str, bytes)
         and is_a(address[1], int)
     )
-
-
-def deafen(sock: KernelSocket) -> None:
-    """Let the kernel drop all that comes for `sock`, the end as well, as if lost on the way.
-
-    Where it cannot, what comes is seen by who polls.
-    """
-    if sys.platform == "linux":
-        program = struct.pack("@HP", 1, _DROP.buffer_info()[0])
-        with contextlib.suppress(OSError):  # closed
-            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
-
-
-def hear(sock: KernelSocket) -> None:
-    """Take what comes from now on, and what the peer sends again."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # closed, or it was not deaf
-            sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
 
 def leave_no_room(sock: KernelSocket) -> None:

@@ -29,8 +29,8 @@ import trio
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
-from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from tests.injecting import Inject
 from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
