@@ -392,3 +392,35 @@ def test_what_else_is_polled_is_told_meanwhile(echo_port: int, inject: Inject) -
             selector.register(other, selectors.EVENT_READ)
             other.sendall(b"tea")
             assert [key.fileobj for key, _ in selector.select(PATIENCE)] == [other]
+
+
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_while_another_thread_still_sends_is_told_when_it_is_due(
+    polls: Poll, inject: Inject
+) -> None:
+    gone = threading.Event()
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1)
+        connection.sendall(b"no")
+        gone.wait(PATIENCE)
+
+    def upload() -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(bytes(30_000_000))
+
+    with (
+        serve(refuse) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_latency", delay=DELAY) as latency,
+    ):
+        sending = threading.Thread(target=upload)
+        sending.start()
+        try:
+            assert polls(sock, PATIENCE)
+            assert sock.recv(2) == b"no"
+            assert sending.is_alive()
+            assert latency.hits == 1
+        finally:
+            gone.set()
+            sending.join(PATIENCE)
