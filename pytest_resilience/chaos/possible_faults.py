@@ -54,9 +54,11 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = [
     "CANCEL",
+    "CANCEL_WOKEN",
     "CRASHES",
     "CRASHING",
     "LATER",
+    "OF_OTHERS",
     "PossibleFault",
     "fault_named",
     "fault_names",
@@ -71,8 +73,12 @@ CRASHES: Final[Mapping[str, CrashModel]] = {
 
 CANCEL: Final = "cancel"
 """The task, or the scope, of who does the operation is cancelled."""
+CANCEL_WOKEN: Final = "cancel_woken"
+"""A task that another one wakes after the operation is cancelled before it can go on."""
 LATER: Final = "later"
 """No fault: who does the operation goes on after all others. In virtual time alone."""
+OF_OTHERS: Final = frozenset({CANCEL_WOKEN, LATER})
+"""What happens beside an operation, which itself is done as ever."""
 
 CRASHING: Final = frozenset({
     CREATE, OPEN_TO_WRITE, WRITE, RESIZE, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE, COMMIT,
@@ -254,7 +260,8 @@ def fault_names(kind: str) -> tuple[str, ...]:
     """The names of all that a schedule can say of operations of a kind, what is no fault last."""
     faults = [each.name for each in possible_faults(kind)]
     crashes = CRASHES if kind in CRASHING else ()
-    return (*faults, *crashes, *([LATER] if faults or kind in TURNS else ()))
+    order = [LATER] if faults or kind in TURNS else []
+    return (*faults, *crashes, *order, *([CANCEL_WOKEN] if CANCEL in faults else ()))
 
 
 def fault_named(kind: str, name: str) -> PossibleFault:

@@ -19,6 +19,8 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import CANCEL
+from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
@@ -41,6 +43,7 @@ __all__ = [
     "SilenceError",
     "SkippingClock",
     "StormError",
+    "Wakeups",
     "Watch",
     "differences",
     "is_at",
@@ -175,6 +178,13 @@ class Overtaking(Protocol):
         """Let them, as a step says."""
 
 
+class Wakeups(Protocol):
+    """Tells a log which tasks others wake."""
+
+    def watch(self, operation: Operation) -> None:
+        """A task awaits an operation; call `OperationLog.cancels_woken` for others from now on."""
+
+
 class OperationLog:
     """Names the operations of one run as they are about to happen, and says which have a fault.
 
@@ -192,6 +202,7 @@ class OperationLog:
         schedule: Schedule = (),
         most: int | None = None,
         overtaking: Overtaking | None = None,
+        wakeups: Wakeups | None = None,
     ) -> None:
         """Past `most` operations StormError is raised."""
         self.schedule = schedule
@@ -202,6 +213,8 @@ class OperationLog:
         self._most = most
         self._met: dict[Step, int] = {}
         self._overtaking = overtaking
+        self._wakeups = wakeups
+        self._awaited: int | None = None  # the last that a task awaits
         self._current = threading.local()
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -225,8 +238,10 @@ class OperationLog:
             if not is_turn:
                 self._current.seen = seen
             self.seen.append(seen)
+            if CANCEL in faults:
+                self._awaited = len(self.seen) - 1
             for step in self.schedule:
-                if is_at(step, seen) and (overtaken or not step.is_order):
+                if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
                     self._met.setdefault(step, len(self.seen) - 1)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
@@ -234,6 +249,25 @@ class OperationLog:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):
                     self._overtaking.begin(operation, step)
+        if self._wakeups is not None and CANCEL in faults:
+            self._wakeups.watch(operation)
+
+    def cancels_woken(self) -> bool:
+        """Whether a task is to be cancelled that another one has just woken, before it goes on.
+
+        It counts for the last operation that a task awaits, which does not await that one.
+        """
+        with self._lock:
+            if self._awaited is None or not self.is_open:
+                return False
+            seen = self.seen[self._awaited]
+            if CANCEL_WOKEN not in seen.faults:
+                self.seen[self._awaited] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
+            for step in self.schedule:
+                if step.fault == CANCEL_WOKEN and step not in self._met and is_at(step, seen):
+                    self._met[step] = self._awaited
+                    return True
+        return False
 
     def strikes(self, step: Step) -> bool:
         """Whether the operation that is being decided on in this thread is one of a step."""
@@ -246,9 +280,9 @@ class OperationLog:
         return is_at(step, seen)
 
     @property
-    def orders(self) -> frozenset[Step]:
-        """The steps that have let others go first."""
-        return frozenset(step for step in self._met if step.is_order)
+    def of_others(self) -> frozenset[Step]:
+        """The steps that have happened to others than who does the operation."""
+        return frozenset(step for step in self._met if step.is_of_others)
 
     @property
     def in_vain(self) -> frozenset[Step]:

@@ -4,7 +4,8 @@
 
 Each step is a kind of operation, its target, the function that does it, its number among those of
 the same kind, target and function, and the fault. `later` is none: who does the operation goes on
-after all other threads and tasks. Without `@…` it is the number among those of all functions. `+`
+after all other threads and tasks. `cancel_woken` happens to another task, which is cancelled when
+it has just been woken after the operation, before it goes on. Without `@…` it is the number among those of all functions. `+`
 says from there on: the fault stays for this kind and target, whoever asks. Steps are separated by
 commas. What is not plain stands in double quotes, as in JSON.
 """
@@ -23,6 +24,7 @@ from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
@@ -134,6 +136,11 @@ class Step(NamedTuple):
         return self.fault == LATER
 
     @property
+    def is_of_others(self) -> bool:
+        """Whether nothing happens to the operation itself."""
+        return self.fault in OF_OTHERS
+
+    @property
     def is_crash(self) -> bool:
         """Whether nobody lives to see it."""
         return self.fault in CRASHES
@@ -239,7 +246,7 @@ def _step(reader: _Reader) -> Step:
     if fault not in names:
         known = f"a fault of {kind_name(kind)}{nearest(fault, names)}: {', '.join(names)}"
         raise reader.error(known, len(fault))
-    if lasts and (fault in CRASHES or fault == LATER):
+    if lasts and (fault in CRASHES or fault in OF_OTHERS):
         raise reader.error("a fault that stays, as + says", len(fault))
     point = Point(Site(kind, target, function), int(digits))
     return Step(point, fault, lasts)

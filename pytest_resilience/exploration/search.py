@@ -218,7 +218,7 @@ def singles(seen: Iterable[Seen]) -> Iterator[Step]:
         for rank, name in enumerate(each.faults):
             once = Step(each.point, name)
             found.setdefault(once, (once.is_order, each.point.number, rank, False))
-            if once.is_order:
+            if once.is_of_others:
                 continue
             if fault_named(each.point.site.kind, name).lasts:
                 lasting = Step(each.point, name, lasts=True)

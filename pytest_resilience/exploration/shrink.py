@@ -62,7 +62,7 @@ def _same(outcome: Outcome | None, wanted: Signature) -> Outcome | None:
 
 def _simpler(step: Step, meant: Callable[[str], bool]) -> Iterator[Step]:
     """What could stand for a step, the simplest first: a fault that goes away, a plainer one."""
-    if step.is_order:
+    if step.is_of_others:
         return
     if step.is_crash:
         names = list(CRASHES)

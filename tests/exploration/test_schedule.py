@@ -14,7 +14,7 @@ from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
-from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.schedule import Point
@@ -36,7 +36,7 @@ def steps(draw: st.DrawFn) -> Step:
     fault = draw(st.sampled_from([each for each in fault_names(kind) if each not in CRASHES]))
     site = Site(kind, draw(texts), draw(st.just("") | texts))
     point = Point(site, draw(st.integers(1, 999_999_999)))
-    return Step(point, fault, fault != LATER and draw(st.booleans()))
+    return Step(point, fault, fault not in OF_OTHERS and draw(st.booleans()))
 
 
 @st.composite

@@ -218,7 +218,7 @@ class Explorer:
     ) -> None:  # fmt: skip
         """Have them look at what a crash may leave after faults that the test has survived."""
         later = {each.point for each in outcome.after(faults[-1]) if _may_crash(each)}
-        if calm is None or calm.note or not later or any(each.is_order for each in faults):
+        if calm is None or calm.note or not later or any(each.is_of_others for each in faults):
             return
         steps = [Step(point, name) for point in later for name in CRASHES if self._is_meant(name)]
         if budget.is_over:
@@ -426,6 +426,6 @@ def _timeline(outcome: Outcome) -> tuple[TimelineEntry, ...]:
 
 def _is_done(step: Step) -> bool:
     """Whether the operation that it happens to is done all the same."""
-    if step.is_crash or step.is_order:
-        return step.is_crash
+    if step.is_crash or step.is_of_others:
+        return not step.is_order
     return fault_named(step.point.site.kind, step.fault).comes_after

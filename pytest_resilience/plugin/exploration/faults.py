@@ -81,7 +81,7 @@ def place_in(engine: Engine) -> Callable[[Operation], str]:
 def start(log: OperationLog, engine: Engine, stack: ExitStack) -> dict[Step, ActiveExperiment]:
     """The experiment of each step of the log's schedule, which ends with the stack."""
     active: dict[Step, ActiveExperiment] = {}
-    steps = [step for step in log.schedule if not step.is_order]
+    steps = [step for step in log.schedule if not step.is_of_others]
     if not steps:
         return active
     ending = ExitStack()  # each ends, whatever the end of another raises

@@ -25,6 +25,7 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.possible_faults import CANCEL
+from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
@@ -56,6 +57,7 @@ from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
 from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
+from pytest_resilience.plugin.exploration.wakeups import Wakeups
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
@@ -153,9 +155,11 @@ class _Run:
             signature=signature,
             seen=tuple(self.log.seen),
             positions=self.log.positions,
-            hit=frozenset(step for step, one in self.active.items() if one.hits) | self.log.orders,
+            hit=frozenset(step for step, one in self.active.items() if one.hits)
+            | self.log.of_others,
             in_vain=self.log.in_vain,
-            impossible=any(map(had_nothing_to_alter, self.active.values())),
+            impossible=any(map(had_nothing_to_alter, self.active.values()))
+            or any(step.fault == CANCEL_WOKEN for step in self.log.unmet),
             duration=duration,
         )
 
@@ -212,7 +216,7 @@ class _Run:
         """
         if isinstance(probe, ClockStalledError) or not self.log.schedule:
             return False
-        is_cancelled = all(step.fault == CANCEL for step in self.log.schedule)
+        is_cancelled = all(step.fault in (CANCEL, CANCEL_WOKEN) for step in self.log.schedule)
         expected = (ResilienceError,) if is_cancelled else (AssertionError, ResilienceError)
         return isinstance(probe, expected)
 
@@ -280,10 +284,11 @@ class ExploredRuns:
         """
         if any(step.is_crash for step in schedule):
             return self._crash_again(item, schedule, oracle, most=most, counts=counts)
-        orders = Orders()
-        log = orders.log = OperationLog(
-            self._names(schedule), self._place_of, schedule=schedule, most=most, overtaking=orders
-        )
+        orders, wakeups = Orders(), Wakeups()
+        log = orders.log = wakeups.log = OperationLog(
+            self._names(schedule), self._place_of, schedule=schedule, most=most,
+            overtaking=orders, wakeups=wakeups,
+        )  # fmt: skip
         item.stash[ORDER] = orders
         run = _Run(log, oracle, probe, hangs=self._hangs_of(item) if schedule else None)
         self._is_plain = counts and not schedule
@@ -493,6 +498,8 @@ def _missed(run: _Run, *, strict: bool) -> str:
         steps = ", ".join(str(step.point) for step in unmet)
         orders = any(step.is_order for step in unmet)
         why = "; `later` needs virtual time, and others who could go first" if orders else ""
+        if any(step.fault == CANCEL_WOKEN for step in unmet):
+            why += "; `cancel_woken` needs a task that another one wakes after the operation"
         return f"{steps} did not come; the test did: {did}{why}"
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
