@@ -237,12 +237,7 @@ class OperationLog:
             seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
             if not is_turn:
                 self._current.seen = seen
-            self.seen.append(seen)
-            if CANCEL in faults:
-                self._awaited = len(self.seen) - 1
-            for step in self.schedule:
-                if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
-                    self._met.setdefault(step, len(self.seen) - 1)
+            self._add(seen, overtaken=overtaken)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
         if self._overtaking is not None and overtaken:
@@ -251,6 +246,14 @@ class OperationLog:
                     self._overtaking.begin(operation, step)
         if self._wakeups is not None and CANCEL in faults:
             self._wakeups.watch(operation)
+
+    def _add(self, seen: Seen, *, overtaken: bool) -> None:
+        self.seen.append(seen)
+        if CANCEL in seen.faults:
+            self._awaited = len(self.seen) - 1
+        for step in self.schedule:
+            if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
+                self._met.setdefault(step, len(self.seen) - 1)
 
     def cancels_woken(self) -> bool:
         """Whether a task is to be cancelled that another one has just woken, before it goes on.

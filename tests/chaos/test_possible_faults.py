@@ -19,9 +19,9 @@ from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
-from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import PossibleFault
 from pytest_resilience.chaos.possible_faults import fault_named

@@ -66,10 +66,10 @@ class _CallSoon:
         self._usual = usual
 
     def __call__(self, callback: Callable[..., object], *args: Any, **options: Any) -> Any:
-        future = args[0] if args else None
-        if type(future) is sys.modules["asyncio"].Future and not future.cancelled():
-            task = getattr(callback, "__self__", None)
+        task = getattr(callback, "__self__", None)
+        future: Any = getattr(task, "_fut_waiter", None)
+        if type(future) is sys.modules["asyncio"].Future and args and args[0] is future:
             waker = sys._getframe(1).f_code.co_name  # noqa: SLF001  # nothing public tells it
-            if getattr(task, "_fut_waiter", None) is future and waker != _BY_LOOP:
+            if waker != _BY_LOOP and not future.cancelled():
                 self.woken(task)
         return self._usual(callback, *args, **options)
