@@ -54,6 +54,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = [
     "CANCEL",
+    "CANCELS",
     "CANCEL_WOKEN",
     "CRASHES",
     "CRASHING",
@@ -77,8 +78,12 @@ CANCEL_WOKEN: Final = "cancel_woken"
 """A task that another one wakes after the operation is cancelled before it can go on."""
 LATER: Final = "later"
 """No fault: who does the operation goes on after all others. In virtual time alone."""
-OF_OTHERS: Final = frozenset({CANCEL_WOKEN, LATER})
-"""What happens beside an operation, which itself is done as ever."""
+CANCELS: Final = frozenset({CANCEL, CANCEL_WOKEN})
+OF_OTHERS: Final[Mapping[str, str]] = {
+    LATER: "virtual time, and others who could go first",
+    CANCEL_WOKEN: "a task that another one wakes after the operation",
+}
+"""What happens beside an operation, which itself is done as ever; each with what it needs."""
 
 CRASHING: Final = frozenset({
     CREATE, OPEN_TO_WRITE, WRITE, RESIZE, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE, COMMIT,

@@ -38,12 +38,11 @@ from pytest_resilience.seeds import Stream
 __all__ = [
     "AtStep",
     "OperationLog",
-    "Overtaking",
+    "Others",
     "Seen",
     "SilenceError",
     "SkippingClock",
     "StormError",
-    "Wakeups",
     "Watch",
     "differences",
     "is_at",
@@ -162,11 +161,11 @@ def _point(kind: str, target: str, function: str, number: int) -> Point:
     return Point(Site(kind, target, function), number)
 
 
-class Overtaking(Protocol):
-    """Lets whoever does an operation go on after all other threads and tasks.
+class Others(Protocol):
+    """The threads and tasks beside that which does an operation.
 
     Attributes:
-        in_vain: the steps after which none of them has done anything.
+        in_vain: the steps that let them go first, of whom none has done anything.
     """
 
     in_vain: set[Step]
@@ -177,12 +176,11 @@ class Overtaking(Protocol):
     def begin(self, operation: Operation, step: Step) -> None:
         """Let them, as a step says."""
 
+    def watch(self, operation: Operation, number: int) -> None:
+        """A task awaits an operation, the `number`th of those that are seen, from 0.
 
-class Wakeups(Protocol):
-    """Tells a log which tasks others wake."""
-
-    def watch(self, operation: Operation) -> None:
-        """A task awaits an operation; call `OperationLog.cancels_woken` for others from now on."""
+        From now on `OperationLog.cancels_woken` is to be asked of the tasks that others wake.
+        """
 
 
 class OperationLog:
@@ -201,8 +199,7 @@ class OperationLog:
         *,
         schedule: Schedule = (),
         most: int | None = None,
-        overtaking: Overtaking | None = None,
-        wakeups: Wakeups | None = None,
+        others: Others | None = None,
     ) -> None:
         """Past `most` operations StormError is raised."""
         self.schedule = schedule
@@ -212,9 +209,7 @@ class OperationLog:
         self._place_of = place_of
         self._most = most
         self._met: dict[Step, int] = {}
-        self._overtaking = overtaking
-        self._wakeups = wakeups
-        self._awaited: int | None = None  # the last that a task awaits
+        self._others = others
         self._current = threading.local()
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -225,7 +220,7 @@ class OperationLog:
             self._current.seen = None
         if operation is None or not (self.is_open and _is_explored(operation)):
             return
-        overtaken = self._overtaking is not None and self._overtaking.is_possible(operation)
+        overtaken = self._others is not None and self._others.is_possible(operation)
         if is_turn and not overtaken:
             return
         faults = () if is_turn else possible_names(operation)
@@ -237,38 +232,36 @@ class OperationLog:
             seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
             if not is_turn:
                 self._current.seen = seen
-            self._add(seen, overtaken=overtaken)
+            number = self._add(seen, overtaken=overtaken)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
-        if self._overtaking is not None and overtaken:
+        if self._others is not None and overtaken:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):
-                    self._overtaking.begin(operation, step)
-        if self._wakeups is not None and CANCEL in faults:
-            self._wakeups.watch(operation)
+                    self._others.begin(operation, step)
+        if self._others is not None and CANCEL in faults:
+            self._others.watch(operation, number)
 
-    def _add(self, seen: Seen, *, overtaken: bool) -> None:
+    def _add(self, seen: Seen, *, overtaken: bool) -> int:
+        """The number of an operation among those that are seen, from 0."""
+        number = len(self.seen)
         self.seen.append(seen)
-        if CANCEL in seen.faults:
-            self._awaited = len(self.seen) - 1
         for step in self.schedule:
             if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
-                self._met.setdefault(step, len(self.seen) - 1)
+                self._met.setdefault(step, number)
+        return number
 
-    def cancels_woken(self) -> bool:
-        """Whether a task is to be cancelled that another one has just woken, before it goes on.
-
-        It counts for the last operation that a task awaits, which does not await that one.
-        """
+    def cancels_woken(self, number: int) -> bool:
+        """Whether a task is to be cancelled that another one has woken after an operation."""
+        if not self.is_open:
+            return False
         with self._lock:
-            if self._awaited is None or not self.is_open:
-                return False
-            seen = self.seen[self._awaited]
+            seen = self.seen[number]
             if CANCEL_WOKEN not in seen.faults:
-                self.seen[self._awaited] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
+                self.seen[number] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
             for step in self.schedule:
                 if step.fault == CANCEL_WOKEN and step not in self._met and is_at(step, seen):
-                    self._met[step] = self._awaited
+                    self._met[step] = number
                     return True
         return False
 
@@ -290,7 +283,12 @@ class OperationLog:
     @property
     def in_vain(self) -> frozenset[Step]:
         """Those of them after which nobody has gone first."""
-        return frozenset() if self._overtaking is None else frozenset(self._overtaking.in_vain)
+        return frozenset() if self._others is None else frozenset(self._others.in_vain)
+
+    @property
+    def woke_nobody(self) -> bool:
+        """Whether one of the steps would cancel whoever is woken, and nobody was."""
+        return any(step.fault == CANCEL_WOKEN for step in self.unmet)
 
     @property
     def unmet(self) -> tuple[Step, ...]:

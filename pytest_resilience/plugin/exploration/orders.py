@@ -20,6 +20,7 @@ from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.plugin.exploration.wakeups import Wakeups
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import let_others_go_first
 
@@ -28,16 +29,17 @@ __all__ = ["Orders"]
 
 
 class Orders:
-    """Tells a log of one run what is done in virtual time alone, and lets others go first there.
+    """The others of one run: lets them go first in virtual time, and tells a log what they do.
 
     Attributes:
         log: of the run.
-        in_vain: see `exploration.operation_log.Overtaking`.
+        in_vain: see `exploration.operation_log.Others`.
     """
 
     def __init__(self) -> None:
         self.log: OperationLog | None = None
         self.in_vain: set[Step] = set()
+        self._wakeups = Wakeups()
 
     def at(self, kind: str, target: str, place: str = "") -> None:
         """See `virtual_time.run_queue.Order`."""
@@ -49,7 +51,7 @@ class Orders:
             self.log.observe(operation)
 
     def is_possible(self, operation: Operation) -> bool:
-        """See `exploration.operation_log.Overtaking`."""
+        """See `exploration.operation_log.Others`."""
         scheduler = current()
         if scheduler is None or scheduler.run_queue.order is not self or scheduler.is_held_here:
             return False
@@ -59,7 +61,7 @@ class Orders:
         return task is not None and len(sys.modules["asyncio"].all_tasks(task.get_loop())) > 1
 
     def begin(self, operation: Operation, step: Step) -> None:
-        """See `exploration.operation_log.Overtaking`."""
+        """See `exploration.operation_log.Others`."""
         scheduler = current()
         if scheduler is None or scheduler.is_held_here:
             return
@@ -68,6 +70,11 @@ class Orders:
             let_others_go_first(task, functools.partial(self.in_vain.add, step))
         elif not scheduler.give_way():
             self.in_vain.add(step)
+
+    def watch(self, operation: Operation, number: int) -> None:
+        """See `exploration.operation_log.Others`."""
+        if self.log is not None:
+            self._wakeups.watch(self.log, operation, number)
 
 
 def _task_of(operation: Operation) -> Any:

@@ -24,8 +24,8 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.possible_faults import CANCEL
-from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
+from pytest_resilience.chaos.possible_faults import CANCELS
+from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
@@ -57,7 +57,6 @@ from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
 from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
-from pytest_resilience.plugin.exploration.wakeups import Wakeups
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
@@ -158,8 +157,7 @@ class _Run:
             hit=frozenset(step for step, one in self.active.items() if one.hits)
             | self.log.of_others,
             in_vain=self.log.in_vain,
-            impossible=any(map(had_nothing_to_alter, self.active.values()))
-            or any(step.fault == CANCEL_WOKEN for step in self.log.unmet),
+            impossible=self.log.woke_nobody or any(map(had_nothing_to_alter, self.active.values())),
             duration=duration,
         )
 
@@ -216,7 +214,7 @@ class _Run:
         """
         if isinstance(probe, ClockStalledError) or not self.log.schedule:
             return False
-        is_cancelled = all(step.fault in (CANCEL, CANCEL_WOKEN) for step in self.log.schedule)
+        is_cancelled = all(step.fault in CANCELS for step in self.log.schedule)
         expected = (ResilienceError,) if is_cancelled else (AssertionError, ResilienceError)
         return isinstance(probe, expected)
 
@@ -284,11 +282,10 @@ class ExploredRuns:
         """
         if any(step.is_crash for step in schedule):
             return self._crash_again(item, schedule, oracle, most=most, counts=counts)
-        orders, wakeups = Orders(), Wakeups()
-        log = orders.log = wakeups.log = OperationLog(
-            self._names(schedule), self._place_of, schedule=schedule, most=most,
-            overtaking=orders, wakeups=wakeups,
-        )  # fmt: skip
+        orders = Orders()
+        log = orders.log = OperationLog(
+            self._names(schedule), self._place_of, schedule=schedule, most=most, others=orders
+        )
         item.stash[ORDER] = orders
         run = _Run(log, oracle, probe, hangs=self._hangs_of(item) if schedule else None)
         self._is_plain = counts and not schedule
@@ -495,12 +492,11 @@ def _missed(run: _Run, *, strict: bool) -> str:
         return ""
     if unmet:
         did = ", ".join(dict.fromkeys(str(each.point.site) for each in run.log.seen)) or "nothing"
-        steps = ", ".join(str(step.point) for step in unmet)
-        orders = any(step.is_order for step in unmet)
-        why = "; `later` needs virtual time, and others who could go first" if orders else ""
-        if any(step.fault == CANCEL_WOKEN for step in unmet):
-            why += "; `cancel_woken` needs a task that another one wakes after the operation"
-        return f"{steps} did not come; the test did: {did}{why}"
+        names = {step.fault for step in unmet}
+        why = "".join(f"; `{each}` needs {OF_OTHERS[each]}" for each in OF_OTHERS if each in names)
+        return (
+            f"{', '.join(str(each.point) for each in unmet)} did not come; the test did: {did}{why}"
+        )
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
     return ""

@@ -124,3 +124,34 @@ def test_nobody_is_woken_where_nobody_waits(pytester: pytest.Pytester) -> None:
     result = explored(pytester, f"--chaos-replay={LOST}", mended=False, count=1)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*`cancel_woken` needs a task that another one wakes *"])
+
+
+SERVER_IN_LOOP = """
+import asyncio
+
+import pytest
+
+async def answer(reader, writer):
+    await reader.read(4)
+    writer.write(b"pong")
+    writer.close()
+
+async def ask():
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await asyncio.sleep(0.01)
+        writer.write(b"ping")
+        assert await reader.read() == b"pong"
+        writer.close()
+
+@pytest.mark.chaos_explore(faults=["cancel_woken"])
+def test_ask():
+    asyncio.run(ask())
+"""
+
+
+def test_what_the_loop_itself_wakes_is_not_tried(pytester: pytest.Pytester) -> None:
+    """At the end of a sleep, and when there is something to read."""
+    pytester.makepyfile(test_it=SERVER_IN_LOOP)
+    result = pytester.runpytest()
+    result.stdout.fnmatch_lines(["*faults=*'cancel_woken'* can happen to no operation*"])
