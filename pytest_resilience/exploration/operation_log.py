@@ -22,6 +22,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.chaos.recorder import Recorder
@@ -294,6 +295,12 @@ class OperationLog:
     def unmet(self) -> tuple[Step, ...]:
         """The steps whose operation has not come."""
         return tuple(step for step in self.schedule if step not in self._met)
+
+    @property
+    def needed(self) -> str:
+        """What those of them need that happen to others, for people; "" for none."""
+        names = {step.fault for step in self.unmet}
+        return "".join(f"; `{each}` needs {OF_OTHERS[each]}" for each in OF_OTHERS if each in names)
 
     @property
     def positions(self) -> tuple[tuple[Step, int], ...]:

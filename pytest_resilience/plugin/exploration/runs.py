@@ -25,7 +25,6 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.possible_faults import CANCELS
-from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
@@ -214,9 +213,9 @@ class _Run:
         """
         if isinstance(probe, ClockStalledError) or not self.log.schedule:
             return False
-        is_cancelled = all(step.fault in CANCELS for step in self.log.schedule)
-        expected = (ResilienceError,) if is_cancelled else (AssertionError, ResilienceError)
-        return isinstance(probe, expected)
+        if all(step.fault in CANCELS for step in self.log.schedule):
+            return isinstance(probe, ResilienceError)
+        return isinstance(probe, (AssertionError, ResilienceError))
 
 
 class ExploredRuns:
@@ -492,11 +491,8 @@ def _missed(run: _Run, *, strict: bool) -> str:
         return ""
     if unmet:
         did = ", ".join(dict.fromkeys(str(each.point.site) for each in run.log.seen)) or "nothing"
-        names = {step.fault for step in unmet}
-        why = "".join(f"; `{each}` needs {OF_OTHERS[each]}" for each in OF_OTHERS if each in names)
-        return (
-            f"{', '.join(str(each.point) for each in unmet)} did not come; the test did: {did}{why}"
-        )
+        steps = ", ".join(str(step.point) for step in unmet)
+        return f"{steps} did not come; the test did: {did}{run.log.needed}"
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
     return ""
