@@ -43,7 +43,8 @@ def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
         stack.enter_context(limits_lifted())
         other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))
         os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
-        inode, copies = os.fstat(sock.fileno()).st_ino, _copies(sock)
+        inode = os.fstat(sock.fileno()).st_ino
+        copies = _copies(sock.fileno(), inode)
         for number in (sock.fileno(), *copies):
             stack.enter_context(_registered_anew(number))
         _put(other, sock)
@@ -53,10 +54,10 @@ def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
                     _put(other, copy)
 
 
-def _copies(sock: socket.socket) -> list[int]:
-    """The other descriptors of its user that are the same connection (`dup`)."""
-    inode, found = os.fstat(sock.fileno()).st_ino, []
-    for number in open_descriptors() - private_descriptors() - {sock.fileno()}:
+def _copies(descriptor: int, inode: int) -> list[int]:
+    """The other descriptors of its user that are the same connection (`dup`), by its `inode`."""
+    found = []
+    for number in open_descriptors() - private_descriptors() - {descriptor}:
         with contextlib.suppress(OSError):  # closed meanwhile
             if os.fstat(number).st_ino == inode:
                 found.append(number)
