@@ -161,7 +161,7 @@ class SocketPatches:
         self._sender = Sender(
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
-        polls = Polls(self._connections, self._receiver, self._sender, patches)
+        polls = Polls(self._connections, loops, self._receiver, self._sender, patches)
         before = self._receiver.received_before.datagrams
         self._datagrams = DatagramSockets(engine, self._connections, loops, before)
         self._outages = Outages(engine, self._connections, self._receiver)

@@ -32,6 +32,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -60,10 +61,16 @@ class Polls:
     """
 
     def __init__(
-        self, connections: ConnectionTable, receiver: Receiver, sender: Sender, patches: Patches
+        self,
+        connections: ConnectionTable,
+        loops: AsyncioLoops,
+        receiver: Receiver,
+        sender: Sender,
+        patches: Patches,
     ) -> None:
         self._patches = patches
         self._connections = connections
+        self._loops = loops
         self.targeted = connections.targeted
         self._receiver = receiver
         self._sender = sender
@@ -123,17 +130,30 @@ class Polls:
         @functools.wraps(original)
         def select(selector: Any, timeout: float | None = None) -> Any:
             __tracebackhide__ = True
-            if targeted:
+            if targeted and not self._is_of_transports():
                 return self.poll(_Selector(self, original, selector), timeout)
             found = original(selector, timeout)
             for key, _ in found:
                 if type(key.fileobj) is not int and id(key.fileobj) not in passing:
                     self.meet(key.fileobj)
-            if targeted:  # one of them
+            if targeted and not self._is_of_transports():  # since one of them is known
                 return self.poll(_Selector(self, original, selector), timeout)
             return found
 
         return select
+
+    def _is_of_transports(self) -> bool:
+        """Whether transports of asyncio read all that is targeted, and hold it back by themselves.
+
+        Nor does anything happen to what is sent: who polls here is told what the kernel tells.
+        """
+        for connection in [*self.targeted.values()]:
+            sock = connection.owner()
+            if sock is None or sock.fileno() < 0:
+                continue  # it is closed
+            if not connection.send_queue.requests.is_idle or self._loops.transport(sock) is None:
+                return False
+        return True
 
     def meet(self, file: Any) -> None:
         """`file` is polled: know its connection, if it is one."""

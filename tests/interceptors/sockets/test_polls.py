@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import selectors
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
+from pytest_resilience.interceptors.sockets.polls import Polls
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -424,3 +426,43 @@ def test_who_polls_while_another_thread_still_sends_is_told_when_it_is_due(
         finally:
             gone.set()
             sending.join(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_looked_at"),
+    [
+        (("network_latency", {"delay": SHORT}), False),
+        (("network_failure", {"mode": "timeout", "stream": "upstream"}), True),
+    ],
+    ids=["late", "stalled"],
+)
+def test_a_loop_whose_transports_read_all_is_told_what_the_kernel_tells(
+    monkeypatch: pytest.MonkeyPatch,
+    inject: Inject,
+    *,
+    fault: tuple[str, dict[str, Any]],
+    is_looked_at: bool,
+) -> None:
+    looked: list[Any] = []
+    poll, released = Polls.poll, threading.Event()
+
+    def look(polls: Polls, *call: Any) -> Any:
+        looked.append(call)
+        return poll(polls, *call)
+
+    monkeypatch.setattr(Polls, "poll", look)
+
+    async def story(port: int) -> None:
+        _, writer = await asyncio.open_connection(HOST, port)
+        looked.clear()
+        for _ in range(3):
+            writer.write(MANY)
+            await asyncio.sleep(SHORT)
+        assert bool(looked) is is_looked_at
+        writer.transport.abort()
+
+    kind, parameters = fault
+    with taking_nothing(released) as port:
+        with inject(kind, target=f"{HOST}:{port}", **parameters):
+            asyncio.run(story(port))
+        released.set()
