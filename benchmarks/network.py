@@ -3,7 +3,8 @@
 `python benchmarks/network.py`, with the `test` extra installed; takes six minutes. All that is
 promised of the network in one place: blocking clients here, those of asyncio from
 `network_async`, datagrams and single calls that no experiment is aimed at from
-`network_datagrams`, the proxy from `proxy`, tests that none is aimed at from `unmatched`.
+`network_datagrams`, and polls from `network_polls`, the proxy from `proxy`, tests that none is
+aimed at from `unmatched`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 
 import network_async
 import network_datagrams
+import network_polls
 import proxy
 import unmatched
 
@@ -58,7 +60,7 @@ def main() -> int:
     with network_async.server() as port:
         figures += blocking_figures(port)
         figures += blocking_figures(port, stream="upstream")
-    rest = (network_async, network_datagrams, proxy, unmatched)
+    rest = (network_async, network_datagrams, network_polls, proxy, unmatched)
     return show([*figures, *(figure for each in rest for figure in each.measure())])
 
 

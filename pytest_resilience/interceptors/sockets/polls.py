@@ -104,7 +104,8 @@ class Polls:
             readers: Any, writers: Any, others: Any, timeout: float | None = None, /
         ) -> Any:
             __tracebackhide__ = True
-            readers = [*readers]
+            if type(readers) is not list:
+                readers = [*readers]
             for each in readers:
                 if id(each) not in passing:
                     self.meet(each)
@@ -134,8 +135,9 @@ class Polls:
                 return self.poll(_Selector(self, original, selector), timeout)
             found = original(selector, timeout)
             for key, _ in found:
-                if type(key.fileobj) is not int and id(key.fileobj) not in passing:
-                    self.meet(key.fileobj)
+                file = key[0]
+                if id(file) not in passing and type(file) is not int:
+                    self.meet(file)
             if targeted and not self._is_of_transports():  # since one of them is known
                 return self.poll(_Selector(self, original, selector), timeout)
             return found
@@ -371,16 +373,27 @@ class _Epoll:
     _made_by: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._made = self._made_by(*args, **options)
+        self._begin(self._made_by(*args, **options))
 
     @classmethod
     def fromfd(cls, fd: int, /) -> Self:
         found = cls.__new__(cls)
-        found._made = cls._made_by.fromfd(fd)  # noqa: SLF001  # its own
+        found._begin(cls._made_by.fromfd(fd))  # noqa: SLF001  # its own
         return found
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._made, name)
+    def _begin(self, made: Any) -> None:
+        self._made = made
+        self._targeted = self._polls.targeted
+
+    @property
+    def closed(self) -> bool:
+        return self._made.closed  # type: ignore[no-any-return]
+
+    def fileno(self) -> int:
+        return self._made.fileno()  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self._made.close()
 
     def __enter__(self) -> Self:
         self._made.__enter__()
@@ -393,10 +406,16 @@ class _Epoll:
         self._made.register(fd, *args, **options)
         self._polls.meet(fd)
 
+    def modify(self, fd: Any, eventmask: int) -> None:
+        self._made.modify(fd, eventmask)
+
+    def unregister(self, fd: Any) -> None:
+        self._made.unregister(fd)
+
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """`timeout`: in seconds; None or less than 0 for ever."""
         __tracebackhide__ = True
-        if not self._polls.targeted:
+        if not self._targeted:  # this is all that it costs
             return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
         return self._polls.poll(_EpollCall(self._made, maxevents), timeout)  # type: ignore[no-any-return]
 

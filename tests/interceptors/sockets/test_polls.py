@@ -466,3 +466,24 @@ def test_a_loop_whose_transports_read_all_is_told_what_the_kernel_tells(
         with inject(kind, target=f"{HOST}:{port}", **parameters):
             asyncio.run(story(port))
         released.set()
+
+
+@pytest.mark.parametrize("name", ["poll", "epoll"])
+def test_what_is_made_does_all_that_it_stands_for(name: str, inject: Inject) -> None:
+    names = {each for each in dir(getattr(select, name)()) if not each.startswith("_")}
+    with inject("network_latency", delay=DELAY):
+        assert names <= set(dir(getattr(select, name)()))
+
+
+def test_an_epoll_object_is_used_as_any(echo_port: int, inject: Inject) -> None:
+    latency = inject("network_latency", delay=DELAY)
+    with asking(echo_port, PATIENCE, latency) as sock, select.epoll() as poll:
+        poll.register(sock, 0)
+        assert poll.fileno() >= 0
+        poll.modify(sock, select.EPOLLOUT)
+        assert poll.poll(PATIENCE) == [(sock.fileno(), select.EPOLLOUT)]
+        poll.unregister(sock)
+        assert poll.poll(0) == []
+        poll.close()
+        assert poll.closed
+        sock.recv(100)
