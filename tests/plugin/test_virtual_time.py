@@ -652,6 +652,14 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
                 respx.get("http://a.example/").respond(200)
                 asyncio.run(get()) if in_a_task else httpx.get("http://a.example/", timeout=None)
 
+        def test_partition(chaos):
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                with socket.create_connection(listener.getsockname()) as ours:
+                    with listener.accept()[0] as theirs:
+                        with chaos.network_failure(mode="partition", duration="60s"):
+                            ours.sendall(b"x")
+                            assert theirs.recv(1) == b"x"
+
         @pytest.mark.chaos("database_slowdown", delay="60s")
         def test_statement():
             with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -661,7 +669,7 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
         def test_file(tmp_path):
             (tmp_path / "x").write_text("x")
     """)
-    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=10)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=11)
 
 
 def test_polls_wait_in_virtual_time(suite: pytest.Pytester) -> None:

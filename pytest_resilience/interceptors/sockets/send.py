@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
@@ -26,6 +27,7 @@ from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
@@ -52,7 +54,7 @@ from pytest_resilience.locks import fork_safe
 __all__ = ["PartitionedSends", "Sender"]
 
 _WHOLE = ("sendall", "sendfile")  # the methods that return when all is sent
-_SOON = 0.01  # seconds until a full socket is tried again, or a partition looked at
+_SOON = 0.01  # seconds until a full socket is tried again
 _AT_ONCE = 0.001  # seconds until it is seen that what was sent has arrived
 _PATIENCE = 1.0  # seconds for what was closed, at the end
 
@@ -362,6 +364,7 @@ class PartitionedSends:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             self._over.set()
+            experiment_ends.tell()
         self.flush_all()
         if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
             watcher.join(_PATIENCE)
@@ -389,6 +392,7 @@ class PartitionedSends:
 
     def _watch(self) -> None:
         """Have a thread see when it is over, where nobody else would."""
+        experiment_ends.tell()  # there may be less to wait for
         with self._lock:
             if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
                 self._over = threading.Event()
@@ -402,19 +406,30 @@ class PartitionedSends:
                     self._watcher.start()
 
     def _wait_for_the_end(self, over: threading.Event) -> None:
-        while not over.wait(_SOON):
-            held = [each for each in self._connections.all() if self._is_for_the_watcher(each)]
-            for connection in held:
+        while not over.is_set():
+            wait(MACHINE_CLOCK, math.inf, self._rest, over)
+            for connection in self._watched():
                 sock, cut = connection.owner(), connection.send_queue.awaited
                 if sock is not None and cut is not None and not cut.left():
                     self._flush(sock, connection)
             self._flush_closed()
             with self._lock:
-                if not (held or self._closed):
+                if not (self._watched() or self._closed):
                     if self._over is over:
                         self._watcher = None
                     return
+            if not self._rest():  # it has no room for all of it
+                over.wait(_SOON)
         self._flush_closed()
+
+    def _rest(self) -> float:
+        """Seconds until there is something to send on for the watcher, or nothing any more."""
+        cuts = [each.send_queue.awaited for each in self._watched()]
+        cuts += [effect for _, _, effect in self._closed]
+        return min((cut.left() for cut in cuts if cut is not None), default=0.0)
+
+    def _watched(self) -> list[TcpConnection]:
+        return [each for each in self._connections.all() if self._is_for_the_watcher(each)]
 
     def _is_for_the_watcher(self, connection: TcpConnection) -> bool:
         """Not for a loop, nor where TLS may be in use for long by the thread that has sent."""
