@@ -162,13 +162,7 @@ def control_role(code: CodeType) -> str:
 
 def _format(frame: FrameType, folder: str) -> str:
     code = frame.f_code
-    return _place(code.co_filename, frame.f_lineno, code.co_name, folder)
-
-
-@lru_cache(maxsize=32)  # as many as one test has: of those that are over nothing is kept
-def _place(file: str, line: int, function: str, folder: str) -> str:
-    """The same text each time, which whoever looks it up later need not hash anew."""
-    return f"{shown_file(file, folder)}:{line} in {function}"
+    return f"{shown_file(code.co_filename, folder)}:{frame.f_lineno} in {code.co_name}"
 
 
 def current_task() -> object:
