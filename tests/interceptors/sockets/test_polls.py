@@ -487,3 +487,20 @@ def test_an_epoll_object_is_used_as_any(echo_port: int, inject: Inject) -> None:
         poll.close()
         assert poll.closed
         sock.recv(100)
+
+
+@pytest.mark.parametrize("name", ["SelectSelector", "PollSelector", "EpollSelector"])
+def test_a_selector_that_was_there_before_is_told(
+    name: str, echo_port: int, inject: Inject
+) -> None:
+    with (
+        socket.create_connection((HOST, echo_port), timeout=PATIENCE) as sock,
+        getattr(selectors, name)() as selector,
+    ):
+        selector.register(sock, selectors.EVENT_READ)
+        with inject("network_latency", delay=DELAY):
+            began = time.monotonic()
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\ntea")
+            assert selector.select(PATIENCE)
+            assert time.monotonic() - began >= DELAY * 0.9
+            assert sock.recv(100).endswith(b"tea")
