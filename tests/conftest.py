@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib.metadata
 import mimetypes
+import signal
 import sys
 
 from collections.abc import Generator
@@ -31,6 +32,8 @@ from tests.free_loops import free_loops
 pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 
 mimetypes.init()  # of files, which it reads when it is first asked: maybe in a loop
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script begins with `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # what is loaded from here on all stays, until `pytest_collection_finish`
 
 ROOT = Path(__file__).parents[1]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import io
 import select
 import smtplib
 import socket
 import threading
+import warnings
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +101,7 @@ def with_aiohttp(port: int, timeout: float = 10) -> None:
     async def post() -> None:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout)) as session,
-            session.post(f"http://127.0.0.1:{port}/", data=io.BytesIO(UPLOAD)),
+            session.post(f"http://127.0.0.1:{port}/", data=UPLOAD),
         ):
             pass
 
@@ -111,7 +111,11 @@ def with_aiohttp(port: int, timeout: float = 10) -> None:
         finally:
             await everything_closed()
 
-    asyncio.run(story())
+    with warnings.catch_warnings():
+        # It warns of so much in one piece. In several it may be between two when all ends, and
+        # tells another error then.
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(story())
 
 
 def with_a_socket(port: int, timeout: float = 10, tls: Trust | None = None) -> None:
