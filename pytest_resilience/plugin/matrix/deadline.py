@@ -92,10 +92,16 @@ class KnownHangs:
 
 
 def _in_locks(frame: FrameType) -> frozenset[tuple[int, Place]] | None:
-    """Where all threads wait for locks without a timeout; None if one of them does not."""
+    """Where all threads wait for locks without a timeout; None if one of them does not.
+
+    But for those of the tools that run the test, which `threading` does not know.
+    """
     frames = sys._current_frames() | {threading.get_ident(): frame}  # noqa: SLF001  # as below
+    known = {each.ident for each in threading.enumerate()}
     found = {
-        each.ident: frames[each.ident] for each in threading.enumerate() if each.ident in frames
+        ident: each
+        for ident, each in frames.items()
+        if ident in known or any(map(_works, _files(each)))
     }
     if all(is_in_a_lock_of_c(each) and waits_for_ever(each) for each in found.values()):
         return frozenset((ident, _place(each)) for ident, each in found.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
@@ -132,7 +133,21 @@ def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -
     assert all(told.endswith("in _hang") and f"{file}:" in told for told in lasted)
 
 
-def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
+def _begin_in_threading(call: Callable[[], None]) -> None:
+    threading.Thread(target=call).start()
+
+
+def _begin_below_threading(call: Callable[[], None]) -> None:
+    _thread.start_new_thread(call, ())
+
+
+def _wait_for_two(
+    known: KnownHangs,
+    lock: Any,
+    *,
+    patience: float = -1,
+    begin: Callable[[Callable[[], None]], None] = _begin_in_threading,
+) -> str:
     """This thread waits for another one, which waits for something."""
     begun, done, never = threading.Event(), lock(), lock()
     done.acquire()
@@ -146,9 +161,10 @@ def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
         elif never.acquire(True, patience):
             never.release()
         done.release()
+        over.set()
 
-    other = threading.Thread(target=wait)
-    other.start()
+    over = threading.Event()
+    begin(wait)
     begun.wait()
     try:
         with deadline(10, known), done:
@@ -157,7 +173,7 @@ def _wait_for_two(known: KnownHangs, lock: Any, *, patience: float = -1) -> str:
         never.release()
         return str(error)
     finally:
-        other.join()
+        over.wait()
 
 
 def test_where_all_threads_wait_for_locks_no_run_has_to_wait_for_the_deadline() -> None:
@@ -165,8 +181,12 @@ def test_where_all_threads_wait_for_locks_no_run_has_to_wait_for_the_deadline() 
     assert told.startswith("it was still running after 0.1 s, at ")
 
 
-def test_one_that_waits_for_a_time_may_yet_wake_the_others() -> None:
-    assert _wait_for_two(KnownHangs(0.05, silent=0.1), threading.Lock, patience=0.2) == ""
+@pytest.mark.parametrize("begin", [_begin_in_threading, _begin_below_threading])
+def test_one_that_waits_for_a_time_may_yet_wake_the_others(
+    begin: Callable[[Callable[[], None]], None],
+) -> None:
+    known = KnownHangs(0.05, silent=0.1)
+    assert _wait_for_two(known, threading.Lock, patience=0.3, begin=begin) == ""
 
 
 def _hang_in_a_loop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
