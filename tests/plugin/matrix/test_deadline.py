@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -22,6 +23,18 @@ from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.virtual_time.clock import VirtualClock
+
+
+@pytest.fixture(autouse=True)
+def _only_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that other tests and plugins have left, nobody says whether they would do more."""
+    here, frames = threading.get_ident(), sys._current_frames
+    others = frames().keys() - {here}
+    monkeypatch.setattr(
+        sys,
+        "_current_frames",
+        lambda: {ident: frame for ident, frame in frames().items() if ident not in others},
+    )
 
 
 def test_a_blocking_call_is_ended() -> None:
