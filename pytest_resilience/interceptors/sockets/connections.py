@@ -314,7 +314,9 @@ class ConnectionTable:
             return None
         sock = connection.owner()
         if sock is None or sock.fileno() != descriptor:
-            self.targeted.pop(descriptor, None)  # it is closed, or somebody else's
+            with self._lock:  # it is closed, or somebody else's, who may be known meanwhile
+                if self.targeted.get(descriptor) is connection:
+                    del self.targeted[descriptor]
             return None
         found = self.of(sock, RECEIVE)
         return None if found is None or found.untargeted else found

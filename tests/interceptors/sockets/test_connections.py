@@ -236,3 +236,24 @@ def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
     ):
         first, second = pool.map(lambda kind: table.of(client, kind), (SEND, RECEIVE))
     assert first is second is not None
+
+
+def test_a_connection_that_takes_the_descriptor_meanwhile_stays_a_target(
+    engine: Engine, table: ConnectionTable, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    table.refresh()
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(connect(table, listener))
+        descriptor = client.fileno()
+        (closed,) = table.targeted.values()
+
+        def another_takes_its_place() -> None:
+            client.close()
+            stack.enter_context(connect(table, listener))
+
+        closed.owner = another_takes_its_place
+        assert table.targeted_at(descriptor) is None
+        found = table.targeted_at(descriptor)
+        assert found is not None
+        assert found is not closed
