@@ -13,10 +13,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import numbers
+import operator
 import select
 import selectors
 import socket
 import sys
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -49,6 +52,7 @@ _IN, _OUT = 1, 4  # of poll, and of epoll
 _ANY = 1 | 2 | 4  # what `poll` asks for unless it is told
 _ONE_SHOT = 1 << 30  # of epoll
 _SHORT = 0.001  # seconds: `poll` counts no shorter ones
+_MOST = (2**31 - 1) / 1000  # seconds: nor do `poll` and `epoll` count more
 
 _Early = dict[tuple[int, int], float]  # seconds that are left, by descriptor and event
 
@@ -111,7 +115,10 @@ class Polls:
                     self.meet(each)
             if not targeted:
                 return original(readers, writers, others, timeout)
-            return self.poll(_Select(original, readers, [*writers], [*others]), timeout)
+            seconds = _seconds(timeout, threading.TIMEOUT_MAX)
+            if seconds is None:
+                return original(readers, writers, others, timeout)
+            return self.poll(_Select(original, readers, [*writers], [*others]), seconds)
 
         return select_
 
@@ -132,17 +139,28 @@ class Polls:
         def select(selector: Any, timeout: float | None = None) -> Any:
             __tracebackhide__ = True
             if targeted and not self._is_of_transports():
-                return self.poll(_Selector(self, original, selector), timeout)
+                return self._select(original, selector, timeout)
             found = original(selector, timeout)
             for key, _ in found:
                 file = key[0]
                 if id(file) not in passing and type(file) is not int:
                     self.meet(file)
             if targeted and not self._is_of_transports():  # since one of them is known
-                return self.poll(_Selector(self, original, selector), timeout)
+                return self._select(original, selector, timeout)
             return found
 
         return select
+
+    def _select(self, original: Callable[..., Any], selector: Any, timeout: Any) -> Any:
+        __tracebackhide__ = True
+        is_select = isinstance(selector, selectors.SelectSelector)
+        most = threading.TIMEOUT_MAX if is_select else _MOST
+        is_taken = timeout is None or isinstance(timeout, numbers.Real)  # it compares them first
+        is_past = is_taken and timeout is not None and timeout <= 0  # which is at once
+        seconds = _seconds(0.0 if is_past else timeout, most)
+        if seconds is None or not is_taken:
+            return original(selector, timeout)
+        return self.poll(_Selector(self, original, selector), seconds)
 
     def _is_of_transports(self) -> bool:
         """Whether transports of asyncio read all that is targeted, and hold it back by themselves.
@@ -162,12 +180,12 @@ class Polls:
         if self._installed and is_a(file, KernelSocket):
             or_none(self._connections.of, file, RECEIVE)
 
-    def poll(self, call: _Call, timeout: float | None) -> Any:
-        """What the kernel tells within `timeout` seconds, as far as it is so."""
+    def poll(self, call: _Call, seconds: float) -> Any:
+        """What the kernel tells within so many seconds, as far as it is so."""
         __tracebackhide__ = True
         if not (self._installed and self.targeted):
-            return call.real(timeout)
-        ends = math.inf if timeout is None or timeout < 0 else MACHINE_CLOCK.monotonic() + timeout
+            return call.real(None if seconds == math.inf else seconds)
+        ends = MACHINE_CLOCK.monotonic() + seconds
         asked, in_vain = call.asked(), set[tuple[int, int]]()
         while True:
             held = self._early([(each, asked[each]) for each in [*self.targeted] if each in asked])
@@ -177,7 +195,7 @@ class Polls:
             if loud and rest:
                 _wait_for_others(asked, loud, min(rest, *held.values()))
             rest = 0.0 if loud else min(rest, *held.values(), math.inf)
-            found = call.real(None if rest == math.inf else rest)
+            found = call.real(None if rest == math.inf else min(rest, _MOST))
             early = self._early(call.ready(found))
             told = call.without(found, early) if early else found
             if any(told) or ends <= MACHINE_CLOCK.monotonic():
@@ -201,6 +219,21 @@ class Polls:
         return {key: seconds for key, seconds in early.items() if seconds}
 
 
+def _seconds(timeout: Any, most: float, *, below_zero: float | None = None) -> float | None:
+    """The number that a call takes for its `timeout`; `math.inf` for ever.
+
+    None if it is one that the real call does not take: asked, it says so.
+    """
+    if timeout is None:
+        return math.inf
+    number = timeout
+    if hasattr(type(timeout), "__index__"):
+        number = operator.index(timeout)
+    if not isinstance(number, (int, float)) or not -most <= number <= most:
+        return None
+    return number if number >= 0 else below_zero
+
+
 def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> None:
     """Wait for what is asked for, but for what is `loud`: the kernel would tell of it at once.
 
@@ -220,7 +253,7 @@ def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> Non
             ours, theirs = map(stack.enter_context, socket.socketpair())
             poll.register(ours.fileno(), _IN)
             stack.enter_context(experiment_ends.watched(lambda: theirs.sendall(b".")))
-            poll.poll(None if seconds == math.inf else seconds * 1000)
+            poll.poll(None if seconds == math.inf else min(seconds, _MOST) * 1000)
         elif seconds >= _SHORT:
             poll.poll(int(seconds / _SHORT))
         elif not poll.poll(0):
@@ -344,13 +377,18 @@ class _Poll:
         self._made.unregister(fd)
         self._masks.pop(_number(fd), None)
 
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return self._made.__reduce_ex__(protocol)  # which says that there are no copies
+
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """`timeout`: in milliseconds; None or less than 0 for ever."""
         __tracebackhide__ = True
         if not self._targeted:  # this is all that it costs
             return self._made.poll(timeout)  # type: ignore[no-any-return]
-        seconds = timeout / 1000 if isinstance(timeout, (int, float)) else timeout
-        return self._polls.poll(self, seconds)  # type: ignore[no-any-return]
+        milliseconds = _seconds(timeout, _MOST / _SHORT, below_zero=math.inf)
+        if milliseconds is None:
+            return self._made.poll(timeout)  # type: ignore[no-any-return]
+        return self._polls.poll(self, milliseconds / 1000)  # type: ignore[no-any-return]
 
     def asked(self) -> Mapping[int, int]:
         return {fd: _from_poll(mask) for fd, mask in self._masks.items()}
@@ -402,6 +440,9 @@ class _Epoll:
     def __exit__(self, *_: object) -> None:
         self._made.close()
 
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return self._made.__reduce_ex__(protocol)  # which says that there are no copies
+
     def register(self, fd: Any, *args: Any, **options: Any) -> None:
         self._made.register(fd, *args, **options)
         self._polls.meet(fd)
@@ -417,7 +458,10 @@ class _Epoll:
         __tracebackhide__ = True
         if not self._targeted:  # this is all that it costs
             return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
-        return self._polls.poll(_EpollCall(self._made, maxevents), timeout)  # type: ignore[no-any-return]
+        seconds = _seconds(timeout, _MOST, below_zero=math.inf)
+        if seconds is None:
+            return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        return self._polls.poll(_EpollCall(self._made, maxevents), seconds)  # type: ignore[no-any-return]
 
 
 class _EpollCall:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import math
+import pickle
 import select
 import selectors
 import socket
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -504,3 +508,79 @@ def test_a_selector_that_was_there_before_is_told(
             assert selector.select(PATIENCE)
             assert time.monotonic() - began >= DELAY * 0.9
             assert sock.recv(100).endswith(b"tea")
+
+
+def answer(action: Callable[[], object]) -> str:
+    """What it returns, or all that it says of why it does not."""
+    try:
+        return repr(action())
+    except (TypeError, ValueError, OverflowError) as error:
+        return repr(error)
+
+
+@pytest.mark.parametrize("name", ["poll", "epoll"])
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_there_are_no_copies_of_it(
+    name: str, copied: Callable[[object], object], inject: Inject
+) -> None:
+    real = answer(lambda: copied(getattr(select, name)()))
+    with inject("network_latency", delay=DELAY):
+        assert answer(lambda: copied(getattr(select, name)())) == real
+
+
+def polled(how: str, sock: socket.socket, timeout: Any) -> str:
+    """What comes of it, with something to receive."""
+    if how == "select":
+        return answer(lambda: len(select.select([sock], [], [], timeout)[0]))
+    if how.endswith("Selector"):
+        with getattr(selectors, how)() as selector:
+            selector.register(sock, selectors.EVENT_READ)
+            return answer(lambda: len(selector.select(timeout)))
+    poll = getattr(select, how)()
+    poll.register(sock, select.POLLIN)
+    return answer(lambda: len(poll.poll(timeout)))
+
+
+class One:
+    def __index__(self) -> int:
+        return 1
+
+
+TIMEOUTS = [
+    math.nan, math.inf, -math.inf, -1, -0.5, 1e9, 1e10, 1e300, 10**400, -(10**400), 2147483,
+    2147484, True, None, "1", [], 1j, Decimal(1), One(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how", ["select", "poll", "epoll", "SelectSelector", "PollSelector", "EpollSelector"]
+)
+@pytest.mark.parametrize("timeout", TIMEOUTS, ids=lambda timeout: f"{timeout!s:.12}")
+def test_a_timeout_is_taken_or_refused_as_without_faults(
+    how: str, timeout: Any, echo_port: int, inject: Inject
+) -> None:
+    with socket.create_connection((HOST, echo_port), timeout=PATIENCE) as sock:
+        sock.sendall(b"tea")
+        assert select.select([sock], [], [], PATIENCE)[0]
+        real = polled(how, sock, timeout)
+        with inject("network_latency", delay=600, from_nth=2):
+            assert polled(how, sock, timeout) == real
+
+
+@pytest.mark.parametrize("name", ["PollSelector", "EpollSelector"])
+def test_a_delay_may_be_longer_than_a_poll_can_count(
+    name: str, echo_port: int, inject: Inject
+) -> None:
+    told: list[str] = []
+    with contextlib.ExitStack() as until_ended, getattr(selectors, name)() as selector:
+        latency = until_ended.enter_context(inject("network_latency", delay=1e7))
+        with asking(echo_port, 0, contextlib.nullcontext()) as sock:
+            selector.register(sock, selectors.EVENT_READ)
+            thread = threading.Thread(
+                target=lambda: told.append(answer(lambda: len(selector.select())))
+            )
+            thread.start()
+            assert eventually(lambda: latency.hits == 1)
+            until_ended.close()
+            thread.join(PATIENCE)
+    assert told == ["1"]
