@@ -10,7 +10,6 @@ import contextlib
 import math
 import socket
 import sys
-import threading
 import time
 
 from collections.abc import Sequence
@@ -156,11 +155,9 @@ class Receiver:
         ):
             return 0.0
         expects = inbound.expected or not turn.receiving
-        inbound.thread = threading.get_ident()
         try:
             return self.nonblocking.held_for(sock, connection)
         finally:
-            inbound.thread = None
             if blocking and inbound.tickets and expects:  # only a receive tells them apart
                 inbound.expected = turn.receiving
 

@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.polls import Polls
+from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -584,3 +586,28 @@ def test_a_delay_may_be_longer_than_a_poll_can_count(
             until_ended.close()
             thread.join(PATIENCE)
     assert told == ["1"]
+
+
+def test_a_receive_that_begins_during_a_poll_is_known_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, inject: Inject
+) -> None:
+    met: list[tuple[threading.Thread, TcpConnection]] = []
+
+    def meanwhile(_: NonblockingReceiver, sock: socket.socket, connection: TcpConnection) -> float:
+        thread = threading.Thread(target=sock.recv, args=[1])
+        thread.start()
+        assert eventually(lambda: connection.inbound.thread == thread.ident)
+        met.append((thread, connection))
+        return 0.0
+
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_latency", delay=DELAY),
+    ):
+        monkeypatch.setattr(NonblockingReceiver, "held_for", meanwhile)
+        assert not by_select(sock, 0)
+        ((thread, connection),) = met
+        assert connection.inbound.thread == thread.ident
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
