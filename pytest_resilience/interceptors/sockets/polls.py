@@ -50,7 +50,7 @@ __all__ = ["Polls"]
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _IN, _OUT = 1, 4  # of poll, and of epoll
 _ANY = 1 | 2 | 4  # what `poll` asks for unless it is told
-_ONE_SHOT = 1 << 30  # of epoll
+_ONE_SHOT, _EDGE = 1 << 30, 1 << 31  # of epoll
 _SHORT = 0.001  # seconds: `poll` counts no shorter ones
 _MOST = (2**31 - 1) / 1000  # seconds: nor do `poll` and `epoll` count more
 
@@ -153,8 +153,7 @@ class Polls:
 
     def _select(self, original: Callable[..., Any], selector: Any, timeout: Any) -> Any:
         __tracebackhide__ = True
-        is_select = isinstance(selector, selectors.SelectSelector)
-        most = threading.TIMEOUT_MAX if is_select else _MOST
+        most = threading.TIMEOUT_MAX if is_a(selector, selectors.SelectSelector) else _MOST
         is_taken = timeout is None or isinstance(timeout, numbers.Real)  # it compares them first
         is_past = is_taken and timeout is not None and timeout <= 0  # which is at once
         seconds = _seconds(0.0 if is_past else timeout, most)
@@ -202,6 +201,11 @@ class Polls:
                 return told
             in_vain |= early.keys() & held.keys()
 
+    def lacks_room(self, descriptor: int) -> bool:
+        """Whether who sends there was told of no room, and has not come back."""
+        connection = self._connections.targeted_at(descriptor)
+        return connection is not None and connection.send_queue.requests.rest > 0
+
     def _early(self, polled: Iterable[tuple[int, int]]) -> _Early:
         """What is not to be told yet of these, for so many seconds."""
         early: _Early = {}
@@ -226,12 +230,9 @@ def _seconds(timeout: Any, most: float, *, below_zero: float | None = None) -> f
     """
     if timeout is None:
         return math.inf
-    number = timeout
-    if hasattr(type(timeout), "__index__"):
-        number = operator.index(timeout)
-    if not isinstance(number, (int, float)) or not -most <= number <= most:
-        return None
-    return number if number >= 0 else below_zero
+    number = operator.index(timeout) if hasattr(type(timeout), "__index__") else timeout
+    is_taken = isinstance(number, (int, float)) and -most <= number <= most
+    return None if not is_taken else number if number >= 0 else below_zero
 
 
 def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> None:
@@ -461,19 +462,21 @@ class _Epoll:
         seconds = _seconds(timeout, _MOST, below_zero=math.inf)
         if seconds is None:
             return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
-        return self._polls.poll(_EpollCall(self._made, maxevents), seconds)  # type: ignore[no-any-return]
+        return self._polls.poll(_EpollCall(self._polls, self._made, maxevents), seconds)  # type: ignore[no-any-return]
 
 
 class _EpollCall:
     """A call of its `poll`."""
 
-    def __init__(self, made: Any, most: int) -> None:
-        self._made = made
-        self._most = most
+    def __init__(self, polls: Polls, made: Any, most: int) -> None:
+        self._polls, self._made, self._most = polls, made, most
         self._masks: dict[int, int] = {}
 
     def asked(self) -> Mapping[int, int]:
         self._masks = dict(proc.polled_by(self._made.fileno()))
+        edges = [fd for fd, mask in self._masks.items() if mask & _EDGE and mask & _OUT]
+        for fd in filter(self._polls.lacks_room, edges):
+            self._tell_again(fd)  # the kernel never saw that there was no room
         return {fd: _from_poll(mask & (_IN | _OUT)) for fd, mask in self._masks.items()}
 
     def real(self, timeout: float | None) -> Any:
@@ -488,7 +491,10 @@ class _EpollCall:
             left = _left_of(fd, events, early)
             if left:
                 told.append((fd, left))
-            elif self._masks.get(fd, 0) & _ONE_SHOT:
-                with contextlib.suppress(OSError):  # closed meanwhile
-                    self._made.modify(fd, self._masks[fd])  # it has told of nothing yet
+            if left != events and self._masks.get(fd, 0) & (_EDGE if left else _EDGE | _ONE_SHOT):
+                self._tell_again(fd)  # it has told of nothing yet, or not of all
         return told
+
+    def _tell_again(self, fd: int) -> None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            self._made.modify(fd, self._masks[fd])

@@ -611,3 +611,35 @@ def test_a_receive_that_begins_during_a_poll_is_known_to_go_on(
         assert connection.inbound.thread == thread.ident
         sock.shutdown(socket.SHUT_RDWR)
         thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_an_edge_tells_of_room_when_some_has_gone_out(inject: Inject, *, is_late: bool) -> None:
+    """Also who comes when it is there already."""
+    go_on = threading.Event()
+    go_on.set()
+    with (
+        taking_nothing(go_on) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_latency", bandwidth="100kB", stream="upstream"),
+        select.epoll() as poll,
+    ):
+        sock.setblocking(False)
+        poll.register(sock, select.EPOLLOUT | select.EPOLLET)
+        sent = 0
+        while sent < 5000:
+            assert poll.poll(PATIENCE) == [(sock.fileno(), select.EPOLLOUT)]
+            with contextlib.suppress(BlockingIOError):
+                while sent < 5000:
+                    sent += sock.send(bytes(5000 - sent))
+            if is_late:
+                time.sleep(SHORT)
+
+
+def test_an_edge_tells_of_what_is_late_when_that_is_due(echo_port: int, inject: Inject) -> None:
+    latency = inject("network_latency", delay=DELAY)
+    with asking(echo_port, 0, latency) as sock, select.epoll() as poll:
+        poll.register(sock, select.EPOLLIN | select.EPOLLET)
+        assert not poll.poll(0)
+        assert poll.poll(PATIENCE) == [(sock.fileno(), select.EPOLLIN)]
+        assert sock.recv(100).endswith(b"tea")
