@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 __all__ = [
-    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END", "EXECUTE",
-    "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE", "OPEN", "OPEN_CONNECTION",
-    "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM",
-    "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC",
-    "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation", "SqlDetails",
-    "TcpDetails", "new_connection",
+    "ACCEPT", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END",
+    "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE", "OPEN",
+    "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE",
+    "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP",
+    "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
+    "SqlDetails", "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -50,6 +50,7 @@ LOCK_FILE: Final = "file.lock_file"  # without waiting for who has it
 LOCK: Final = "thread.lock"  # it is about to be taken, by a thread
 SLEEP: Final = "thread.sleep"  # of a thread or a task
 START: Final = "thread.start"
+ACCEPT: Final = "network.accept"  # nothing happens to it: it is noted where no target names it
 PROCESS_START: Final = "process.start"  # nothing happens to it: it is noted where it is unreached
 
 # All that something can happen to.
@@ -70,6 +71,7 @@ class TcpDetails:
 
     Attributes:
         connection: what `new_connection` gave it; 0 where it is not known which it is.
+        accepted: the peer opened it, and it is chaos only for those who name it.
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
         bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
@@ -82,6 +84,7 @@ class TcpDetails:
     """
 
     connection: int = 0
+    accepted: bool = False
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False

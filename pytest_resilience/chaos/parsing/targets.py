@@ -16,9 +16,10 @@ from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Target", "as_shown", "parse_targets"]
+__all__ = ["Target", "accepted_from", "as_shown", "is_accepted", "parse_targets"]
 
 _HIGHEST_PORT = 65535
+_FROM = "from "  # before whom a connection was accepted from
 _LONGEST = 300  # characters: a name of the DNS has 253, and globs take time to match
 _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|(?!!)[\w.*?\-\[\]!]+")
 _ONE_BRACKET = re.compile(r"\[[^\]]*\]")
@@ -37,13 +38,15 @@ class Target:
 
     A port can be a range, `host:8000-8100`. With `#2` behind it is the second connection of those
     that the rest matches, in each process, with `#2-4` one of three. With `!` in front what
-    matches is excluded.
+    matches is excluded. `from host:port` is a connection that this process accepted from there,
+    which no other target is about.
 
     Raises ConfigurationError for a text that no connection could ever match.
 
     Attributes:
         text: as it was written.
         excludes: whether what it matches is not to be hit.
+        accepted: whether it is about connections that this process accepted.
         connections: the first and the last of the connections that are meant; None for all.
     """
 
@@ -104,12 +107,16 @@ class Target:
         return self._written[0]
 
     @cached_property
+    def accepted(self) -> bool:
+        return is_accepted(self._written[1])
+
+    @cached_property
     def connections(self) -> tuple[int, int] | None:
         return _range(self._written[2] or "")
 
     @cached_property
     def _parts(self) -> tuple[str, str]:
-        text = self._written[1]
+        text = self._written[1].removeprefix(_FROM).lstrip()
         host, colon, port = text.rpartition(":")
         if not colon or _ONE_BRACKET.fullmatch(text):  # the latter: all of it is a v6 address
             host, port = text, "*"
@@ -131,7 +138,10 @@ class Target:
 
     def matches(self, name: str) -> bool:
         """Whether it is about a `host:port`, meant or excluded; an empty port is any port."""
-        host, _, port = name.lower().rpartition(":")
+        name = name.lower()
+        if is_accepted(name) is not self.accepted:
+            return False
+        host, _, port = name.removeprefix(_FROM).rpartition(":")
         host_pattern, matches_port = self._patterns
         return bool(
             host_pattern.match(host.strip("[]").rstrip(".")) and (not port or matches_port(port))
@@ -143,6 +153,16 @@ class Target:
     def __getstate__(self) -> dict[str, str]:
         """For a child process: what was found out so far is not to be pickled."""
         return {"text": self.text}
+
+
+def accepted_from(peer: str) -> str:
+    """The name of a connection that was accepted from `peer`, a `host:port`."""
+    return _FROM + peer
+
+
+def is_accepted(name: str) -> bool:
+    """Whether it is the name of a connection that was accepted."""
+    return name.startswith(_FROM)
 
 
 def _range(text: str) -> tuple[int, int] | None:

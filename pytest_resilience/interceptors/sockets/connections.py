@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import ACCEPT
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -23,11 +24,14 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
+from pytest_resilience.chaos.parsing.targets import accepted_from
+from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.sockets.conversation import Inbound
 from pytest_resilience.interceptors.sockets.conversation import Turn
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
+from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
@@ -59,7 +63,7 @@ class TcpConnection:
         ends: own and peer's address, once connected: what stays when a descriptor moves
             to another socket object, as in TLS.
         names: every `host:port` the peer is known by, the best first.
-        number: what `new_connection` gave it; 0 if the other side opened it.
+        number: what `new_connection` gave it; 0 if nothing can happen to it.
         stale: the active experiments have changed since `untargeted` was decided.
         untargeted: no active experiment has it for a target.
         task: of an event loop, that has connected or sent on it last.
@@ -88,8 +92,13 @@ class TcpConnection:
 
     @property
     def client(self) -> bool:
-        """Whether this side opened it, and something can happen to it."""
+        """Whether something can happen to it."""
         return bool(self.number)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the other side opened it: then it is for those targets only that say so."""
+        return any(map(is_accepted, self.names))
 
     @property
     def is_sending(self) -> bool:
@@ -204,10 +213,11 @@ class TcpConnection:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=TcpDetails(connection=self.number, mid_message=mid_message)
+            tcp=TcpDetails(connection=self.number, accepted=self.accepted, mid_message=mid_message)
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
+                accepted=self.accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,
@@ -239,7 +249,7 @@ class ConnectionTable:
         self.targeted: dict[int, TcpConnection] = {}
         self._by_descriptor: dict[int, TcpConnection] = {}
         # Of those that were there before, with their ends: it takes long to find out.
-        self._roles = weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]()
+        self._origins = weakref.WeakKeyDictionary[socket.socket, tuple[object, Origin]]()
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
         self.names = names
@@ -273,17 +283,21 @@ class ConnectionTable:
         self._pairs.connected(connection)
 
     def accepted(self, descriptor: int, listener: KernelSocket) -> None:
-        """A server of this process has accepted a connection: it is never touched."""
-        connection = TcpConnection(None, (), number=0)
+        """This process has accepted a connection."""
         with borrowed(descriptor) as sock:
-            connection.ends = ends_of(sock)
-        self._by_descriptor[descriptor] = connection
-        self._pairs.accepted(listener, connection.ends)
+            ends = ends_of(sock)
+        opener = self._pairs.accepted(listener, ends)
+        is_pair = opener is not None and not opener.client
+        origin = Origin.PAIR if is_pair else Origin.ACCEPTED
+        connection = self._by_descriptor[descriptor] = self._made(ends, origin)
+        self._pairs.serves(listener, connection)
 
     def closed(self, listener: KernelSocket) -> None:
         """It is about to be closed: a client may have made both ends of a connection with it."""
-        for connection in self._pairs.closed(listener):
-            connection.number, connection.stale = 0, True
+        for opener in self._pairs.closed(listener):
+            for each in self.all():
+                if each is opener or (opener.ends and each.ends == opener.ends[::-1]):
+                    each.number, each.stale = 0, True
 
     def of(self, sock: socket.socket, kind: str) -> TcpConnection | None:
         """The connection of a socket that is about to do `kind`; None if it has none of TCP."""
@@ -303,7 +317,7 @@ class ConnectionTable:
             ends = ends_of(sock)
             found = self._by_descriptor.get(descriptor)
             if ends is not None and is_tcp(sock) and (found is None or found.ends != ends):
-                found = self._add(descriptor, ends, self._pairs.opened_here(ends))
+                found = self._add(descriptor, ends, self._pairs.origin(ends))
             return found if found is not None and found.client and found.ends == ends else None
         return None
 
@@ -371,9 +385,13 @@ class ConnectionTable:
                     connection.untargeted = False
                     self.targeted[sock.fileno()] = connection
                     return
-                self._engine.note_unmatched(operation)
+                if not connection.accepted:
+                    self._engine.note_unmatched(operation)
+                elif not self._pairs.is_of_server(connection, self.all()):
+                    self._engine.note_unmatched(_accepting(connection.names[0]))
                 # As long as somebody wants to know what else is done, it is looked at again.
-                connection.stale = self._engine.is_recording(_TALK)
+                is_recorded = self._engine.is_recording(_TALK)
+                connection.stale = is_recorded and not connection.accepted
             if not connection.stale:
                 self.let_pass(sock)
 
@@ -392,20 +410,26 @@ class ConnectionTable:
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
             return known
-        connection = self._add(sock.fileno(), ends, self._is_client(sock, ends))
+        connection = self._add(sock.fileno(), ends, self._origin(sock, ends))
         connection.owner = weakref.ref(sock)
         connection.inbound.tickets = may_bring_tickets(sock)
         return connection
 
-    def _add(self, descriptor: int, ends: tuple[Any, Any], client: bool) -> TcpConnection:
+    def _add(self, descriptor: int, ends: tuple[Any, Any], origin: Origin) -> TcpConnection:
         """One that was there before anybody looked."""
-        connection = self.twin(descriptor, ends)
-        if connection is None:
-            names, number = self.names.of(*ends[1][:2]), new_connection() if client else 0
-            connection = TcpConnection(None, names, number=number)
-            connection.ends = ends
-            connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
+        connection = self.twin(descriptor, ends) or self._made(ends, origin)
         self._by_descriptor[descriptor] = connection
+        return connection
+
+    def _made(self, ends: tuple[Any, Any] | None, origin: Origin) -> TcpConnection:
+        """What stands for one that is connected now, or was and has no `ends` any more."""
+        names = () if ends is None else self.names.of(*ends[1][:2])
+        if origin is Origin.ACCEPTED:
+            names = tuple(map(accepted_from, names))
+        number = new_connection() if names and origin is not Origin.PAIR else 0
+        connection = TcpConnection(None, names, number=number)
+        connection.ends = ends
+        connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
         return connection
 
     def twin(self, descriptor: int, ends: object) -> TcpConnection | None:
@@ -416,9 +440,17 @@ class ConnectionTable:
                     return each if ends_of(sock) == ends else None
         return None
 
-    def _is_client(self, sock: socket.socket, ends: tuple[Any, Any]) -> bool:
-        """Whether this side opened a connection that was there before anybody looked."""
-        role = self._roles.get(sock)
-        if role is None or role[0] != ends:
-            role = self._roles[sock] = (ends, self._pairs.opened_here(ends))
-        return role[1]
+    def _origin(self, sock: socket.socket, ends: tuple[Any, Any]) -> Origin:
+        """Who opened a connection that was there before anybody looked."""
+        found = self._origins.get(sock)
+        if found is None or found[0] != ends:
+            found = self._origins[sock] = (ends, self._pairs.origin(ends))
+        return found[1]
+
+
+def _accepting(name: str) -> Operation:
+    """What is noted of a connection that was accepted, whose peer has any port."""
+    peer = name.rpartition(":")[0]
+    remark = f"accepted here: only target={peer!r} is about it"
+    tcp = TcpDetails(accepted=True)
+    return Operation(kind=ACCEPT, target=peer, names=(), tcp=tcp, remark=remark)

@@ -7,6 +7,7 @@ That is no network to anybody. The listener of a test's own server stays, or is 
 from __future__ import annotations
 
 import contextlib
+import enum
 import inspect
 import itertools
 import socket
@@ -15,6 +16,7 @@ import threading
 import weakref
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from types import CodeType
 from types import FrameType
@@ -43,7 +45,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import listening_port
 if TYPE_CHECKING:
     from dis import Instruction
 
-__all__ = ["EmulatedSocketPairs", "is_made_here"]
+__all__ = ["EmulatedSocketPairs", "Origin", "is_made_here"]
 
 _LOOPBACK = ("127.", "::1", "localhost")
 _TALKING = frozenset({
@@ -57,6 +59,14 @@ _WITH_ENDS = "with ends"
 _TELLING = _TALKING | {"accept", "close", _WITH_ENDS}
 _PAIR_IS_MADE = (["accept", "close"], ["accept", _WITH_ENDS])
 _LISTENER_GOES = (["close"], [_WITH_ENDS])
+
+
+class Origin(enum.Enum):
+    """Who opened a connection: this side, the other one, or a client for itself, at both ends."""
+
+    OPENED = enum.auto()
+    ACCEPTED = enum.auto()
+    PAIR = enum.auto()
 
 
 class _Connection(Protocol):
@@ -81,11 +91,15 @@ class EmulatedSocketPairs(Generic[_C]):
         self._connected: weakref.WeakKeyDictionary[_C, int] = weakref.WeakKeyDictionary()
         self._accepted: weakref.WeakKeyDictionary[_C, tuple[int, int]]
         self._accepted = weakref.WeakKeyDictionary()
+        # With what each accepted one was.
+        self._listeners: weakref.WeakKeyDictionary[_C, weakref.ref[KernelSocket]]
+        self._listeners = weakref.WeakKeyDictionary()
 
-    def opened_here(self, ends: tuple[Any, Any]) -> bool:
-        """Whether this side opened a connection that was there before anybody looked."""
-        listening = self._find()
-        return ends[0][1] not in listening and ends not in self._found
+    def origin(self, ends: tuple[Any, Any]) -> Origin:
+        """Who opened a connection that was there before anybody looked."""
+        if ends[0][1] in self._find():
+            return Origin.ACCEPTED
+        return Origin.PAIR if ends in self._found else Origin.OPENED
 
     def _find(self) -> frozenset[int]:
         """Look for the pairs that there are: nobody listens where both ends are; who does?"""
@@ -106,12 +120,31 @@ class EmulatedSocketPairs(Generic[_C]):
         """This thread has connected."""
         self._connected[connection] = threading.get_ident()
 
-    def accepted(self, listener: KernelSocket, ends: tuple[Any, Any] | None) -> None:
-        """This thread has accepted a connection, whose own end is the first of `ends`."""
+    def accepted(self, listener: KernelSocket, ends: tuple[Any, Any] | None) -> _C | None:
+        """This thread has accepted a connection, whose own end is the first of `ends`.
+
+        Returns that which it has connected itself, if it has made both ends.
+        """
         me = threading.get_ident()
         for connection, thread in list(self._connected.copy().items()):
             if thread == me and ends is not None and _ends(connection) == ends[::-1]:
                 self._accepted[connection] = me, id(listener)
+                return connection
+        return None
+
+    def serves(self, listener: KernelSocket, accepted: _C) -> None:
+        """Keep with which `listener` this was accepted."""
+        self._listeners[accepted] = weakref.ref(listener)
+
+    def is_of_server(self, accepted: _C, known: Iterable[_C]) -> bool:
+        """Whether a server of this process has accepted it from a client that is `known` here.
+
+        One that a client accepts, as in active FTP, is known by its listener, which does not stay.
+        """
+        told = self._listeners.get(accepted)
+        listener = None if told is None else told()
+        stays = told is None or (listener is not None and listener.fileno() >= 0)
+        return stays and any(_of_other_end(each, accepted) for each in known)
 
     def closed(self, listener: KernelSocket) -> list[_C]:
         """This thread closes a socket: the connections that this shows to be such pairs."""
@@ -125,6 +158,10 @@ class EmulatedSocketPairs(Generic[_C]):
 def _ends(connection: _Connection) -> tuple[Any, Any] | None:
     sock = connection.owner()  # connected without blocking, it may have got them since
     return None if sock is None else connection.ends or ends_of(sock)
+
+
+def _of_other_end(connection: _Connection, accepted: _Connection) -> bool:
+    return accepted.ends is not None and _ends(connection) == accepted.ends[::-1]
 
 
 def _is_used(connection: _Connection) -> bool:

@@ -66,6 +66,13 @@ def test_any_text_is_a_target_or_refused_in_words(text: str) -> None:
         ("a:[!1-3]", "a:2", False),
         ("[fe80::*]", "[fe80::1%eth0]:80", True),
         ("example.com:443", "example.com:", True),
+        ("from 10.0.0.1", "from 10.0.0.1:20", True),
+        (" From  10.0.0.*:20-30", "from 10.0.0.1:20", True),
+        ("from [fe80::*]", "from [fe80::1]:20", True),
+        ("from 10.0.0.1:21", "from 10.0.0.1:20", False),
+        ("*", "from 10.0.0.1:20", False),
+        ("from *", "10.0.0.1:20", False),
+        ("from", "from:20", True),
     ],
 )
 def test_globs(pattern: str, name: str, matches: bool) -> None:

@@ -212,7 +212,7 @@ def test_who_has_opened_a_connection_is_found_out_once(
     with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
         for _ in range(2):
             sides = [table.of(client, SEND), table.of(server, SEND)]
-            assert [connection.client for connection in sides if connection] == [True, False]
+            assert [connection.accepted for connection in sides if connection] == [False, True]
             table.forget()  # as between two tests
     assert len(times) == 1
 
