@@ -42,7 +42,7 @@ def redirect(dsn: str, address: Address) -> str:
     """
     if not dsn.strip():
         raise _unknown(dsn)
-    if "://" in dsn:
+    if re.match(_SCHEME, dsn.strip()):
         return _url(dsn, address)
     if _PLAIN.fullmatch(dsn.strip()):
         return str(address)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -115,6 +116,7 @@ def test_nothing_else_of_a_url_changes(
     ),
     st.sampled_from(["db", "/run/pg", "a,b", ""]),
 )
+@example({"user": "://"}, "db")
 def test_nothing_else_of_a_libpq_string_changes(fields: dict[str, str], host: str) -> None:
     conninfo: Any = pytest.importorskip("psycopg.conninfo")
     there = {"host": host, "port": "5"} if host else {"port": "5"}

@@ -548,7 +548,7 @@ class One:
         return 1
 
 
-TIMEOUTS = [
+TIMEOUTS: list[Any] = [
     math.nan, math.inf, -math.inf, -1, -0.5, 1e9, 1e10, 1e300, 10**400, -(10**400), 2147483,
     2147484, True, None, "1", [], 1j, Decimal(1), One(),
 ]  # fmt: skip
