@@ -30,6 +30,7 @@ GROUND = frozenset(
         "import_hook",
         "locks",
         "patching",
+        "poll_objects",
         "proc",
         "seeds",
         "stacks",

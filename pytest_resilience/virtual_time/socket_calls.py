@@ -9,9 +9,11 @@ import socket
 
 from collections.abc import Callable
 from typing import Any
-from typing import Self
 
 from pytest_resilience import proc
+from pytest_resilience.poll_objects import EpollObject
+from pytest_resilience.poll_objects import PollObject
+from pytest_resilience.poll_objects import number_of
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import connecting
 from pytest_resilience.virtual_time.real_waits import outside
@@ -30,7 +32,6 @@ _RECEIVING = {
 }  # fmt: skip
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
 _OTHERWISE = _AT_ONCE | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0)
-_ANY = select.POLLIN | select.POLLPRI | select.POLLOUT
 
 
 def install_socket_calls(patches: Patches, sockets: Sockets) -> None:
@@ -146,7 +147,7 @@ def install_polls(patches: Patches) -> None:
     patches.set(os, "read", _read(os.read))
     patches.set(select, "select", _select(select.select))
     if hasattr(select, "poll"):
-        patches.set(select, "poll", functools.partial(_Poll, select.poll))
+        patches.set(select, "poll", _poll(select.poll))
     if hasattr(select, "epoll"):
         patches.set(select, "epoll", _Epoll)
 
@@ -161,10 +162,6 @@ def _read(real: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
     return read
 
 
-def _number(file: Any) -> int:
-    return file if isinstance(file, int) else file.fileno()
-
-
 def _select(real: Callable[..., Any]) -> Callable[..., Any]:
     def select_(
         readers: Any, writers: Any, others: Any, timeout: float | None = None, /
@@ -177,7 +174,7 @@ def _select(real: Callable[..., Any]) -> Callable[..., Any]:
         if not any(ready):
             masks = (select.POLLIN, select.POLLOUT, select.POLLPRI)
             pairs = zip(files, masks, strict=True)
-            polled = tuple((_number(file), mask) for group, mask in pairs for file in group)
+            polled = tuple((number_of(file), mask) for group, mask in pairs for file in group)
             scheduler.wait(
                 Waiter("select", polled), None if timeout is None else nanoseconds(timeout)
             )
@@ -188,73 +185,45 @@ def _select(real: Callable[..., Any]) -> Callable[..., Any]:
     return select_
 
 
-class _Poll:
+def _poll(real: Callable[[], Any]) -> Callable[[], _Poll]:
+    def poll() -> _Poll:
+        return _Poll(real())
+
+    return poll
+
+
+class _Poll(PollObject):
     """What `select.poll()` makes."""
-
-    def __init__(self, real: Callable[[], Any]) -> None:
-        self._real = real()
-        self._masks: dict[int, int] = {}
-
-    def register(self, fd: Any, eventmask: int = _ANY, /) -> None:
-        self._real.register(fd, eventmask)
-        self._masks[_number(fd)] = eventmask
-
-    def modify(self, fd: Any, eventmask: int, /) -> None:
-        self._real.modify(fd, eventmask)
-        self._masks[_number(fd)] = eventmask
-
-    def unregister(self, fd: Any, /) -> None:
-        self._real.unregister(fd)
-        self._masks.pop(_number(fd), None)
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """`timeout`: in milliseconds; None or less than 0 for ever."""
         scheduler = current()
         if scheduler is None or timeout == 0:
-            return self._real.poll(timeout)  # type: ignore[no-any-return]
-        ready = self._real.poll(0)
+            return self._made.poll(timeout)  # type: ignore[no-any-return]
+        ready = self._made.poll(0)
         if not ready:
             for_ever = timeout is None or timeout < 0
             limit = None if for_ever or timeout is None else nanoseconds(timeout / 1000)
-            scheduler.wait(Waiter("poll", tuple(self._masks.items())), limit)
-            ready = self._real.poll(0)
+            scheduler.wait(Waiter("poll", tuple(self.masks.items())), limit)
+            ready = self._made.poll(0)
         return ready  # type: ignore[no-any-return]
 
 
-class _Epoll:
+class _Epoll(EpollObject):
     """What `select.epoll(…)` makes."""
 
     _make: Any = getattr(select, "epoll", None)  # as it is without virtual time
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._real = self._make(*args, **options)
-
-    @classmethod
-    def fromfd(cls, fd: int, /) -> Self:
-        found = cls.__new__(cls)
-        found._real = cls._make.fromfd(fd)  # noqa: SLF001  # its own
-        return found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def __enter__(self) -> Self:
-        self._real.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._real.close()
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """`timeout`: in seconds; None or less than 0 for ever."""
         scheduler = current()
         if scheduler is None or timeout == 0:
-            return self._real.poll(timeout, maxevents)  # type: ignore[no-any-return]
-        ready = self._real.poll(0, maxevents)
+            return self._made.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        ready = self._made.poll(0, maxevents)
         if not ready:
             limit = None if timeout is None or timeout < 0 else nanoseconds(timeout)
-            fd = self._real.fileno()
+            fd = self._made.fileno()
             watched = tuple(descriptor for descriptor, _ in proc.polled_by(fd))
             scheduler.wait(Waiter("poll", ((fd, select.POLLIN),), watched), limit)
-            ready = self._real.poll(0, maxevents)
+            ready = self._made.poll(0, maxevents)
         return ready  # type: ignore[no-any-return]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import http.server
 import os
 import select
@@ -205,6 +206,18 @@ def test_polls(clock: VirtualClock) -> None:
         assert poll.poll() == [(ours.fileno(), select.POLLIN)]
         assert clock.elapsed == 40
         assert select.select([], [ours], [], 5) == ([], [ours], [])
+
+
+@pytest.mark.parametrize("name", ["poll", "epoll"])
+def test_polls_are_copied_no_more_than_in_real_time(name: str) -> None:
+    def said() -> str:
+        with pytest.raises(TypeError) as raised:
+            copy.copy(getattr(select, name)())
+        return str(raised.value)
+
+    real = said()
+    with VirtualClock():
+        assert said() == real
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is none here")

@@ -26,7 +26,6 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
-from typing import Self
 
 from pytest_resilience import proc
 from pytest_resilience.chaos import experiment_ends
@@ -43,13 +42,15 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
+from pytest_resilience.poll_objects import EpollObject
+from pytest_resilience.poll_objects import PollObject
+from pytest_resilience.poll_objects import number_of
 
 
 __all__ = ["Polls"]
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _IN, _OUT = 1, 4  # of poll, and of epoll
-_ANY = 1 | 2 | 4  # what `poll` asks for unless it is told
 _ONE_SHOT, _EDGE = 1 << 30, 1 << 31  # of epoll
 _SHORT = 0.001  # seconds: `poll` counts no shorter ones
 _MOST = (2**31 - 1) / 1000  # seconds: nor do `poll` and `epoll` count more
@@ -130,7 +131,8 @@ class Polls:
         return poll
 
     def _by_epoll(self, original: Any) -> Any:
-        return type("epoll", (_Epoll,), {"_polls": self, "_made_by": original})
+        of_these = {"_polls": self, "_targeted": self.targeted, "_make": original}
+        return type("epoll", (_Epoll,), of_these)
 
     def _by_selector(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing, targeted = self._connections.passing, self.targeted
@@ -277,10 +279,6 @@ def _left_of(descriptor: int, events: int, early: _Early) -> int:
     return events & ~_OUT if (descriptor, _WRITE) in early else events
 
 
-def _number(file: Any) -> int:
-    return file if isinstance(file, int) else file.fileno()
-
-
 class _Call(Protocol):
     """One call that polls."""
 
@@ -317,13 +315,13 @@ class _Select:
         for files, event in zip(found, (_READ, _WRITE), strict=False):
             for file in files:
                 with contextlib.suppress(Exception):  # it says so itself
-                    yield _number(file), event
+                    yield number_of(file), event
 
     def without(self, found: Any, early: _Early) -> Any:
         readers, writers, others = found
         return (
-            [each for each in readers if (_number(each), _READ) not in early],
-            [each for each in writers if (_number(each), _WRITE) not in early],
+            [each for each in readers if (number_of(each), _READ) not in early],
+            [each for each in writers if (number_of(each), _WRITE) not in early],
             others,
         )
 
@@ -356,30 +354,17 @@ class _Selector:
         return left
 
 
-class _Poll:
+class _Poll(PollObject):
     """What `select.poll()` makes."""
 
     def __init__(self, polls: Polls, made: Any) -> None:
+        super().__init__(made)
         self._polls = polls
-        self._made = made
         self._targeted = polls.targeted
-        self._masks: dict[int, int] = {}
 
-    def register(self, fd: Any, eventmask: int = _ANY, /) -> None:
-        self._made.register(fd, eventmask)
-        self._masks[_number(fd)] = eventmask
+    def register(self, fd: Any, *args: Any) -> None:
+        super().register(fd, *args)
         self._polls.meet(fd)
-
-    def modify(self, fd: Any, eventmask: int, /) -> None:
-        self._made.modify(fd, eventmask)
-        self._masks[_number(fd)] = eventmask
-
-    def unregister(self, fd: Any, /) -> None:
-        self._made.unregister(fd)
-        self._masks.pop(_number(fd), None)
-
-    def __reduce_ex__(self, protocol: Any, /) -> Any:
-        return self._made.__reduce_ex__(protocol)  # which says that there are no copies
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """`timeout`: in milliseconds; None or less than 0 for ever."""
@@ -392,7 +377,7 @@ class _Poll:
         return self._polls.poll(self, milliseconds / 1000)  # type: ignore[no-any-return]
 
     def asked(self) -> Mapping[int, int]:
-        return {fd: _from_poll(mask) for fd, mask in self._masks.items()}
+        return {fd: _from_poll(mask) for fd, mask in self.masks.items()}
 
     def real(self, timeout: float | None) -> Any:
         return self._made.poll(None if timeout is None else round(timeout / _SHORT, 6))
@@ -405,54 +390,15 @@ class _Poll:
         return [(fd, events) for fd, events in left if events]
 
 
-class _Epoll:
-    """What `select.epoll(…)` makes. What it asks for, and has told of once, the kernel knows."""
+class _Epoll(EpollObject):
+    """What `select.epoll(…)` makes."""
 
     _polls: Polls
-    _made_by: Any
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._begin(self._made_by(*args, **options))
-
-    @classmethod
-    def fromfd(cls, fd: int, /) -> Self:
-        found = cls.__new__(cls)
-        found._begin(cls._made_by.fromfd(fd))  # noqa: SLF001  # its own
-        return found
-
-    def _begin(self, made: Any) -> None:
-        self._made = made
-        self._targeted = self._polls.targeted
-
-    @property
-    def closed(self) -> bool:
-        return self._made.closed  # type: ignore[no-any-return]
-
-    def fileno(self) -> int:
-        return self._made.fileno()  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        self._made.close()
-
-    def __enter__(self) -> Self:
-        self._made.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._made.close()
-
-    def __reduce_ex__(self, protocol: Any, /) -> Any:
-        return self._made.__reduce_ex__(protocol)  # which says that there are no copies
+    _targeted: Mapping[int, object]
 
     def register(self, fd: Any, *args: Any, **options: Any) -> None:
-        self._made.register(fd, *args, **options)
+        super().register(fd, *args, **options)
         self._polls.meet(fd)
-
-    def modify(self, fd: Any, eventmask: int) -> None:
-        self._made.modify(fd, eventmask)
-
-    def unregister(self, fd: Any) -> None:
-        self._made.unregister(fd)
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """`timeout`: in seconds; None or less than 0 for ever."""
