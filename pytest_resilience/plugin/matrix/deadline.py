@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import weakref
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.plugin.matrix.loop_waits import Place
+from pytest_resilience.plugin.matrix.loop_waits import other_threads
+from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
@@ -92,17 +92,8 @@ class KnownHangs:
 
 
 def _in_locks(frame: FrameType) -> frozenset[tuple[int, Place]] | None:
-    """Where all threads wait for locks without a timeout; None if one of them does not.
-
-    But for those of the tools that run the test, which `threading` does not know.
-    """
-    frames = sys._current_frames() | {threading.get_ident(): frame}  # noqa: SLF001  # as below
-    known = {each.ident for each in threading.enumerate()}
-    found = {
-        ident: each
-        for ident, each in frames.items()
-        if ident in known or any(map(_works, _files(each)))
-    }
+    """Where all threads wait for locks without a timeout; None if one of them does not."""
+    found = {threading.get_ident(): frame} | other_threads()
     if all(is_in_a_lock_of_c(each) and waits_for_ever(each) for each in found.values()):
         return frozenset((ident, _place(each)) for ident, each in found.items())
     return None
@@ -113,22 +104,8 @@ def _another_is_at_work() -> bool:
 
     It runs the project's own code, or an event loop, and waits for no lock.
     """
-    frames = sys._current_frames()  # noqa: SLF001  # there is no other way
-    del frames[threading.get_ident()]
-    return any(
-        not is_in_a_lock_of_c(frame) and any(map(_works, _files(frame)))
-        for frame in frames.values()
-    )
-
-
-def _works(file: str) -> bool:
-    return not is_library(file) or "asyncio" in Path(file).parts
-
-
-def _files(frame: FrameType | None) -> Iterator[str]:
-    while frame is not None:
-        yield frame.f_code.co_filename
-        frame = frame.f_back
+    frames = other_threads().values()
+    return any(not is_in_a_lock_of_c(frame) and runs_project(frame) for frame in frames)
 
 
 def _place(frame: FrameType | None) -> Place:

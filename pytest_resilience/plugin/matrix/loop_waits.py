@@ -11,15 +11,17 @@ import threading
 import weakref
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from types import FrameType
 from typing import Any
 
+from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 
 
-__all__ = ["LoopWait", "Place", "awaited_in", "seconds_left"]
+__all__ = ["LoopWait", "Place", "awaited_in", "other_threads", "runs_project", "seconds_left"]
 
 Place = tuple[tuple[CodeType, int | None], ...]
 """The lines of a stack, innermost first."""
@@ -126,14 +128,32 @@ def _due(timer: Any) -> float:
 
 
 def _all_other_threads_wait() -> bool:
-    """Whether each waits for a lock or a queue, which somebody else would have to release.
+    """Whether each waits for a lock or a queue, which somebody else would have to release."""
+    return all(map(is_in_a_lock_of_c, other_threads().values()))
 
-    Of those that `threading` has started: others are no program's, as that by which a worker of
-    xdist is told what to run.
+
+def other_threads() -> dict[int, FrameType]:
+    """The innermost frame of every thread but this one, by its identity.
+
+    Those that `threading` has not started are left out where they run nothing of the project's:
+    they are of the tools that run the test, as that by which a worker of xdist is told what to run.
     """
+    known = {each.ident for each in threading.enumerate()}
     frames = sys._current_frames()  # noqa: SLF001  # there is no other way
-    others = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
-    return all(is_in_a_lock_of_c(frames[each]) for each in others if each in frames)
+    del frames[threading.get_ident()]
+    return {
+        ident: frame for ident, frame in frames.items() if ident in known or runs_project(frame)
+    }
+
+
+def runs_project(frame: FrameType | None) -> bool:
+    """Whether a thread runs the project's own code, or an event loop."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not is_library(file) or "asyncio" in Path(file).parts:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_children() -> bool:

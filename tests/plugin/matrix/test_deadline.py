@@ -267,6 +267,23 @@ async def _for_a_thread() -> None:
         os.close(writer)  # which ends the thread
 
 
+async def _for_a_thread_below_threading() -> None:
+    reader, writer = os.pipe()
+    loop, woken, over = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def wake() -> None:
+        os.read(reader, 1)
+        loop.call_soon_threadsafe(woken.set)
+        over.set()
+
+    _begin_below_threading(wake)
+    try:
+        await woken.wait()
+    finally:
+        os.close(writer)
+        over.wait()
+
+
 async def _again_and_again() -> None:
     while True:  # noqa: ASYNC110  # it waits for nothing else
         await asyncio.sleep(0.05)
@@ -282,7 +299,14 @@ async def _for_a_process() -> None:
 
 
 @pytest.mark.parametrize(
-    "waiting", [_for_somebody_elsewhere, _for_a_thread, _again_and_again, _for_a_process]
+    "waiting",
+    [
+        _for_somebody_elsewhere,
+        _for_a_thread,
+        _for_a_thread_below_threading,
+        _again_and_again,
+        _for_a_process,
+    ],
 )
 def test_an_event_loop_that_may_yet_be_woken_has_until_the_deadline(
     waiting: Callable[[], Coroutine[Any, Any, object]],
