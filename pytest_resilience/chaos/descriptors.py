@@ -62,15 +62,18 @@ def below(function: Any) -> Any:
     return getattr(function, "__wrapped__", function)
 
 
+def _polls_by_system() -> bool:
+    """Whether there is a poll, and it is no tool's own."""
+    return isinstance(below(getattr(select, "poll", None)), BuiltinFunctionType)
+
+
 def open_descriptors() -> frozenset[int]:
     """All descriptors that are open.
 
     Each is asked for by poll: to list a folder of the system would block an event loop.
     """
     with limits_lifted():  # poll takes as many at once as there may be
-        if isinstance(
-            below(getattr(select, "poll", None)), BuiltinFunctionType
-        ):  # and no tool's own
+        if _polls_by_system():
             with contextlib.suppress(OSError):  # more than this process may have
                 return frozenset(number for number, _ in _polled(0))
         return frozenset(_listed())
@@ -82,7 +85,7 @@ def readable_descriptors() -> dict[int, int]:
     None where it cannot be asked.
     """
     with limits_lifted():
-        if isinstance(below(getattr(select, "poll", None)), BuiltinFunctionType):
+        if _polls_by_system():
             with contextlib.suppress(OSError):
                 asked = select.POLLIN | getattr(select, "POLLRDHUP", 0)
                 return {number: events for number, events in _polled(asked) if events}

@@ -98,7 +98,7 @@ class TcpConnection:
     @property
     def accepted(self) -> bool:
         """Whether the other side opened it: then it is for those targets only that say so."""
-        return any(map(is_accepted, self.names))
+        return bool(self.names) and is_accepted(self.names[0])
 
     @property
     def is_sending(self) -> bool:
@@ -207,17 +207,17 @@ class TcpConnection:
         mid_message: bool = False,
     ) -> Operation:
         """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
-        turn, requests = self.turn, self.turn.requests
+        turn, requests, accepted = self.turn, self.turn.requests, self.accepted
         return Operation(
             kind=kind,
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=TcpDetails(connection=self.number, accepted=self.accepted, mid_message=mid_message)
+            tcp=TcpDetails(connection=self.number, accepted=accepted, mid_message=mid_message)
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
-                accepted=self.accepted,
+                accepted=accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,

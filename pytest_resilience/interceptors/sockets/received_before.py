@@ -12,6 +12,7 @@ import os
 import select
 import socket
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 from typing import Final
@@ -56,12 +57,17 @@ class DatagramsBefore:
         self._names = names
         self._left: dict[int, int] = {}  # by inode, which all descriptors of a socket share
 
-    def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
-        """As in `ReceivedBefore`."""
+    def note(
+        self,
+        readable: Iterable[int],
+        begun: Sequence[ActiveExperiment],
+        others: Sequence[ActiveExperiment],
+    ) -> None:
+        """As in `ReceivedBefore`, of these descriptors."""
         self._left.clear()
         if not any(each.experiment.kinds & DATAGRAMS for each in begun):
             return
-        for descriptor in readable_descriptors().keys() - private_descriptors():
+        for descriptor in readable:
             with contextlib.suppress(OSError), borrowed(descriptor) as sock:
                 senders = _senders(sock) if is_udp(sock) else []
                 of = [datagram(RECEIVE_DATAGRAM, self._names.of(*each[:2])) for each in senders]
@@ -115,9 +121,10 @@ class ReceivedBefore:
 
     def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
         """These outages have begun just now; of what the `others` keep back, nothing has come."""
-        self.datagrams.note(begun, others)
         ready = readable_descriptors()
-        for descriptor in ready.keys() - private_descriptors():
+        users = ready.keys() - private_descriptors()
+        self.datagrams.note(users, begun, others)
+        for descriptor in users:
             connection = or_none(self._connections.at, descriptor)
             stream = None if connection is None else connection.inbound.stream
             if connection is None or not (stream is None or stream.is_unchanged):
