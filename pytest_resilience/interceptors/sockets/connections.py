@@ -33,7 +33,9 @@ from pytest_resilience.interceptors.sockets.conversation import Turn
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
+from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import known_by_tls
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
@@ -46,6 +48,7 @@ from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
+from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.locks import fork_safe
 
@@ -242,6 +245,7 @@ class ConnectionTable:
             it dies, so an id never stands for another one.
         targeted: those that an experiment has for a target, or may have, by descriptor.
         names: what is known of host names.
+        proxies: the connections that may be to a forward proxy.
     """
 
     def __init__(self, engine: Engine, names: HostNames) -> None:
@@ -254,6 +258,7 @@ class ConnectionTable:
         self._known: tuple[ActiveExperiment, ...] = ()
         self.names = names
         self._pairs = EmulatedSocketPairs[TcpConnection]()
+        self.proxies = ForwardProxies[TcpConnection](names)
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
         self._lock = fork_safe(self, "_lock", threading.RLock)
@@ -268,6 +273,8 @@ class ConnectionTable:
         number = 0 if is_made_here(address) else number
         connection = TcpConnection(sock, self.names.of(*address[:2]), number=number)
         self._by_descriptor[sock.fileno()] = connection
+        if connection.client:
+            self.proxies.begin(connection, connection.names)
         self._target(sock, connection, CONNECT)
         return connection
 
@@ -310,6 +317,20 @@ class ConnectionTable:
         if connection is not None and connection.stale:
             self._target(sock, connection, kind)
         return connection
+
+    def sends(self, sock: socket.socket, connection: TcpConnection, message: object) -> None:
+        """The client sends this to who may be a proxy, and may say whom it wants by way of it."""
+        names = self.proxies.hear(connection, beginning(message))
+        if names is not None and names != connection.names:
+            connection.names = names
+            self._target(sock, connection, SEND)
+        elif connection.untargeted:
+            self._let_pass_if_known(sock, connection)
+
+    def receives(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """The client receives from who may be a proxy, on a connection that nobody targets."""
+        self.proxies.receive(connection)
+        self._let_pass_if_known(sock, connection)
 
     def at(self, descriptor: int) -> TcpConnection | None:
         """The connection of a client, whoever has its descriptor; None if it is nothing of that."""
@@ -374,6 +395,7 @@ class ConnectionTable:
             self._by_descriptor.clear()
             self._known = ()
             self._pairs = EmulatedSocketPairs[TcpConnection]()
+            self.proxies.forget()
 
     def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
         with self._lock:
@@ -392,8 +414,12 @@ class ConnectionTable:
                 # As long as somebody wants to know what else is done, it is looked at again.
                 is_recorded = self._engine.is_recording(_TALK)
                 connection.stale = is_recorded and not connection.accepted
-            if not connection.stale:
-                self.let_pass(sock)
+            self._let_pass_if_known(sock, connection)
+
+    def _let_pass_if_known(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """Let it pass that nobody targets, unless it may be for somebody else than it seems."""
+        if not connection.stale and connection not in self.proxies:
+            self.let_pass(sock)
 
     def let_pass(self, sock: socket.socket) -> None:
         """Nothing that is done on it is looked at, until the active experiments change."""
@@ -409,8 +435,12 @@ class ConnectionTable:
             return None
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
+            known.names = self.proxies.encrypt(known) or known_by_tls(sock, known.names)
             return known
         connection = self._add(sock.fileno(), ends, self._origin(sock, ends))
+        if connection.client and not connection.accepted:  # by way of whom it was opened is unseen
+            connection.names = known_by_tls(sock, connection.names)
+            self.proxies.begin(connection, connection.names)
         connection.owner = weakref.ref(sock)
         connection.inbound.tickets = may_bring_tickets(sock)
         return connection

@@ -270,7 +270,11 @@ class SocketPatches:
         connection = self._look(self._connections.of, sock, RECEIVE)
         if connection is None and self._look(is_udp, sock):
             return self._datagrams.receive(sock, call)
-        if connection is None or connection.untargeted:
+        if connection is None:
+            return call()
+        if connection.untargeted:
+            if connection in self._connections.proxies:
+                self._look(self._connections.receives, sock, connection)
             return call()
         if not (call.is_plain or asks_for_bytes(call)):
             return call()
@@ -290,6 +294,8 @@ class SocketPatches:
             return self._datagrams.send(sock, call)
         if connection is None:
             return call()
+        if connection in self._connections.proxies and len(call.args) > 1:
+            self._look(self._connections.sends, sock, connection, call.args[1])
         if connection.untargeted:
             if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
                 self._look(_note_request, connection, call.args[1])

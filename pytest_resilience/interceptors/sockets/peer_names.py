@@ -25,7 +25,7 @@ from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.patching import Patches
 
 
-__all__ = ["HostNameHooks", "HostNames", "addresses_in", "is_literal"]
+__all__ = ["HostNameHooks", "HostNames", "addresses_in", "is_literal", "known_by_tls"]
 
 _TRIO = "trio._highlevel_open_tcp_stream"  # which has it under a name of its own
 
@@ -196,6 +196,16 @@ class HostNames:
         if _is_loopback(host):
             return (host, *hosts, "localhost")
         return (host, *hosts)
+
+
+def known_by_tls(sock: object, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those `names`, and the host whose certificate `sock` has asked for, on any port.
+
+    That of the names is a proxy's where one leads to it.
+    """
+    host = text_of(or_none(lambda: sock.server_hostname))  # type: ignore[attr-defined]
+    name = _join(host, "")
+    return names if not host or any(each.startswith(name) for each in names) else (*names, name)
 
 
 def _join(host: str, port: str) -> str:

@@ -122,9 +122,13 @@ def _is(sock: KernelSocket, kind: int) -> bool:
 
 
 def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
-    """Its own address and its peer's; None if it has none."""
+    """Its own address and its peer's; None if it has none.
+
+    As the kernel has them: one of a client of SOCKS tells of whom it has asked its proxy for.
+    """
     try:
-        return sock.getsockname(), sock.getpeername()
+        below = kernel_socket(sock)
+        return KernelSocket.getsockname(below), KernelSocket.getpeername(below)
     except OSError:  # closed, or not connected yet
         return None
 

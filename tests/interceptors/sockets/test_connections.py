@@ -57,6 +57,8 @@ def connect(table: ConnectionTable, listener: socket.socket) -> socket.socket:
     assert connection is not None
     client.connect(listener.getsockname())
     table.connected(connection, client)
+    if connection in table.proxies:
+        table.sends(client, connection, b"hello")  # to no proxy, which asks for somebody else
     return client
 
 
@@ -110,10 +112,30 @@ def test_a_socket_that_tries_another_peer_is_looked_at_again(
     port = listener.getsockname()[1]
     engine.start(aimed_at(f"127.0.0.1:{port}"), seed=1)
     with socket.socket() as client:
-        table.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
+        first = table.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
+        assert first is not None
+        table.sends(client, first, b"hello")
         assert id(client) in table.passing
         table.opened(client, listener.getsockname())
         assert id(client) not in table.passing
+
+
+def test_who_may_be_a_proxy_is_looked_at_until_something_is_sent(
+    engine: Engine, table: ConnectionTable, listener: socket.socket
+) -> None:
+    engine.start(aimed_at("shop.internal:443"), seed=1)
+    with socket.socket() as client, socket.socket() as other:
+        to_proxy = table.opened(client, listener.getsockname())
+        to_server = table.opened(other, listener.getsockname())
+        assert to_proxy is not None
+        assert to_server is not None
+        table.receives(other, to_server)
+        table.sends(client, to_proxy, b"CONNECT shop.internal:443 HTTP/1.1\r\n\r\n")
+        table.receives(client, to_proxy)
+        assert list(table.passing) == [id(other)]
+        assert to_proxy.untargeted
+        table.sends(client, to_proxy, b"hello")
+        assert not to_proxy.untargeted
 
 
 def test_a_connection_may_be_opened_while_the_experiments_change(
