@@ -386,8 +386,9 @@ def test_who_writes_is_told_of_room_when_some_has_gone_out(polls: Poll, inject: 
 
 
 def test_what_else_is_polled_is_told_meanwhile(echo_port: int, inject: Inject) -> None:
+    go_on = threading.Event()
     with (
-        taking_nothing(threading.Event()) as port,
+        taking_nothing(go_on) as port,
         socket.create_connection((HOST, port)) as stalled,
         socket.create_connection((HOST, echo_port)) as other,
         selectors.DefaultSelector() as selector,
@@ -400,6 +401,7 @@ def test_what_else_is_polled_is_told_meanwhile(echo_port: int, inject: Inject) -
             selector.register(other, selectors.EVENT_READ)
             other.sendall(b"tea")
             assert [key.fileobj for key, _ in selector.select(PATIENCE)] == [other]
+            go_on.set()
 
 
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
@@ -573,19 +575,21 @@ def test_a_timeout_is_taken_or_refused_as_without_faults(
 def test_a_delay_may_be_longer_than_a_poll_can_count(
     name: str, echo_port: int, inject: Inject
 ) -> None:
-    told: list[str] = []
-    with contextlib.ExitStack() as until_ended, getattr(selectors, name)() as selector:
-        latency = until_ended.enter_context(inject("network_latency", delay=1e7))
-        with asking(echo_port, 0, contextlib.nullcontext()) as sock:
-            selector.register(sock, selectors.EVENT_READ)
-            thread = threading.Thread(
-                target=lambda: told.append(answer(lambda: len(selector.select())))
-            )
-            thread.start()
-            assert eventually(lambda: latency.hits == 1)
-            until_ended.close()
-            thread.join(PATIENCE)
-    assert told == ["1"]
+    at_once, peer = socket.socketpair()
+    with (
+        at_once,
+        peer,
+        getattr(selectors, name)() as selector,
+        socket.create_connection((HOST, echo_port)) as late,
+        inject("network_latency", delay=1e7, duration=1e7) as latency,
+    ):
+        late.setblocking(False)
+        late.sendall(b"tea")
+        selector.register(late, selectors.EVENT_READ)
+        assert eventually(lambda: not selector.select(0) and latency.hits == 1)
+        peer.send(b".")
+        selector.register(at_once, selectors.EVENT_READ)
+        assert [key.fileobj for key, _ in selector.select()] == [at_once]
 
 
 def test_a_receive_that_begins_during_a_poll_is_known_to_go_on(

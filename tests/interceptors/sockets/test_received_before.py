@@ -276,8 +276,8 @@ def test_it_is_delivered_to_a_task_that_waits(mode: str, inject: Inject) -> None
 
 def test_what_is_late_was_not_received(echo_port: int, inject: Inject) -> None:
     with (
-        inject("network_latency", delay=PATIENCE),
         socket.create_connection((HOST, echo_port)) as client,
+        inject("network_latency", delay=PATIENCE),
     ):
         client.sendall(b"tea")
         assert eventually(lambda: unread(client) == 3)
