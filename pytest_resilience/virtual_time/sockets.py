@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.deaf_sockets import hears_receipts
 from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.proc import is_pipe_of_this_process
 from pytest_resilience.virtual_time.patches import Patches
@@ -225,7 +226,7 @@ def _arrives(end: _End, other: _End | None) -> bool | None:
     if other.sent <= end.received:
         return False
     try:
-        return not (is_deaf(end.sock) or is_deaf(other.sock) or _unread(end.sock))
+        return hears_receipts(other.sock) and not (is_deaf(end.sock) or _unread(end.sock))
     except (OSError, ValueError):
         return False  # closed meanwhile
 

@@ -45,6 +45,7 @@ from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import held
+from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.waiting_threads import Wait
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
@@ -228,7 +229,7 @@ class Outages:
         if stream.effect.delay:
             if stream.effect.delay == math.inf:
                 self._deaf.append((wait.descriptor, connection.ends, stream.effect))
-                deafen(sock)
+                silence(sock)
             return False
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):

@@ -31,7 +31,6 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
-from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
@@ -39,6 +38,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
+from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait
@@ -422,7 +422,7 @@ class _Held:
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now - late
         self._deaf = deaf
         if deaf:
-            deafen(sock)
+            silence(sock)
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         elif self._blocking and self.due < math.inf:
             return

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.foreign_objects import is_a
 
 
@@ -24,14 +25,15 @@ __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of",
     "green_module", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
     "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
-    "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "socket_classes",
-    "tls_modules",
+    "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "silence",
+    "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
 KernelSocket = _socket.socket
 
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
+_TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
 
@@ -266,3 +268,13 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
                 retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
                 limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
     return min(limits, default=(math.inf, 0))
+
+
+def silence(sock: KernelSocket) -> None:
+    """Let the kernel take nothing that the peer of `sock` says, but that it receives what is sent.
+
+    Not even that where the client has the kernel give up on a peer of whom nothing comes.
+    """
+    patience, code = kernel_patience(sock, silent=True, connecting=False)
+    gives_up = code == errno.ETIMEDOUT and patience < _TOO_LONG
+    deafen(sock, receipts=not gives_up)

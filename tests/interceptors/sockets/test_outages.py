@@ -794,6 +794,44 @@ def test_silence_obeys_what_the_client_has_set_in_the_kernel(
         assert silence.hits == 1
 
 
+@pytest.mark.parametrize("kept_alive", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [([b"tea" * 5_000_000], []), ([b"tea" * 1000] * 5_000, []), ([b"tea"], [b"tea" * 5_000_000])],
+)
+def test_a_peer_that_keeps_silent_reads_all_that_is_sent(
+    before: list[bytes], after: list[bytes], kept_alive: bool, inject: Inject
+) -> None:
+    """It is the client's receive that meets the silence, and no send."""
+    arrived = queue.SimpleQueue[int]()
+
+    def read(connection: socket.socket) -> None:
+        came = 0
+        with contextlib.suppress(OSError):
+            while data := connection.recv(1 << 20):
+                came += len(data)
+                if came == sum(map(len, before)):
+                    connection.sendall(b"a cup")
+        arrived.put(came)
+
+    with (
+        serve(read) as port,
+        inject("network_failure", mode="timeout", target=HOST, nth=2) as silence,
+        socket.create_connection((HOST, port), timeout=PATIENCE) as sock,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, kept_alive)
+        for data in before:
+            sock.sendall(data)
+        sock.settimeout(0.2)
+        assert outcome(lambda: sock.recv(1)) == "TimeoutError None"
+        sock.settimeout(PATIENCE)
+        for data in [*after, b"quit"]:
+            sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        assert arrived.get(timeout=PATIENCE) == sum(map(len, [*before, *after, b"quit"]))
+    assert silence.hits == 1
+
+
 def ends_sending(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 200_000))
 
