@@ -15,7 +15,9 @@ __all__ = [
     "polled_by",
     "program_of",
     "read",
+    "state_of",
     "system_call_of",
+    "time_queued_by",
 ]
 
 # The calls of a pipe, by machine: read and write, readv and writev.
@@ -46,6 +48,21 @@ def system_call_of(thread: int | None) -> tuple[int, list[int]] | None:
     if not words or not words[0].isdigit():
         return None
     return int(words[0]), [int(each, 16) for each in words[1:]]
+
+
+def state_of(thread: int | None) -> str:
+    """A thread of this process: "R" if it runs or waits for a processor, "S" if it sleeps.
+
+    Other letters are told by `man proc_pid_stat`; "" where nobody can say.
+    """
+    words = read(f"/proc/self/task/{thread}/stat").rpartition(b")")[2].split()
+    return words[0].decode() if words else ""
+
+
+def time_queued_by(thread: int | None) -> int:
+    """Nanoseconds for which a thread of this process waited for a processor; 0 if nobody counts."""
+    words = read(f"/proc/self/task/{thread}/schedstat").split()
+    return int(words[1]) if len(words) > 1 else 0
 
 
 def program_of(process: int) -> str:

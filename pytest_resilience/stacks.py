@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 
-__all__ = ["end_at_caller", "is_library", "shown_file", "suspended_frames"]
+__all__ = ["end_at_caller", "is_library", "is_ours", "shown_file", "suspended_frames"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
@@ -35,6 +35,11 @@ def is_library(filename: str) -> bool:
     )
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a file is of this package."""
+    return filename.startswith(_HERE)
+
+
 def shown_file(filename: str, folder: str) -> str:
     """For messages: without `folder`, where pytest was called, if the file is below it."""
     return filename.removeprefix(folder.rstrip(os.sep) + os.sep) if folder else filename
@@ -48,7 +53,7 @@ def end_at_caller(trace: TracebackType | None) -> None:
         if not is_library(file):
             caller = trace
         trace = trace.tb_next
-    if caller is not None and file.startswith(_HERE):
+    if caller is not None and is_ours(file):
         caller.tb_next = None
 
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
+from pytest_resilience.stacks import is_ours
+
 
 __all__ = ["frame_of", "has_a_timeout", "is_in_a_lock_of_c", "waits_for_ever"]
 
@@ -32,9 +34,13 @@ def frame_of(ident: int) -> FrameType | None:
 def is_in_a_lock_of_c(frame: FrameType) -> bool:
     """Whether what a blocked thread's innermost frame calls or enters is a lock or queue in C.
 
-    As far as its line leads there by names, and by what is called `acquire`.
+    As far as its line leads there by names, and by what is called `acquire`. What this package
+    enters does not count: it holds its own locks for moments only.
     """
-    return any(_leads_to_a_lock_of_c(each, frame) for each in _called(_statement(frame)))
+    statement = _statement(frame)
+    if is_ours(frame.f_code.co_filename) and not _is_a_call(statement):
+        return False
+    return any(_leads_to_a_lock_of_c(each, frame) for each in _called(statement))
 
 
 def has_a_timeout(frame: FrameType) -> bool:
@@ -110,6 +116,10 @@ def _statement(frame: FrameType) -> ast.stmt | None:
     except (SyntaxError, ValueError):
         return None
     return found
+
+
+def _is_a_call(found: ast.stmt | None) -> bool:
+    return isinstance(getattr(found, "value", None), ast.Call)
 
 
 def _called(found: ast.stmt | None) -> list[ast.expr]:

@@ -17,6 +17,7 @@ from pytest_resilience.virtual_time.c_locks import frame_of
 from pytest_resilience.virtual_time.c_locks import has_a_timeout
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.members import Member
+from pytest_resilience.virtual_time.members import times_of_blocked
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.signals import Signals
@@ -134,12 +135,14 @@ class Driver:
             if self._over is not None and real_ns() > self._over:
                 self._over = None
                 scheduler.fail("threads of the test go on when it is over")
-            if scheduler.running() > 0 and not scheduler.members.outside:
-                return self._watch()
-            before, outlook = scheduler.run_queue.changes, scheduler.outlook()
-            scheduler.elapsed.flow(outlook is Outlook.OUTSIDE)
-            waiters = [*scheduler.parked.values()]
+            somebody_runs = scheduler.running() > 0 and not scheduler.members.outside
+            before, waiters = scheduler.run_queue.changes, [*scheduler.parked.values()]
+            outlook = None if somebody_runs else scheduler.outlook()
+            if outlook is not None:
+                scheduler.elapsed.flow(outlook is Outlook.OUTSIDE)
             milliseconds = self._milliseconds(outlook)
+        if outlook is None:
+            return self._watch()
         events = poll(waiters, milliseconds)
         with scheduler.mutex:
             scheduler.wake_readable(events)
@@ -155,7 +158,7 @@ class Driver:
                 return TICK
             return self._waits_for_ever()
 
-    def _milliseconds(self, outlook: Outlook) -> int:
+    def _milliseconds(self, outlook: Outlook | None) -> int:
         if outlook is Outlook.OUTSIDE:
             return min(_STEP, round(self._until_due() * 1e3))
         return _SOON if outlook is Outlook.FLYING else self._scheduler.network.patience
@@ -168,27 +171,42 @@ class Driver:
 
     def _watch(self) -> float:
         """Somebody runs. Who is blocked in a way that the scheduler does not see holds up time."""
-        scheduler = self._scheduler
-        blocked = scheduler.members.blocked()
+        scheduler, began = self._scheduler, real_ns()
+        with scheduler.mutex:
+            running = scheduler.members.unparked()
+        # Without the mutex, for which those wait who are just about to go on.
+        blocked = times_of_blocked(running)
         if blocked is None:
             return TICK
+        in_locks = self._patience_with_locks(running)
+        with scheduler.mutex:
+            if scheduler.members.unparked() == running:
+                self._judge(blocked, began, in_locks)
+        return TICK
+
+    def _judge(self, blocked: dict[int, int], began: int, in_locks: int | None) -> None:
+        """Let time, or somebody else, go on, if those who run have been blocked for long.
+
+        `began`: when they were looked at. `in_locks`: see `_patience_with_locks`.
+        """
+        scheduler = self._scheduler
         connecting = scheduler.members.connecting & blocked.keys()
         if connecting:
-            if self._lasts(("connects", *sorted(connecting)), _OVERTAKEN):
+            if self._lasts(("connects", *sorted(connecting)), _OVERTAKEN, began):
                 for ident in connecting:  # the kernel asks again, after real time
                     scheduler.members.go_outside(ident)
                 scheduler.elapsed.flow(True)
                 scheduler.settle()
-            return TICK
-        overtaken, in_locks = scheduler.timers.has_last, self._are_in_locks(blocked)
+            return
+        overtaken = scheduler.timers.has_last
         held_up = scheduler.run_queue.ready or scheduler.timers.nearest() is not None
-        if not held_up and not in_locks:
-            return TICK  # what is real is awaited, and takes its time
-        patience = _OVERTAKEN if overtaken or (in_locks and self._in_vain(blocked)) else PATIENCE
+        if not held_up and in_locks is None:
+            return  # what is real is awaited, and takes its time
+        patience = _OVERTAKEN if overtaken else in_locks or PATIENCE
         # Who is overtaken, or has a timeout, may look for what it waits for again and again.
-        seen = ("blocked", *sorted(blocked))
-        if not self._lasts(seen, patience, None if overtaken else sum(blocked.values())):
-            return TICK
+        used = None if overtaken else sum(blocked.values())
+        if not self._lasts(("blocked", *sorted(blocked)), patience, began, used):
+            return
         if overtaken and not scheduler.run_queue.ready:
             scheduler.wake_due(scheduler.elapsed.read())
         if scheduler.run_queue.ready:  # one at a time: somebody else may be able to help
@@ -197,14 +215,18 @@ class Driver:
             scheduler.fail("a thread of the test is blocked where virtual time cannot see it")
             if any(map(scheduler.members.is_test, blocked)):
                 self._signals.end_wait_in_c()
-        return TICK
 
-    def _are_in_locks(self, blocked: Collection[int]) -> bool:
-        """Whether all wait for locks in C, or for pipes, that only this process can end."""
+    def _patience_with_locks(self, blocked: dict[int, Member]) -> int | None:
+        """Nanoseconds for which all may wait for locks in C, or pipes, that only this process ends.
+
+        None if anybody waits for something else.
+        """
         members = self._scheduler.members
-        if not blocked or any(thread.is_alive() for thread in members.external):
-            return False
-        return all(self._is_in_a_lock(members.inside[ident]) for ident in blocked)
+        if any(thread.is_alive() for thread in members.external):
+            return None
+        if not all(map(self._is_in_a_lock, blocked.values())):
+            return None
+        return _OVERTAKEN if self._in_vain(blocked) else PATIENCE
 
     def _is_in_a_lock(self, member: Member) -> bool:
         frame = frame_of(member.thread.ident or 0)
@@ -228,17 +250,25 @@ class Driver:
             )
         return TICK
 
-    def _lasts(self, what: object, patience: int = PATIENCE, used: int | None = None) -> bool:
+    def _lasts(
+        self,
+        what: object,
+        patience: int = PATIENCE,
+        began: int | None = None,
+        used: int | None = None,
+    ) -> bool:
         """Whether nothing but `what` has been seen for as long as is patience.
 
-        `used`: nanoseconds of CPU time; who uses more than a tenth of the time does something.
+        `began`: when this look did; it may have taken long. `used`: nanoseconds of processor time,
+        as they were after that; who uses more than a tenth of the time does something.
         """
-        seen, now = (self._scheduler.run_queue.changes, what), real_ns()
-        is_busy = used is not None and used - self._used > (now - self._since) // 10
+        seen = (self._scheduler.run_queue.changes, what)
+        lasted = (real_ns() if began is None else began) - self._since
+        is_busy = used is not None and used - self._used > lasted // 10
         if seen != self._seen or is_busy:
-            self._seen, self._since, self._used = seen, now, used or 0
+            self._seen, self._since, self._used = seen, real_ns(), used or 0
             return False
-        return now - self._since > patience
+        return lasted > patience
 
 
 class _Serving:

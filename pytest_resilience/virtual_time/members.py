@@ -10,14 +10,16 @@ import time
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from pytest_resilience.proc import state_of
+from pytest_resilience.proc import time_queued_by
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
-__all__ = ["Member", "Members", "called_by", "module_of", "watches"]
+__all__ = ["Member", "Members", "called_by", "module_of", "times_of_blocked", "watches"]
 
 # Names that are made from counters of the process.
 _COUNTED = re.compile(r"^(Thread|ThreadPoolExecutor)-\d+")
@@ -79,23 +81,30 @@ class Member:
             cpu_clock=clock and clock(_thread.get_ident()),
         )
 
-    def cpu_ns(self) -> int | None:
-        """CPU time used so far; None if unknown."""
-        read = _REAL["clock_gettime_ns"]
-        if self.cpu_clock is None or read is None:
+    def time_ns(self) -> int | None:
+        """Time for which it has had a processor, or waited for one; None if unknown."""
+        clock = _REAL["clock_gettime_ns"]
+        if self.cpu_clock is None or clock is None:
             return None
         try:
-            return int(read(self.cpu_clock))
+            return int(clock(self.cpu_clock)) + time_queued_by(self.thread.native_id)
         except OSError:  # it has ended
             return None
 
     def is_blocked(self) -> bool:
         """Whether it sleeps in the kernel; True where nobody can tell."""
-        try:
-            stat = Path(f"/proc/self/task/{self.thread.native_id}/stat").read_text("ascii")
-        except OSError:
-            return True
-        return stat.rpartition(")")[2].split()[0] == "S"
+        return state_of(self.thread.native_id) in {"S", ""}
+
+
+def times_of_blocked(members: Mapping[int, Member]) -> dict[int, int] | None:
+    """The processor times of `members`, by ident; None if one of them runs, or there is none."""
+    found = {}
+    for ident, member in members.items():
+        time_ns = member.time_ns() if member.is_blocked() else None
+        if time_ns is None:
+            return None
+        found[ident] = time_ns
+    return found or None
 
 
 class Members:
@@ -191,21 +200,17 @@ class Members:
         ours = {member.thread for member in self.inside.values()} | self._starting
         return not all(map(watches, set(threading.enumerate()) - ours))
 
-    def blocked(self) -> dict[int, int] | None:
-        """CPU times of those who neither wait here nor run; None if somebody runs."""
-        found = {}
+    def unparked(self) -> dict[int, Member]:
+        """Those who run, or are blocked where nobody sees it; none if one is just about to run."""
         if self._starting or self.absent:
-            return None
+            return {}
+        found = {}
         for ident, member in self.inside.items():
             wait = self.waits.get(ident)
             if wait is not None and wait.outcome is not None and not wait.lock.locked():
-                return None  # woken, and about to run
-            if ident in self.outside or (wait is not None and not wait.let_go):
-                continue
-            cpu = member.cpu_ns()
-            if cpu is None or not member.is_blocked():
-                return None
-            found[ident] = cpu
+                return {}  # woken
+            if ident not in self.outside and (wait is None or wait.let_go):
+                found[ident] = member
         return found
 
     def fails(self) -> None:

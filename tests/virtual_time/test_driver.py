@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import _thread
+import itertools
 import os
 import queue
 import subprocess
@@ -14,7 +15,12 @@ from typing import Any
 import pytest
 
 from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.proc import state_of
+from pytest_resilience.virtual_time.c_locks import frame_of
+from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.members import Member
+from pytest_resilience.virtual_time.scheduler import Scheduler
 from tests.virtual_time.starting import after
 from tests.virtual_time.starting import start
 
@@ -229,3 +235,40 @@ def test_an_error_of_the_driver_fails_the_test_with_its_traceback(pipe: tuple[in
         thread.join()
         time.sleep(5)
         assert clock.elapsed == 5
+
+
+def test_who_waits_for_the_scheduler_itself_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the driver gets no processor while it looks."""
+    creep, is_blocked = Scheduler.creep, Member.is_blocked
+    ticks, looks, crept = itertools.count(0, 1_000_000_000), [0], [0]
+
+    def counted_creep(self: Scheduler) -> None:
+        creep(self)
+        crept[0] += 1
+
+    def late_look(self: Member) -> bool:
+        looks[0] += 1
+        before = crept[0]
+        while crept[0] == before and not is_blocked(self):
+            pass
+        return is_blocked(self)
+
+    monkeypatch.setattr(Scheduler, "creep", counted_creep)
+    monkeypatch.setattr(Member, "is_blocked", late_look)
+    monkeypatch.setattr("pytest_resilience.virtual_time.driver.real_ns", lambda: next(ticks))
+    with VirtualClock():
+        while looks[0] < 5:
+            time.monotonic()
+
+
+def test_a_lock_of_our_own_is_none_that_anybody_waits_for() -> None:
+    clock = VirtualClock()
+    looking = threading.Thread(target=clock.timeline)
+    with clock._scheduler.mutex:
+        looking.start()
+        frame = None
+        while frame is None or state_of(looking.native_id) != "S":
+            at = frame_of(looking.ident or 0)
+            frame = at if at and at.f_code is VirtualClock.timeline.__code__ else None
+        assert not is_in_a_lock_of_c(frame)
+    looking.join()
