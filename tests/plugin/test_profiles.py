@@ -241,13 +241,14 @@ def test_one_of_them_runs_in_the_matrix_without_any_configuration(suite: pytest.
 @pytest.mark.parametrize("name", ["dns-trouble", "llm-api", "object-store", "database-trouble"])
 def test_none_of_them_proves_nothing_of_ordinary_tests(suite: pytest.Pytester, name: str) -> None:
     suite.makepyfile("""
+        import contextlib
         import sqlite3
 
         import requests
 
         def test_it(url, tmp_path):
             requests.get(url.replace("127.0.0.1", "localhost"), timeout=0.1).raise_for_status()
-            with sqlite3.connect(tmp_path / "orders") as orders:
+            with contextlib.closing(sqlite3.connect(tmp_path / "orders")) as orders, orders:
                 orders.execute("CREATE TABLE tea (name)")
                 orders.execute("INSERT INTO tea VALUES ('green')")
     """)

@@ -86,6 +86,7 @@ def test_those_made_at_import_are_reached_where_a_flag_asks_for_chaos(
         def test_it():
             with pytest.raises(sqlite3.OperationalError):
                 connection.execute("SELECT 1")
+            connection.close()
     """)
     pytester.runpytest(flag).assert_outcomes(passed=1)
 
@@ -98,7 +99,9 @@ def test_a_run_without_chaos_and_one_with_none_make_plain_ones(pytester: pytest.
 
         @pytest.fixture(scope="session")
         def connection():
-            return sqlite3.connect(":memory:")
+            opened = sqlite3.connect(":memory:")
+            yield opened
+            opened.close()
 
         @pytest.mark.chaos("database_failure")
         def test_it(connection):
