@@ -11,10 +11,15 @@ step that it is told, and asks again:
                 sleep_until(due, effect.left)
                 requests.waited(due)
             case ReadPeer(most):
-                ready = requests.take(data[sent : sent + most])
+                end = sent + most
+                ready = requests.take(data[sent:end], data[end : end + AHEAD])
                 sent += requests.passed(sock.send(ready))
             case ResetConnection() | CloseConnection():
                 ...  # as if the peer had done so; what is sent then tells
+
+Where TLS is made above the socket, two drivers share a message: one gives what the client sends,
+and has encrypted what `seal` makes of it; the other sends the records of that, and is told by
+`end_between` in which of them the message ends.
 
 A message is what one call sends, and a request of HTTP/1 with its body. Where something happens
 after so many bytes, so many items or so long, it is all that is sent until the peer answers. What
@@ -37,13 +42,13 @@ from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import Step
-from pytest_resilience.chaos.response_stream import WaitUntil
 
 
-__all__ = ["CAPACITY", "RequestStream", "after"]
+__all__ = ["AHEAD", "CAPACITY", "RequestStream", "after"]
 
 # Bytes: what a kernel takes, more or less, of what nobody acknowledges.
 CAPACITY: Final = 1 << 18
+AHEAD: Final = 32  # bytes: so many of records are nobody else's
 _REQUEST_LINE: Final = re.compile(rb"[A-Z][A-Z-]* \S+ HTTP/1\.[01]\r?\n")
 
 
@@ -55,11 +60,11 @@ class RequestStream:
         late: what makes the response to the latest message late; None if nothing does.
         effect: what else happens to that message; None for nothing.
         rest: bytes of a message that are still to be given, after some were taken.
-        has_sealed: records of what `seal` gave are still to be sent.
+        is_answered: what the peer has encrypted since the message began was read.
     """
 
     __slots__ = (
-        "_is_http", "_message", "_owed", "_ready", "cut", "effect", "has_sealed",
+        "_is_http", "_message", "_owed", "_ready", "_records", "cut", "effect", "is_answered",
         "late", "rest",
     )  # fmt: skip
 
@@ -68,8 +73,9 @@ class RequestStream:
         self.late: Effect | None = None
         self.effect: Effect | None = None
         self.rest = 0
-        self.has_sealed = False
+        self.is_answered = False
         self._message: ResponseStream | None = None
+        self._records: _Records | None = None  # of it, where it is sealed
         self._is_http = False
         self._ready = b""  # taken, changed, and not sent yet
         self._owed = 0  # bytes of the client that these stand for
@@ -82,7 +88,7 @@ class RequestStream:
         is_more = self._is_http or self._awaits_its_place
         if is_more and not is_request and not answered:
             return False  # its body, or more of what is cut off somewhere
-        self._is_http = is_request
+        self._is_http, self.is_answered = is_request, False
         return True
 
     def begin(self, effect: Effect | None, *, sealed: bool = False) -> None:
@@ -90,9 +96,8 @@ class RequestStream:
 
         `sealed`: its bytes are changed by `seal`, and what is sent are TLS records of them.
         """
-        self.cut = self.late = self.effect = self._message = None
+        self.cut = self.late = self.effect = self._message = self._records = None
         self._ready, self._owed = b"", 0
-        self.has_sealed = False
         if effect is None:
             return
         if effect.delay == math.inf:
@@ -102,7 +107,9 @@ class RequestStream:
             self.late = replace(effect, failure=None, pace=None)
         if effect.failure is not None or effect.pace is not None:
             self.effect = replace(effect, delay=0.0)
-            self._message = ResponseStream(self.effect, encrypted=sealed)
+            self._records = _Records(self.effect) if sealed else None
+            of_message = replace(self.effect, pace=None) if sealed else self.effect
+            self._message = ResponseStream(of_message, encrypted=sealed)
 
     @property
     def is_cut(self) -> bool:
@@ -134,12 +141,17 @@ class RequestStream:
         message = self._message
         if message is None or self._ready:
             return ReadPeer()
-        if size and self.has_sealed and message.effect.pace is None:
-            return ReadPeer()
+        if self._records is not None and not self._records.is_over:
+            return self._records.line.next(size, now)
         step = message.next(size, now)
         if self.has_ended and not message.is_reset:
             return CloseConnection()
         return step
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether an end is decided that those who send the records have not come to."""
+        return self._records is not None and self._records.has_end
 
     @property
     def has_ended(self) -> bool:
@@ -151,24 +163,41 @@ class RequestStream:
         """A wait until `due` is over, maybe by another clock than the one `next` is told."""
         if self._message is not None:
             self._message.waited(due)
+        if self._records is not None:
+            self._records.line.waited(due)
 
-    def seal(self, data: bytes, now: float) -> bytes:
-        """The bytes that TLS encrypts for the next `data` of the client."""
+    def seal(self, data: bytes, now: float) -> tuple[bytes, bytes]:
+        """Of what the client sends next, the bytes that arrive, and those that are lost then.
+
+        Both are encrypted: who sends the records is told that the connection has ended. So the
+        driver says by `end_between` which ones they are.
+        """
         message = self._message
         if message is None:
-            return data
-        if not isinstance(message.next(len(data), now), (ReadPeer, WaitUntil)):
-            return b""
+            return data, b""
+        if not isinstance(message.next(len(data), now), ReadPeer):
+            return b"", data
         changed = data if message.content is None else message.content.take(data)
-        self.has_sealed = self.has_sealed or bool(changed)
-        return changed
+        is_over = self.has_ended or message.is_stalled
+        return changed, data[len(changed) :] if is_over else b""
 
-    def take(self, data: bytes) -> bytes:
-        """The bytes that are sent for the next `data` of the client, and for those before it."""
+    def end_between(self, arriving: bytes, lost: bytes) -> None:
+        """These are the records of what `seal` gave: the message ends between them, if it does."""
+        message = self._message
+        if message is not None and (self.has_ended or message.is_stalled) and self._records:
+            self._records.end_between(arriving, lost)
+
+    def take(self, data: bytes, following: bytes = b"") -> bytes:
+        """The bytes that are sent for the next `data` of the client, and for those before it.
+
+        `following`: the first that come after them, `AHEAD` bytes if there are as many.
+        """
         if self._message is None:
             return data
         if not self._ready:
-            self._ready, self._owed = self._message.take(data), len(data)
+            records = self._records
+            ready = records.take(data, following) if records else self._message.take(data)
+            self._ready, self._owed = ready, len(data)
             lost = len(data) - len(self._ready)
             if self.has_ended and lost > CAPACITY:  # it is still being sent when the peer is gone
                 self._owed -= lost
@@ -181,9 +210,49 @@ class RequestStream:
         self._ready = self._ready[sent:]
         passed = sent if self._ready else self._owed
         self._owed -= passed
-        if not self._ready:
-            self.has_sealed = False
         return passed
+
+
+class _Records:
+    """The TLS records of a message, which may wait anywhere between who encrypts and who sends.
+
+    Attributes:
+        line: what carries them.
+    """
+
+    __slots__ = ("_left", "_mark", "_offset", "line")
+
+    def __init__(self, effect: Effect) -> None:
+        self.line = ResponseStream(replace(effect, failure=None), encrypted=True)
+        self._mark = b""  # what is at the end
+        self._offset = 0  # where the end is from there
+        self._left: int | None = None  # bytes before it, once it is in sight
+
+    @property
+    def has_end(self) -> bool:
+        """Whether it is known where they end."""
+        return bool(self._mark)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the end of those that arrive has been come to."""
+        return self._left == 0
+
+    def end_between(self, arriving: bytes, lost: bytes) -> None:
+        """As of a `RequestStream`. What is told later comes after the end."""
+        if not self._mark:
+            self._mark = lost[:AHEAD] or arriving[-AHEAD:]
+            self._offset = 0 if lost else len(self._mark)
+
+    def take(self, data: bytes, following: bytes) -> bytes:
+        """Those of the next `data` that arrive; `following`: what comes after."""
+        if self._left is None and self._mark:
+            at = (data + following).find(self._mark)
+            self._left = None if at < 0 else at + self._offset
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
+        return self.line.take(data)
 
 
 def after(late: Effect, response: Effect | None) -> Effect:

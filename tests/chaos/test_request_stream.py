@@ -25,6 +25,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.request_stream import AHEAD
 from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.request_stream import RequestStream
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -65,7 +66,8 @@ def sent(
                 case WaitUntil(due):
                     requests.waited(due)
                 case ReadPeer(most):
-                    ready = requests.take(data[at : at + most])
+                    end = at + most
+                    ready = requests.take(data[at:end], data[end : end + AHEAD])
                     done = min(len(ready), next(accepts, len(ready)))
                     out += ready[:done]
                     at += requests.passed(done)
@@ -184,11 +186,50 @@ def test_what_happens_somewhere_is_about_all_until_the_peer_answers(
     assert over.begins(b"two", answered=False)
 
 
-def test_bytes_that_tls_encrypts_are_cut_off_before_and_the_connection_after() -> None:
-    requests = begun(Truncation(limit=2, end="reset"), clock=ManualClock(), sealed=True)
-    assert requests.seal(b"abcd", 0.0) == b"ab"
-    assert requests.next(30, 0.0) == ReadPeer()
-    assert requests.take(b"record of 30 bytes") == b"record of 30 bytes"
-    assert requests.passed(18) == 18
-    assert requests.next(0, 0.0) == ResetConnection()
-    assert requests.seal(b"more", 0.0) == b""
+def sealed(data: bytes, number: int) -> bytes:
+    """Records of it, by all appearances: no two are the same."""
+    return b"" if not data else b"%30d %b" % (number, data[::-1])
+
+
+@given(bodies, st.integers(1, 250), cuts, cuts, st.sampled_from(["eof", "reset"]))
+def test_records_arrive_up_to_where_the_message_ends_however_they_are_sent(
+    body: bytes, limit: int, calls: list[int], taken: list[int], end: str
+) -> None:
+    """All is encrypted before any of it is sent."""
+    fault = Truncation(limit=limit, end=end, of_requests=True)
+    requests = begun(fault, clock=ManualClock(), sealed=True)
+    arriving, lost, rest = b"", b"", body
+    sizes = iter([*calls, len(body)])
+    while rest:
+        piece, rest = rest[: (size := next(sizes))], rest[size:]
+        parts = requests.seal(piece, 0.0)
+        assert b"".join(parts) == piece
+        records = [sealed(part, 2 * len(rest) + at) for at, part in enumerate(parts)]
+        requests.end_between(*records)
+        arriving, lost = arriving + records[0], lost + records[1]
+    assert requests.is_ending is (limit <= len(body))
+    met = sent(requests, arriving + lost, [], taken)
+    if limit > len(body):
+        assert met == (arriving, "ReadPeer")
+    else:
+        assert met == (arriving, "ResetConnection" if end == "reset" else "CloseConnection")
+
+
+@pytest.mark.parametrize("fault", [Reset(), Closure()], ids=str)
+def test_who_sends_the_records_of_what_is_lost_is_told(fault: Fault) -> None:
+    requests = begun(fault, clock=ManualClock(), sealed=True)
+    assert requests.seal(b"tea", 0.0) == (b"", b"tea")
+    assert requests.next(10, 0.0) == ReadPeer()  # a record of before
+    requests.end_between(b"", b"record")
+    assert sent(requests, b"beforerecord", []) in [
+        (b"before", "ResetConnection"), (b"before", "CloseConnection"),
+    ]  # fmt: skip
+
+
+def test_records_go_over_a_thin_line_before_the_message_ends() -> None:
+    faults = [Bandwidth(rate=100), Truncation(limit=3, end="reset", of_requests=True)]
+    requests = begun(*faults, clock=ManualClock(), sealed=True)
+    assert requests.seal(b"tea and milk", 0.0) == (b"tea", b" and milk")
+    requests.end_between(b"record", b"lost")
+    assert isinstance(requests.next(10, 0.0), WaitUntil)
+    assert sent(requests, b"recordlost", []) == (b"record", "ResetConnection")

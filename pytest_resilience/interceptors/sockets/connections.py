@@ -170,8 +170,10 @@ class TcpConnection:
         requests = self.send_queue.requests
         if SEND not in engine.active_kinds and requests.is_idle:
             return
-        begins = requests.begins(message, answered=self.turn.receiving)
-        if requests.is_cut:
+        # Of TLS, what comes first may be its own, such as tickets.
+        answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
+        begins = requests.begins(message, answered=answered)
+        if requests.is_cut or requests.is_ending:
             return
         effect = None
         if SEND in engine.active_kinds:

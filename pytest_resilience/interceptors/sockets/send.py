@@ -22,6 +22,7 @@ from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.request_stream import AHEAD
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -168,14 +169,18 @@ class Sender:
                     self._hold(sock, connection, due, asked_at, at_once=at_once)
                     requests.waited(due)
                 case ReadPeer(most):
-                    ready = requests.take(data[sent : sent + most])
+                    ready = requests.take(
+                        data[sent : sent + most], data[sent + most : sent + most + AHEAD]
+                    )
                     done = send(sock, ready) if ready or not data else 0
                     sent += requests.passed(len(ready) if done is None else done)
-                    if not whole or not data:
+                    if (sent and not whole) or not data:
                         break
                 case ResetConnection() | CloseConnection() as step:
                     self._let_arrive(sock, connection, asked_at, at_once=at_once)
                     self._end(sock, connection, step)
+                    if isinstance(step, ResetConnection) and self._loops.transport(sock):
+                        raise effects.no_room(sock)  # its loop reads, and is told there before
         if sent == len(data):
             match requests.next(0, clock.monotonic()):
                 case ResetConnection() | CloseConnection() as step:

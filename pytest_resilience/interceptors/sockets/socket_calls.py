@@ -43,6 +43,7 @@ _SENDING_PARAMETERS = {
     "sendall": ("data", "flags"),
     "sendmsg": ("buffers", "ancillary", "flags"),
 }
+_MOST_WITHOUT_FLAGS = 3  # arguments: the socket, what is sent, and to whom
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
@@ -68,6 +69,8 @@ class SocketCall(functools.partial[Any]):
 def flags_of(call: SocketCall) -> int:
     """The `MSG_…` flags that the method is given; 0 for none."""
     names = _PARAMETERS.get(call.name) or _SENDING_PARAMETERS.get(call.name, ())
+    if call.name == "sendto" and len(call.args) > _MOST_WITHOUT_FLAGS:
+        names = "data", "flags"
     given = dict(zip(names, call.args[1:], strict=False)) | call.keywords
     return int(given.get("flags", 0))
 
@@ -173,7 +176,7 @@ class ReceiveArguments:
 
 def untaken(call: SocketCall, result: Any) -> int:
     """How many bytes of the message a sending method that returned `result` has not taken."""
-    if call.name not in {"send", "sendmsg", "write"} or not is_a(result, int):
+    if call.name not in {"send", "sendmsg", "sendto", "write"} or not is_a(result, int):
         return 0
     buffers = call.args[1] if call.name == "sendmsg" else call.args[1:2]
     size = sum(memoryview(each).nbytes for each in buffers)
@@ -184,8 +187,10 @@ def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
     """The function by which a socket sends some of a message, and the message of this call."""
     _, given, *more = call.args
     name, send = call.name, call.func
+    if name == "sendto":
+        return functools.partial(_send_with, send, more), bytes(given)
     if name != "sendmsg" and (flags := flags_of(call)):
-        return functools.partial(_send_flagged, send, flags), bytes(given)
+        return functools.partial(_send_with, send, [flags]), bytes(given)
     if name == "sendmsg":
         return functools.partial(_send_buffers, send), b"".join(map(bytes, given))
     if name == "sendfile":
@@ -193,10 +198,10 @@ def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
     return send, bytes(given)
 
 
-def _send_flagged(
-    send: Callable[..., int | None], flags: int, sock: Any, data: bytes
+def _send_with(
+    send: Callable[..., int | None], more: list[Any], sock: Any, data: bytes
 ) -> int | None:
-    return send(sock, data, flags)
+    return send(sock, data, *more)
 
 
 def _send_plain(sock: Any, data: bytes) -> int:

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
-from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
@@ -106,9 +104,7 @@ class SslObjects:
             try:
                 original(made)
             finally:
-                outgoing = or_none(self._outgoing.pop, made, None)
-                if outgoing is not None:
-                    or_none(self._note, made, outgoing)
+                or_none(self._note, made)
             connection = or_none(self._connections.get, made)
             if connection is not None and made.selected_alpn_protocol() == "h2":
                 connection.turn.request = FRAMED
@@ -119,7 +115,10 @@ class SslObjects:
         if not made.server_side:
             self._outgoing[made] = outgoing
 
-    def _note(self, made: Any, outgoing: ssl.MemoryBIO) -> None:
+    def _note(self, made: Any) -> None:
+        if made in self._connections:
+            return
+        outgoing = self._outgoing[made]
         hello = outgoing.read()
         outgoing.write(hello)
         if is_hello(hello):
@@ -130,22 +129,24 @@ class SslObjects:
         @functools.wraps(original)
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            if connection is None:
+            if connection is None or not connection.client:
                 return original(made, data)
             message, requests = beginning(data), connection.send_queue.requests
             self._http2.sent(connection, message)
             connection.begin_request(self._engine, message)
             if requests.is_unchanged:
                 return original(made, data)
-            plain = bytes(data)
-            changed = requests.seal(plain, self._engine.clock.monotonic())
-            if changed:
-                original(made, changed)
-            elif not requests.has_sealed:  # or the records of that are sent first
-                step, sock = requests.next(0, self._engine.clock.monotonic()), connection.owner()
-                if sock is not None and isinstance(step, (ResetConnection, CloseConnection)):
-                    effects.end(sock, step)
-                    connection.turn.receiving = False  # what may follow is more of this message
+            plain, outgoing = bytes(data), self._outgoing[made]
+            parts = requests.seal(plain, self._engine.clock.monotonic())
+            records = [outgoing.read()]  # of before
+            try:
+                for part in parts:
+                    if part:
+                        original(made, part)
+                    records.append(outgoing.read())
+                requests.end_between(*records[1:])
+            finally:
+                outgoing.write(b"".join(records))
             return len(plain)
 
         return write
@@ -154,29 +155,36 @@ class SslObjects:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            stream = None if connection is None else connection.inbound.stream
-            content = None if stream is None else stream.content
-            if connection is None or content is None:
-                return original(made, *args, **kwargs)
-            if content.resets or content.stalls:
-                raise effects.nothing_yet(made)  # but RST, which the socket tells of
-            if not (content.is_altered or content.is_replaced):
+            if connection is None:
                 return original(made, *args, **kwargs)
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False
-            arguments = ReceiveArguments(call)
-            data = b"" if content.is_replaced else _taken(content, arguments)
-            if content.stalls:
-                self._stall(connection)
-                if not data:
-                    raise effects.nothing_yet(made)
-            if content.resets:
-                _end(connection)
-                if not data:
-                    raise effects.nothing_yet(made)
-            return arguments.returned(data or content.replay(arguments.size))
+            result = self._read(connection, made, call)
+            connection.send_queue.requests.is_answered |= bool(result)
+            return result
 
         return read
+
+    def _read(self, connection: TcpConnection, made: Any, call: SocketCall) -> Any:
+        stream = connection.inbound.stream
+        content = None if stream is None else stream.content
+        if content is None:
+            return call()
+        if content.resets or content.stalls:
+            raise effects.nothing_yet(made)  # but RST, which the socket tells of
+        if not (content.is_altered or content.is_replaced):
+            return call()
+        arguments = ReceiveArguments(call)
+        data = b"" if content.is_replaced else _taken(content, arguments)
+        if content.stalls:
+            self._stall(connection)
+            if not data:
+                raise effects.nothing_yet(made)
+        if content.resets:
+            _end(connection)
+            if not data:
+                raise effects.nothing_yet(made)
+        return arguments.returned(data or content.replay(arguments.size))
 
 
 def _taken(content: Content, arguments: ReceiveArguments) -> bytes:

@@ -274,6 +274,7 @@ def test_only_the_request_that_is_meant_fails(
     assert fault.hits == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*Async generator.*")  # httpx's own, on trio
 @every_client
 @in_plain_and_tls
 def test_only_the_request_that_is_meant_fails_while_it_is_sent(

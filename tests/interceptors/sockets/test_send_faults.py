@@ -15,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import requests
@@ -27,6 +28,7 @@ from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import met
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 
@@ -119,6 +121,19 @@ def with_a_selector(port: int) -> str:
         return outcome(upload)
 
 
+def with_sendto(port: int) -> str:
+    with socket.create_connection((HOST, port), timeout=10) as client:
+        peer = client.getpeername()
+
+        def upload() -> None:
+            sent = 0
+            while sent < len(UPLOAD):
+                sent += client.sendto(UPLOAD[sent : sent + LIMIT], peer)
+                sent += client.sendto(UPLOAD[sent:], 0, peer)
+
+        return outcome(upload)
+
+
 def with_streams(port: int) -> str:
     async def upload() -> str:
         _, writer = await asyncio.open_connection(HOST, port)
@@ -167,9 +182,29 @@ def with_trio(port: int) -> str:
     return trio.run(upload)
 
 
+async def anyio_upload(port: int) -> str:
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp(HOST, port) as stream:
+            try:
+                await stream.send(UPLOAD)
+            except anyio.BrokenResourceError as error:
+                cause = error.__cause__
+                return f"{type(cause).__name__} {getattr(cause, 'errno', None)}"
+    return "sent"
+
+
+def with_anyio(port: int) -> str:
+    return anyio.run(anyio_upload, port)
+
+
+def with_anyio_on_trio(port: int) -> str:
+    return anyio.run(anyio_upload, port, backend="trio")
+
+
 Upload = Callable[[int], str]
 EVERY: list[Upload] = [
-    with_sendall, with_send, with_sendmsg, with_a_selector, with_streams, with_trio,
+    with_sendall, with_send, with_sendmsg, with_sendto, with_a_selector, with_streams, with_trio,
+    with_anyio, with_anyio_on_trio,
 ]  # fmt: skip
 every_way = pytest.mark.parametrize("upload", EVERY, ids=lambda each: each.__name__)
 
@@ -387,6 +422,97 @@ def test_an_upload_over_tls(parts: list[bytes], mode: str, trust: Trust, inject:
         assert sink.over.wait(10)
     assert sink.received == limit
     assert cut.hits == 1
+
+
+# Each sends pieces in a loop, with TLS made above the socket, until it is told.
+
+
+async def over_streams(port: int, trust: Trust, pieces: list[bytes]) -> None:
+    _, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
+    try:
+        for piece in [*pieces, *[b"more"] * 100]:  # it is told with the next
+            writer.write(piece)
+            await asyncio.wait_for(writer.drain(), 10)
+            await asyncio.sleep(0.001)
+    except ConnectionError:  # which one depends on what the loop has come to first
+        raise ConnectionError from None
+    finally:
+        writer.transport.abort()
+
+
+async def over_anyio(port: int, trust: Trust, pieces: list[bytes]) -> None:
+    with anyio.fail_after(10):
+        stream = await anyio.connect_tcp(HOST, port, ssl_context=trust.client, tls_hostname=HOST)
+        try:
+            for piece in [*pieces, *[b"more"] * 100]:
+                await stream.send(piece)
+                await anyio.sleep(0.001)
+        finally:
+            await anyio.aclose_forcefully(stream)
+
+
+async def over_trio(port: int, trust: Trust, pieces: list[bytes]) -> None:
+    with trio.fail_after(10):
+        plain = await trio.open_tcp_stream(HOST, port)
+        stream = trio.SSLStream(plain, trust.client, server_hostname=HOST)
+        try:
+            for piece in [*pieces, *[b"more"] * 100]:
+                await stream.send_all(piece)
+                await trio.sleep(0.001)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+def in_asyncio(upload: Any, *given: Any) -> None:
+    asyncio.run(upload(*given))
+
+
+def in_trio(upload: Any, *given: Any) -> None:
+    trio.run(upload, *given)
+
+
+SEALED = [(over_streams, in_asyncio), (over_anyio, in_asyncio), (over_anyio, in_trio),
+          (over_trio, in_trio)]  # fmt: skip
+
+
+def shut(connection: socket.socket) -> None:
+    """Close in good order, though there is more to read."""
+    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TCP, below TLS
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        ({"mode": "reset"}, 0, reset),
+        ({"mode": "close"}, 0, shut),
+        ({"after_bytes": LIMIT, "end": "reset"}, LIMIT, reset),
+        ({"after_bytes": LIMIT, "end": "eof"}, LIMIT, shut),
+    ],
+    ids=["reset", "closed", "reset in the middle", "cut in the middle"],
+)
+@pytest.mark.parametrize("parts", [[UPLOAD], PIECES], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("way", SEALED, ids=lambda way: ", ".join(each.__name__ for each in way))
+def test_an_upload_whose_tls_is_above_the_socket(
+    way: Any, parts: list[bytes], ending: Any, trust: Trust, inject: Inject
+) -> None:
+    """So much arrives, and who sends more is told so as by a server that really does it."""
+    upload, run = way
+    given, limit, end = ending
+
+    def refuse(connection: socket.socket) -> None:
+        Sink(max(1, limit), end=end)(connection)
+
+    with serve(trust.over_tls(refuse)) as port:
+        real = met(lambda: run(upload, port, trust, parts))
+    sink = Sink()
+    with (
+        serve(trust.over_tls(sink)) as port,
+        inject("network_failure", **given, **UPSTREAM) as cut,
+    ):
+        assert met(lambda: run(upload, port, trust, parts)) == real
+        assert sink.over.wait(10)
+    assert sink.received == limit
+    assert (cut.matched, cut.hits) == (1, 1)
 
 
 @pytest.mark.filterwarnings("ignore:.*Async generator.*")  # httpx's own, on trio
