@@ -79,6 +79,7 @@ class Block:
         text: without the fences, and without the indentation that they have.
         not_run: why it is not run; empty if it is.
         line: of its opening fence.
+        own_types: chaos types that the page adds.
     """
 
     language: str
@@ -86,10 +87,12 @@ class Block:
     text: str
     not_run: str
     line: int
+    own_types: frozenset[str]
 
 
 def blocks(page: str) -> Iterator[Block]:
     source = (DOCS / page).read_text(encoding="utf-8")
+    own_types = frozenset(re.findall(r'NewChaosType\("(\w+)"', source))
     for match in BLOCK.finditer(source):
         indent = match["indent"]
         yield Block(
@@ -98,6 +101,7 @@ def blocks(page: str) -> Iterator[Block]:
             text=re.sub(rf"(?m)^{indent}", "", match["text"]),
             not_run=match["why"] or "",
             line=source.count("\n", 0, match.start("language")) + 1,
+            own_types=own_types,
         )
 
 
@@ -216,10 +220,10 @@ def test_python_that_is_shown_can_be_meant(block: Block) -> None:
             module = importlib.import_module(node.module or "")
             assert [each.name for each in node.names if not hasattr(module, each.name)] == []
         elif isinstance(node, ast.Call):
-            check_experiment(node)
+            check_experiment(node, block.own_types)
 
 
-def check_experiment(call: ast.Call) -> None:
+def check_experiment(call: ast.Call, own_types: frozenset[str]) -> None:
     """Make the experiment that a marker or a fixture asks for, as far as it is written out."""
     name = ast.unparse(call.func)
     method = name.rpartition(".")[2]
@@ -232,7 +236,7 @@ def check_experiment(call: ast.Call) -> None:
     for plugins_own in ("must_fire", "include_setup"):
         parameters.pop(plugins_own, None)
     words = [str(each.value) for each in call.args if isinstance(each, ast.Constant)]
-    if name == "pytest.mark.chaos" and words:
+    if name == "pytest.mark.chaos" and words and words[0] not in own_types:
         kind = words[0]
     elif method in {kind.value for kind in ChaosType} and name != method:
         kind = method

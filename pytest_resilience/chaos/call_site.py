@@ -61,6 +61,7 @@ _roles: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: int = 0) -> str:
     """`file:line in function` of the nearest frame that is no library's; '' if there is none.
 
+    Nor one that pytest hides, of the interceptor of a plugin for one.
     `folder` is left out of the names of files in it. `loop_objects` may lead to the task that
     waits for what is done here. `above`: so many frames that are no user's are left out, which
     need not be made then. Takes 1 to 100 µs, so it is asked only for what is recorded.
@@ -69,7 +70,7 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: in
     frame: FrameType | None = sys._getframe(1 + above)  # noqa: SLF001
     while frame is not None:
         role = _role_of_file(frame.f_code.co_filename)
-        if role == _OF_USER:
+        if role == _OF_USER and not _is_hidden(frame):
             return _format(frame, folder)
         if role == _OF_RUNNER:
             break
@@ -77,6 +78,12 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: in
             return place
         frame = frame.f_back
     return _greenlet_site(folder)
+
+
+def _is_hidden(frame: FrameType) -> bool:
+    """Whether a function of the user's is left out of tracebacks by pytest, and so here."""
+    name = "__tracebackhide__"
+    return name in frame.f_code.co_varnames and frame.f_locals.get(name) is True
 
 
 def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...]) -> str:

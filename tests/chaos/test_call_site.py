@@ -45,6 +45,18 @@ def ask_from_here() -> str:
     return str(namespace["found"])
 
 
+def test_what_pytest_hides_is_left_out() -> None:
+    def intercepted(hidden: bool) -> str:
+        __tracebackhide__ = hidden
+        return caller()
+
+    def shown() -> str:
+        return intercepted(hidden=True)
+
+    assert shown().endswith(" in shown")
+    assert intercepted(hidden=False).endswith(" in intercepted")
+
+
 def test_the_program_that_was_started_is_nobodys_place() -> None:
     """The loop of asyncio hears an answer with nothing of the user's below it but `bin/pytest`."""
     script = f"{sysconfig.get_path('scripts')}/pytest"
