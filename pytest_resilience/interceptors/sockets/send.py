@@ -445,11 +445,8 @@ class PartitionedSends:
 
 
 def _end_replaced(sock: socket.socket, connection: TcpConnection) -> None:
-    """Let a connection be reset whose injected response said that it would close."""
-    __tracebackhide__ = True
-    inbound = connection.inbound
-    stream = inbound.stream
-    ended = stream is not None and (stream.is_replaced or stream.is_reset)
-    if ended and not inbound.eof_received:
-        inbound.stream = None
-        effects.reset_by_peer(sock)
+    """Let the peer be gone that has ended the connection with its response: what is sent tells."""
+    stream = connection.inbound.stream
+    if stream is not None and (stream.is_replaced or stream.is_reset):
+        step = CloseConnection() if stream.is_replaced else ResetConnection()
+        effects.end_once(connection, step, sock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging.handlers
+import select
 import selectors
 import socket
 import struct
@@ -393,6 +394,51 @@ def test_what_is_sent_on_a_connection_that_has_ended_is_no_hit(
         found = [outcome(lambda: client.sendall(b"tea")) for _ in range(4)]
     assert found == [met, *["BrokenPipeError 32"] * 3]
     assert (lost.matched, lost.hits) == (1, 1)
+
+
+def half_an_answer(connection: socket.socket) -> None:
+    """And the end, in good order."""
+    assert connection.recv(65536)
+    connection.sendall(b"te")
+
+
+def whole_answers(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        connection.sendall(b"teas")
+
+
+@pytest.mark.parametrize("timeout", [10, 0], ids=["blocking", "not blocking"])
+@pytest.mark.parametrize("reads_end", [True, False])
+def test_what_is_sent_after_a_response_was_cut_off_is_lost_and_then_fails(
+    reads_end: bool, timeout: float, inject: Inject
+) -> None:
+    def story(port: int) -> list[str]:
+        with socket.create_connection((HOST, port), timeout=timeout or 10) as client:
+            client.settimeout(timeout)
+            client.sendall(b"tea")
+            _until(client, select.POLLIN)
+            found = [outcome(lambda: client.recv(10))]
+            _until(client, select.POLLIN)  # its end
+            found += [outcome(lambda: client.recv(1))] * reads_end
+            found.append(outcome(lambda: client.send(b"more")))
+            _until(client, 0)  # the peer has said that it takes no more
+            found.append(outcome(lambda: client.recv(1)))
+            return [*found, outcome(lambda: client.send(b"more"))]
+
+    with serve(half_an_answer) as port:
+        real = story(port)
+    with serve(whole_answers) as port:
+        target = f"{HOST}:{port}"
+        with inject("network_failure", mode="truncate", target=target) as cut_off:
+            assert story(port) == real
+    assert (cut_off.matched, cut_off.hits) == (1, 1)
+
+
+def _until(sock: socket.socket, event: int) -> None:
+    """Wait for that, or for an end of both directions."""
+    poll = select.poll()
+    poll.register(sock, event)
+    assert poll.poll(10_000)
 
 
 def over_tls(trust: Trust, port: int, action: Callable[[socket.socket], str]) -> str:
