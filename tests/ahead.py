@@ -5,10 +5,10 @@ all tests are collected, a process beside this one runs those suites in the orde
 What it has not begun when its test comes is run then. Workers of xdist share all of it. Any other
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
-That process has loaded pytest, and nothing that a suite could tell: it forks for each. It has also
-loaded what the suite says, or what each run of ours loads before the first test; then another such
-process forks for who comes sooner. What is no suite, or has to be told before Python starts, is a
-process of its own.
+Each is a fork of a process that has loaded pytest, and nothing that a suite could tell: what the
+suite says, or what each run of ours loads before the first test. There is such a process for each
+that is said, for faults are put around whatever is loaded. What is no suite, or has to be told
+before Python starts, is a process of its own.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
@@ -32,6 +32,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import zlib
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -68,7 +69,6 @@ LOADED = (
     "pytest_resilience.plugin.matrix.results", "pytest_resilience.plugin.session",
     "pytest_resilience.proxy.experiments", "pytest_resilience.report.writers",
 )  # fmt: skip
-_SOCKET = "forks"  # in the folder of all jobs
 PATIENCE = 600  # seconds for a job, of which there may be several runs, on a busy machine
 
 _ROOT = pytest.StashKey[Path]()
@@ -307,7 +307,7 @@ def _run(folder: Path, *, forks: bool = False) -> None:
     if (folder / "code").exists():
         return
     command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
-    if not forks and tuple(command["loaded"]) == LOADED and _is_forked_elsewhere(folder):
+    if not forks and _is_forked_elsewhere(folder, command["loaded"]):
         return
     variables = os.environ | surroundings() | command["variables"]
     environment = {name: value for name, value in variables.items() if value is not None}
@@ -415,11 +415,16 @@ def _fork_worker(others: Sequence[_Worker]) -> _Worker:
     sys.exit()
 
 
-def _is_forked_elsewhere(folder: Path) -> bool:
-    """Have the job run by a fork of the process that `_serve` has made, if there is one yet."""
+def _socket(root: Path, loaded: Sequence[str]) -> str:
+    """Where that process listens which has loaded this and forks."""
+    return str(root / f"forks-{zlib.crc32(repr([*loaded]).encode()):x}")
+
+
+def _is_forked_elsewhere(folder: Path, loaded: Sequence[str]) -> bool:
+    """Have the job run by a fork of the process that has loaded this, if there is one yet."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
-            client.connect(str(folder.parent / _SOCKET))
+            client.connect(_socket(folder.parent, loaded))
         except OSError:
             return False
         client.sendall(folder.name.encode())
@@ -427,15 +432,18 @@ def _is_forked_elsewhere(folder: Path) -> bool:
     return (folder / "code").exists()
 
 
-def _serve(root: Path) -> None:
-    """Fork for whoever asks, in a child of this process, until nobody does any more."""
+def _serve(root: Path, loaded: Sequence[str]) -> None:
+    """Fork for whoever asks, in a child that has loaded this, until nobody does any more."""
     server = socket.socket(socket.AF_UNIX)
-    server.bind(str(root / _SOCKET))
-    server.listen()
+    server.bind(_socket(root, loaded))
+    server.listen()  # who asks from here on waits until it is ready
     server.settimeout(PATIENCE)
     if os.fork():
         server.close()
         return
+    for name in loaded:
+        importlib.import_module(name)
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those below
     with contextlib.suppress(TimeoutError):
         while True:
@@ -456,26 +464,15 @@ def _run_for(client: socket.socket, root: Path) -> NoReturn:
 
 
 def _run_all(root: Path) -> None:
-    commands: dict[tuple[str, ...], list[Path]] = {LOADED: []}
-    for each in sorted(root.glob("*/command.json")):
-        loaded = json.loads(each.read_text(encoding="utf-8"))["loaded"]
-        commands.setdefault(tuple(loaded), []).append(each)
+    commands = {each.parent: each for each in sorted(root.glob("*/command.json"))}
+    told = (json.loads(each.read_text(encoding="utf-8")) for each in commands.values())
     _pytest.config.get_config()  # loads its plugins
-    for loaded in sorted(commands, key=len):  # as what is loaded stays
-        for name in loaded:
-            importlib.import_module(name)
-        gc.freeze()
-        if loaded == LOADED:
-            _serve(root)
-        _fork_each(commands[loaded])
-
-
-def _fork_each(commands: Sequence[Path]) -> None:
-    for command in commands:
-        folder = command.parent
+    for loaded in dict.fromkeys(tuple(each["loaded"]) for each in told):
+        _serve(root, loaded)
+    for folder in commands:
         without_waiting = locked(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(BlockingIOError), without_waiting:
-            _run(folder, forks=True)
+            _run(folder)
 
 
 if __name__ == "__main__":
