@@ -51,8 +51,8 @@ from pytest_resilience.interceptors.waiting import wait
 __all__ = [
     "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once", "fail",
     "hold_a_call", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nobody_there",
-    "nothing_yet", "os_error", "readable", "replay", "reset_by_peer", "send_timed_out", "silenced",
-    "speaks_tls", "take", "timed_out",
+    "nothing_yet", "os_error", "pass_over", "readable", "replay", "reset_by_peer",
+    "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
@@ -448,6 +448,25 @@ def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) ->
     """Whether nothing is delivered for `data`, although it is not the end."""
     ends = stream is None or stream.is_replaced or stream.is_reset
     return bool(data) and not (delivered or ends)
+
+
+def pass_over(sock: socket.socket, stream: ResponseStream | None, most: int) -> bool:
+    """Take what has come where nothing is delivered for it; whether that was so, and more may come.
+
+    For who polls a socket and then blocks in receiving. `most`: bytes that may be read.
+    """
+    size = min(most, available(sock))
+    if stream is None or stream.is_unchanged or speaks_tls(sock) or not size:
+        return False
+    below_all, at_once = kernel_socket(sock), socket.MSG_DONTWAIT
+    data = KernelSocket.recv(below_all, size, socket.MSG_PEEK | at_once)
+    if not data or stream.look(data):
+        return False
+    stream.take(KernelSocket.recv(below_all, len(data), at_once))
+    if stream.is_replaced or stream.is_reset:
+        end_of_stream(sock)  # of which it is told
+        return False
+    return True
 
 
 def _replace(sock: socket.socket, *, accepted: bool) -> None:

@@ -49,6 +49,7 @@ from pytest_resilience.locks import fork_safe
 __all__ = ["NonblockingReceiver", "Readiness"]
 
 _PATIENCE = 1.0  # seconds for the thread to end
+_AT_ONCE = 1e-6  # seconds
 
 
 class NonblockingReceiver:
@@ -87,7 +88,13 @@ class NonblockingReceiver:
                     return 0.0
                 if not connection.inbound.asked_early:
                     self._begin(sock, connection)
-                self._await_turn(sock, connection, polls=True)
+                most = self._await_turn(sock, connection, polls=True)
+                stream = connection.inbound.stream
+                if sock.gettimeout() != 0 and effects.pass_over(sock, stream, most):
+                    if stream is not None and stream.is_stalled:
+                        self.readiness.silence(sock, connection, stream)
+                    held = self.readiness.held.get(connection)
+                    return _AT_ONCE if held is None else held.left
         except OSError:  # nothing yet, or what is for who receives
             held = self.readiness.held.get(connection)
             return 0.0 if held is None else held.left

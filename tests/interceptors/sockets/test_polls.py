@@ -22,10 +22,14 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
+from pytest_resilience import ManualClock
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
@@ -101,6 +105,44 @@ def test_it_is_told_of_nothing_in_silence(
 
     real = told(silent, contextlib.nullcontext())
     assert told(echo, inject("network_failure", mode=mode, rate=1)) == real == [False] * 3
+
+
+@every_poll
+@pytest.mark.parametrize(
+    ("parameters", "told_of_more"),
+    [
+        ({"mode": "timeout", "after": 1}, False),
+        ({"mode": "drop_message", "after_items": 1}, True),
+        ({"mode": "close", "after": 1}, True),
+    ],
+)
+def test_it_is_told_of_nothing_that_is_lost_on_the_way(
+    polls: Poll, parameters: dict[str, Any], told_of_more: bool
+) -> None:
+    """Whoever is told of it would wait in vain, in a receive that may have no timeout."""
+    says = threading.Semaphore(0)
+
+    def lines(connection: socket.socket) -> None:
+        connection.recv(100)
+        for line in (b"tea\n", b"cup\n", b"pot\n"):
+            assert says.acquire(timeout=PATIENCE)
+            connection.sendall(line)
+
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    trouble = injecting(engine.start, rate=1)("network_failure", target=HOST, **parameters)
+    with serve(lines) as port, asking(port, PATIENCE, trouble) as sock:
+        says.release()
+        assert polls(sock, PATIENCE)
+        assert sock.recv(100) == b"tea\n"
+        clock.advance(2)
+        says.release()
+        if parameters["mode"] != "close":
+            assert not polls(sock, SHORT)
+        says.release()
+        assert polls(sock, PATIENCE if told_of_more else SHORT) is told_of_more
+        if told_of_more:
+            assert sock.recv(100) == (b"" if parameters["mode"] == "close" else b"pot\n")
 
 
 @every_poll
