@@ -39,14 +39,14 @@ PATIENCE = 10
 
 
 def asleep(thread: threading.Thread) -> bool:
-    """Whether it waits for something just now."""
+    """Whether it waits just now, or has ended: one of C is alive to Python for ever."""
     threading.Event().wait(0.001)  # it may need what this thread holds
     with (
-        contextlib.suppress(FileNotFoundError),  # it has ended
+        contextlib.suppress(FileNotFoundError),
         open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
     ):
         return stat.read().rpartition(")")[2].split()[0] == "S"
-    return False
+    return True
 
 
 def until_all_wait() -> None:
