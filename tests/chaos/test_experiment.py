@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 
@@ -17,6 +18,7 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.faults.streams import STREAMS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.types.catalog import SCHEMAS
@@ -90,6 +92,24 @@ def test_it_cannot_be_changed_and_travels() -> None:
         experiment.name = "y"  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(experiment)) == experiment
     assert hash(experiment) == hash(ChaosExperiment("x", "network_latency", delay=1, target="a"))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("kind", [ChaosType.NETWORK_LATENCY, ChaosType.NETWORK_FAILURE])
+def test_every_mode_travels_in_every_direction(kind: ChaosType, stream: str) -> None:
+    """To processes that a test starts, which find by its name nothing that is made here."""
+    modes = next(each for each in SCHEMAS[kind].parameters if each.name == "mode").unit
+    travelled = 0
+    for mode in modes.split(", "):
+        with contextlib.suppress(ConfigurationError):  # it has no such direction
+            given: dict[str, Any] = {"mode": mode, "stream": stream}
+            experiment = ChaosExperiment("x", kind, **given)
+            found = pickle.loads(pickle.dumps(experiment))
+            assert found == experiment
+            assert found.faults == experiment.faults
+            assert [each.kinds for each in found.faults] == [x.kinds for x in experiment.faults]
+            travelled += 1
+    assert travelled
 
 
 @pytest.mark.parametrize(

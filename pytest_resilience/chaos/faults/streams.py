@@ -66,14 +66,25 @@ def _directed(fault: Fault, stream: str) -> list[Fault]:
 
 
 def _of_kinds(fault: Fault, kinds: frozenset[str], **changed: Any) -> Fault:
-    values = {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
-    base: type[Any] = type(fault)
-    made: Fault = _subclass(base, kinds)(**values | changed)  # type: ignore[arg-type]  # types are hashable
+    return _made(type(fault), kinds, _values_of(fault) | changed)
+
+
+def _values_of(fault: Any) -> dict[str, Any]:
+    return {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
+
+
+def _made(base: type[Any], kinds: frozenset[str], values: dict[str, Any]) -> Fault:
+    made: Fault = _subclass(base, kinds)(**values)  # type: ignore[arg-type]  # types are hashable
     return made
 
 
 @functools.cache
 def _subclass(base: type[Any], kinds: frozenset[str]) -> type[Any]:
     """`base`, happening to other kinds of operation. Faults are data: no state is shared."""
-    body = {"kinds": kinds, "__slots__": (), "__module__": base.__module__}
+
+    def reduce(fault: Any) -> tuple[Any, ...]:
+        """For a child process, which would not find a class that is made here by its name."""
+        return _made, (base, kinds, _values_of(fault))
+
+    body = {"kinds": kinds, "__slots__": (), "__module__": base.__module__, "__reduce__": reduce}
     return type(base.__name__, (base,), body)
