@@ -28,6 +28,7 @@ from pytest_resilience.patterns.circuit_breaker.shared import shared_circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import Open
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
@@ -131,7 +132,14 @@ class CircuitBreaker(Decorator):
             if kind is _COROUTINE:
                 return run_coroutine(circuit, func, args, kwargs)  # type: ignore[return-value,arg-type]
             return start(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
-        permit = circuit.fast_path or circuit.acquire_permit()
+        permit = circuit.fast_path
+        if permit is None:
+            state = circuit.current
+            if isinstance(state, Open) and not circuit.awaits:  # as `acquire_permit` does
+                remaining = state.reopens_at - circuit.clock.monotonic()
+                if remaining > 0:
+                    raise circuit.refusal(state, remaining)
+            permit = circuit.acquire_permit()
         try:
             result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except BaseException as error:
@@ -168,6 +176,11 @@ class CircuitBreaker(Decorator):
         if permit is None:  # `acquire_permit`, written out for where durations matter
             state = circuit.quick[3]
             if state is None:
+                current = circuit.current
+                if isinstance(current, Open) and not circuit.awaits:  # as `acquire_permit` does
+                    remaining = current.reopens_at - circuit.clock.monotonic()
+                    if remaining > 0:
+                        raise circuit.refusal(current, remaining)
                 self._enter(circuit.acquire_permit())
                 return self
             permit = state, circuit.clock.monotonic()
