@@ -67,6 +67,7 @@ class CrashRecording:
         self._steps: list[Step] = []
         self._nodes: dict[tuple[int, int], int] = {}  # by device and number
         self._databases: set[str] = set()
+        self._unseen: set[str] = set()  # what was moved here, though nobody saw how it was made
         self._lock = fork_safe(self, "_lock", threading.RLock)
         self._disk = Disk()
         self._look_below("")
@@ -112,7 +113,7 @@ class CrashRecording:
 
     def done(self, kind: str, *paths: str) -> None:
         with self._lock:
-            if kind == RENAME and len(paths) == 2:
+            if kind == RENAME:
                 self._renamed(*map(self._inside, paths))
             for path in paths:
                 if self.covers(path) and not self._is_ignored(path):
@@ -162,11 +163,17 @@ class CrashRecording:
         self._steps += effects
         self._disk = self._disk.after(effects)
 
-    def _renamed(self, old: str, new: str) -> None:
-        if old in self._disk.entries and not new.startswith(os.pardir):
-            node = self._disk.entries[old]
+    def _renamed(self, *names: str) -> None:
+        """Of the old name and the new one those that are below the folder."""
+        *_, new = names
+        if new.startswith(os.pardir):
+            return
+        if names[0] in self._disk.entries and len(names) > 1:
+            node = self._disk.entries[names[0]]
             replaces = self._disk.entries.get(new) is not None
-            self._add(Renamed(old, new, node, replaces))
+            self._add(Renamed(names[0], new, node, replaces))
+        elif os.path.lexists(os.path.join(self.folder, new)):
+            self._unseen.add(new)  # what it holds was written, and maybe synced, out of sight
 
     def _look_below(self, name: str) -> None:
         for entry in sorted(os.listdir(os.path.join(self.folder, name))):
@@ -224,8 +231,9 @@ class CrashRecording:
         files = self._disk.files
         strange = sorted(
             name
-            for name in there | files.keys()
-            if (_read(os.path.join(self.folder, name)) if name in there else None)
+            for name in there | files.keys() | self._unseen
+            if name in self._unseen
+            or (_read(os.path.join(self.folder, name)) if name in there else None)
             != files.get(name)
         )
         if strange:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -194,6 +195,20 @@ def test_what_is_elsewhere_is_not_recorded(tmp_path: Path) -> None:
     assert [state.during for state in recording.states("killed")][-1].endswith("of file.txt")
     assert isinstance(recording, CrashRecording)
     assert (tmp_path / "file.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_is_moved_here_and_was_written_unseen_is_refused(tmp_path: Path, inside: bool) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "file").write_text("old")
+    spare = folder / "spare" if inside else tmp_path / "spare"
+    with recording_crashes(Runtime().engine, folder) as recording:
+        with io.FileIO(spare, "w") as file:
+            file.write(b"new")
+        spare.replace(folder / "file")
+    with pytest.raises(UnavailableError, match="file changed unseen"):
+        next(recording.states())
 
 
 def test_a_sync_is_seen_by_the_name_that_a_module_has_bound_it_to(

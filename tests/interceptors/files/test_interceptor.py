@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -625,6 +626,27 @@ def test_everything_is_put_back(tmp_path: Path, inject: Inject) -> None:
         during = state()
     assert during != before
     assert state() == before
+
+
+def test_a_name_that_a_module_has_bound_a_function_to_is_hit(
+    tmp_path: Path, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = {"opened": builtins.open, "move": os.replace, "remove": os.remove}
+    module = ModuleType("bound_before")
+    vars(module).update(usual)
+    monkeypatch.setitem(sys.modules, "bound_before", module)
+    names = vars(module)
+    (tmp_path / "a.txt").write_text("a")
+    for _ in range(2):  # the second time it is known
+        with inject(path=f"{tmp_path}/*", mode="EACCES"):
+            with pytest.raises(PermissionError):
+                names["opened"](tmp_path / "a.txt")
+            with pytest.raises(PermissionError):
+                names["move"](tmp_path / "a.txt", tmp_path / "b.txt")
+            with pytest.raises(PermissionError):
+                names["remove"](tmp_path / "a.txt")
+        assert {name: names[name] for name in usual} == usual
+    names["opened"](tmp_path / "a.txt").close()
 
 
 def test_what_somebody_kept_passes_on_afterwards(tmp_path: Path, inject: Inject) -> None:
