@@ -199,7 +199,8 @@ class RequestStream:
             ready = records.take(data, following) if records else self._message.take(data)
             self._ready, self._owed = ready, len(data)
             lost = len(data) - len(self._ready)
-            if self.has_ended and lost > CAPACITY:  # it is still being sent when the peer is gone
+            is_over = self.has_ended or self._message.is_stalled
+            if is_over and lost > CAPACITY:  # it is still being sent when the peer takes no more
                 self._owed -= lost
         return self._ready
 

@@ -119,9 +119,12 @@ def test_what_a_peer_has_ended_is_not_sent() -> None:
         assert requests.next(5, 0.0) == end
 
 
-def test_what_a_kernel_has_no_room_for_is_still_being_sent_when_the_peer_is_gone() -> None:
+@pytest.mark.parametrize("end", ["reset", "eof", "silence"])
+def test_what_a_kernel_has_no_room_for_is_still_being_sent_when_the_peer_takes_no_more(
+    end: str,
+) -> None:
     for size, passed in ((CAPACITY, CAPACITY), (CAPACITY + 2, 1)):
-        requests = begun(Truncation(limit=1, end="reset"), clock=ManualClock())
+        requests = begun(Truncation(limit=1, end=end), clock=ManualClock())
         requests.next(size, 0.0)
         assert requests.take(bytes(size)) == b"\x00"
         assert requests.passed(1) == passed

@@ -443,7 +443,7 @@ class ConnectionTable:
         if connection.client and not connection.accepted:  # by way of whom it was opened is unseen
             connection.names = known_by_tls(sock, connection.names)
             self.proxies.begin(connection, connection.names)
-        connection.owner = weakref.ref(sock)
+        connection.owner, connection.stale = weakref.ref(sock), True
         connection.inbound.tickets = may_bring_tickets(sock)
         return connection
 

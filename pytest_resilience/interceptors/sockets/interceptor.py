@@ -44,6 +44,7 @@ from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
+from pytest_resilience.interceptors.sockets.descriptor_sends import DescriptorSends
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
@@ -133,7 +134,7 @@ _R = TypeVar("_R")
 
 _NOTHING = object()
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
-_SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
+_SENDING = ("send", "sendall", "sendmsg", "sendto")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
 _TLS_SENDING = ("send", "sendall", "write")
 _WITH_KEYWORDS = ("recv_into", "recvfrom_into")  # of those that are written in C
@@ -165,7 +166,8 @@ class SocketPatches:
         before = self._receiver.received_before.datagrams
         self._datagrams = DatagramSockets(engine, self._connections, loops, before)
         self._outages = Outages(engine, self._connections, self._receiver)
-        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls)
+        sends = DescriptorSends(self._connections, self._send, patches)
+        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls, sends)
 
     def refresh(self) -> None:
         """The active experiments have changed."""

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.request_stream import AHEAD
+from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -54,7 +55,6 @@ from pytest_resilience.locks import fork_safe
 
 __all__ = ["PartitionedSends", "Sender"]
 
-_WHOLE = ("sendall", "sendfile")  # the methods that return when all is sent
 _SOON = 0.01  # seconds until a full socket is tried again
 _AT_ONCE = 0.001  # seconds until it is seen that what was sent has arrived
 _PATIENCE = 1.0  # seconds for what was closed, at the end
@@ -158,7 +158,7 @@ class Sender:
     ) -> int:
         """Send `data`, or some of it if `call` may; returns how many bytes of it."""
         __tracebackhide__ = True
-        sock, whole, at_once = call.args[0], call.name in _WHOLE, is_at_once(call)
+        sock, whole, at_once = call.args[0], call.name == "sendall", is_at_once(call)
         requests, clock = connection.send_queue.requests, self._engine.clock
         sent, asked_at = 0, clock.monotonic()
         while sent < len(data) or not data:
@@ -179,8 +179,8 @@ class Sender:
                 case ResetConnection() | CloseConnection() as step:
                     self._let_arrive(sock, connection, asked_at, at_once=at_once)
                     self._end(sock, connection, step)
-                    if isinstance(step, ResetConnection) and self._loops.transport(sock):
-                        raise effects.no_room(sock)  # its loop reads, and is told there before
+                    if isinstance(step, ResetConnection) and self._tells_later(call, len(data)):
+                        return min(len(data), CAPACITY)
         if sent == len(data):
             match requests.next(0, clock.monotonic()):
                 case ResetConnection() | CloseConnection() as step:
@@ -188,6 +188,14 @@ class Sender:
                         self._let_arrive(sock, connection, asked_at)
                     self._end(sock, connection, step)  # who sends no more is told of it as well
         return sent
+
+    def _tells_later(self, call: SocketCall, size: int) -> bool:
+        """Whether a kernel takes what is sent, and tells of a reset who comes again.
+
+        A transport comes to read. What sends files by a loop gives up where it is told at once.
+        """
+        is_file = call.name == "os.sendfile" and is_at_once(call) and size > CAPACITY
+        return is_file or self._loops.transport(call.args[0]) is not None
 
     def _hold(
         self,
@@ -298,13 +306,13 @@ class PartitionedSends:
         __tracebackhide__ = True
         queue, cut = connection.send_queue, connection.send_queue.awaited
         assert cut is not None  # it is what is in the way
-        send, data = message_of(call)
+        send, data = message_of(call, later=True)
         kept = queue.keep(send, data)
         if not cut.left():  # since it was looked at
             queue.flush(sock)
         elif queue.watched:
             self._watch()
-        whole = call.name in _WHOLE
+        whole = call.name == "sendall"
         if kept < len(data) and (whole or not kept):
             if is_at_once(call):
                 raise effects.no_room(sock)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import socket
 import sys
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import ClassVar
 
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -24,7 +26,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "flags_of", "is_at_once", "message_of", "untaken",
+    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "message_of", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -44,6 +46,7 @@ _SENDING_PARAMETERS = {
     "sendmsg": ("buffers", "ancillary", "flags"),
 }
 _MOST_WITHOUT_FLAGS = 3  # arguments: the socket, what is sent, and to whom
+_OF_DESCRIPTORS = "os."
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
@@ -76,11 +79,13 @@ def flags_of(call: SocketCall) -> int:
 
 
 def is_at_once(call: SocketCall) -> bool:
-    """Whether it does not wait: by its socket or by MSG_DONTWAIT.
+    """Whether it does not wait: by its socket, as it goes by descriptor, or by MSG_DONTWAIT.
 
     Where there is a timeout, Python waits despite the flag.
     """
     timeout = call.args[0].gettimeout()
+    if call.name.startswith(_OF_DESCRIPTORS):
+        return timeout is not None  # Python waits for none of them
     return timeout == 0 or (timeout is None and bool(flags_of(call) & _DONT_WAIT))
 
 
@@ -174,28 +179,67 @@ class ReceiveArguments:
         return found if more is None else (found, *more)
 
 
+def by_descriptor(name: str, function: Callable[..., Any], sock: Any, *given: Any) -> SocketCall:
+    """A call of a `function` of `os` that sends, with the socket in the place of its number.
+
+    Raises where it takes something else, or has nothing to send.
+    """
+    call = SocketCall(lambda sock, *rest: function(sock.fileno(), *rest), sock, *given)
+    call.name, call.is_plain = name, False
+    if not _size_of(call):
+        raise ValueError("nothing")
+    return call
+
+
 def untaken(call: SocketCall, result: Any) -> int:
     """How many bytes of the message a sending method that returned `result` has not taken."""
-    if call.name not in {"send", "sendmsg", "sendto", "write"} or not is_a(result, int):
+    if call.name == "sendall" or not is_a(result, int):
         return 0
-    buffers = call.args[1] if call.name == "sendmsg" else call.args[1:2]
-    size = sum(memoryview(each).nbytes for each in buffers)
-    return max(0, size - int(result))
+    return max(0, _size_of(call) - int(result))
 
 
-def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
-    """The function by which a socket sends some of a message, and the message of this call."""
+def _size_of(call: SocketCall) -> int:
+    if call.name == "os.sendfile":
+        _, file, offset, count = call.args
+        left: int = os.fstat(file).st_size - offset
+        return max(0, min(left, int(count)))
+    buffers = call.args[1] if call.name in {"sendmsg", "os.writev"} else call.args[1:2]
+    return sum(memoryview(each).nbytes for each in buffers)
+
+
+def message_of(call: SocketCall, *, later: bool = False) -> tuple[Callable[..., int | None], bytes]:
+    """The function by which a socket sends some of a message, and the message of this call.
+
+    `later`: it is sent when nobody waits for that call any more, so that it may take its time.
+    """
     _, given, *more = call.args
     name, send = call.name, call.func
+    if name.startswith(_OF_DESCRIPTORS):
+        return _send_plain if later else _write, _bytes_of(call)
     if name == "sendto":
         return functools.partial(_send_with, send, more), bytes(given)
-    if name != "sendmsg" and (flags := flags_of(call)):
-        return functools.partial(_send_with, send, [flags]), bytes(given)
     if name == "sendmsg":
         return functools.partial(_send_buffers, send), b"".join(map(bytes, given))
-    if name == "sendfile":
-        return _send_plain, _content_of(given, *more, **call.keywords)
+    if flags := flags_of(call):
+        return functools.partial(_send_with, send, [flags]), bytes(given)
     return send, bytes(given)
+
+
+def _bytes_of(call: SocketCall) -> bytes:
+    _, given, *more = call.args
+    if call.name == "os.sendfile":
+        content: bytes = os.pread(given, _size_of(call), more[0])
+        return content
+    return b"".join(map(bytes, given)) if call.name == "os.writev" else bytes(given)
+
+
+def _send_plain(sock: Any, data: bytes) -> int:
+    return KernelSocket.send(kernel_socket(sock), data)
+
+
+def _write(sock: Any, data: bytes) -> int:
+    write: Callable[[int, bytes], int] = below(os.write)
+    return write(sock.fileno(), data)
 
 
 def _send_with(
@@ -204,18 +248,8 @@ def _send_with(
     return send(sock, data, *more)
 
 
-def _send_plain(sock: Any, data: bytes) -> int:
-    return KernelSocket.send(kernel_socket(sock), data)
-
-
 def _send_buffers(sendmsg: Callable[..., int], sock: socket.socket, data: bytes) -> int:
     return sendmsg(sock, [data])
-
-
-def _content_of(file: Any, offset: int = 0, count: int | None = None) -> bytes:
-    """The bytes that `socket.sendfile` would send."""
-    file.seek(offset)
-    return bytes(file.read() if count is None else file.read(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -772,6 +772,73 @@ def test_a_stalled_upload_meets_the_timeout_once_the_kernel_takes_no_more(inject
         assert silence.hits == 1
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_upload_that_stalls_in_the_middle_meets_the_timeout(
+    sealed: bool, trust: Trust, inject: Inject, *, at_once: bool
+) -> None:
+    """No kernel takes so much of what nobody acknowledges; nor is there room for more later."""
+
+    def stalled(client: socket.socket) -> str:
+        client.settimeout(0.05)
+        met = [outcome(lambda: send_each(client, [UPLOAD] if at_once else PIECES))]
+        met.append(outcome(lambda: client.send(b"x")))
+        over.set()
+        return " ".join(met)
+
+    over = threading.Event()
+    sink = Sink(end=lambda _: over.wait(10))
+    with (
+        serve(trust.over_tls(sink) if sealed else sink) as port,
+        inject("network_failure", mode="timeout", after_bytes=LIMIT, **UPSTREAM) as silence,
+    ):
+        if sealed:
+            met = over_tls(trust, port, stalled)
+        else:
+            with socket.create_connection((HOST, port), timeout=10) as client:
+                met = stalled(client)
+        assert sink.over.wait(10)
+    assert met == "TimeoutError None TimeoutError None"
+    assert sink.received == LIMIT
+    assert silence.hits == 1
+
+
+@pytest.mark.parametrize(
+    "way", SEALED[1:], ids=lambda way: ", ".join(each.__name__ for each in way)
+)
+def test_an_upload_that_stalls_in_the_middle_is_never_sent_above_tls(
+    way: Any, trust: Trust, inject: Inject
+) -> None:
+    """A stream of asyncio takes all there is."""
+    upload, run = way
+
+    async def wait(port: int) -> None:
+        sent = anyio.Event()
+
+        async def send() -> None:
+            await upload(port, trust, [UPLOAD])
+            sent.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            while sink.received < LIMIT:  # noqa: ASYNC110  # of a thread
+                await anyio.sleep(0.001)
+            with anyio.move_on_after(0.05):
+                await sent.wait()
+            group.cancel_scope.cancel()
+        assert not sent.is_set()
+
+    sink = Sink()
+    with (
+        serve(trust.over_tls(sink)) as port,
+        inject("network_failure", mode="timeout", after_bytes=LIMIT, **UPSTREAM) as silence,
+    ):
+        run(wait, port)
+        assert sink.over.wait(10)
+    assert sink.received == LIMIT
+    assert silence.hits == 1
+
+
 @pytest.mark.parametrize(
     ("mode", "stream"), [("timeout", UPSTREAM), ("partition", {"from_nth": 2})]
 )
