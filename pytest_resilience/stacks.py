@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import sysconfig
+import traceback
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,7 +15,14 @@ from types import TracebackType
 from typing import Any
 
 
-__all__ = ["end_at_caller", "is_library", "is_ours", "shown_file", "suspended_frames"]
+__all__ = [
+    "clear_frames",
+    "end_at_caller",
+    "is_library",
+    "is_ours",
+    "shown_file",
+    "suspended_frames",
+]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
@@ -22,6 +32,7 @@ _LIBRARIES = tuple(
         if (path := sysconfig.get_path(name))
     }
 )
+_RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _SHARED = ("site-packages", "dist-packages")
 
 
@@ -55,6 +66,18 @@ def end_at_caller(trace: TracebackType | None) -> None:
         trace = trace.tb_next
     if caller is not None and is_ours(file):
         caller.tb_next = None
+
+
+def clear_frames(trace: TracebackType | None, *, of_coroutines: bool = True) -> None:
+    """Let go of what the functions hold that are over, and that a traceback has gone through.
+
+    A coroutine or a generator that has caught an error may not be over: to clear it ends it.
+    """
+    for frame, _ in traceback.walk_tb(trace):
+        if of_coroutines or not frame.f_code.co_flags & _RESUMED:
+            with contextlib.suppress(RuntimeError):  # it still runs
+                frame.clear()
+                _ = frame.f_locals  # a copy that somebody has had made, which is emptied now
 
 
 def suspended_frames(task: Any) -> Iterator[FrameType]:

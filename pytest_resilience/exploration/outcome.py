@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import opcode
 import traceback
 
 from collections.abc import Callable
@@ -175,9 +176,20 @@ def _is_allowed(error: BaseException, allowed: tuple[type[BaseException], ...] |
         return True
     if isinstance(error, AssertionError) and error.__cause__ is not None:
         return _is_allowed(error.__cause__, None)  # it tells of an error, and of no wrong result
+    if isinstance(error, LookupError) and error.__context__ is not None and _is_told(error):
+        return _is_allowed(error.__context__, None)  # a mapping that cannot read what it has
     if isinstance(error, BaseExceptionGroup):
         return all(_is_allowed(each, None) for each in error.exceptions)
     return isinstance(error, Exception) and not isinstance(error, _MISTAKES)
+
+
+def _is_told(error: BaseException) -> bool:
+    """Whether a `raise` has raised it, and not what was looked up in vain."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    done = -1 if last is None else last.tb_frame.f_code.co_code[last.tb_lasti]
+    return done == opcode.opmap["RAISE_VARARGS"]
 
 
 def signature_of(

@@ -85,6 +85,25 @@ def test_an_assertion_that_tells_of_an_error_is_what_that_error_is() -> None:
         assert verdict(Facts(error=error)) is expected
 
 
+class Cache(dict[str, str]):
+    """Has no value of what it cannot read."""
+
+    def __missing__(self, key: str) -> str:
+        try:
+            raise PermissionError
+        except PermissionError:
+            if key == "told":
+                raise KeyError(key) from None
+            return {"one": "value"}[key]
+
+
+def test_a_lookup_that_tells_of_an_error_is_what_that_error_is() -> None:
+    for key, expected in [("told", CellVerdict.DEGRADED), ("wrong", CellVerdict.FAILED)]:
+        with pytest.raises(KeyError) as found:
+            Cache()[key]
+        assert verdict(Facts(error=found.value)) is expected
+
+
 def test_what_is_said_to_be_allowed_is_all_that_is() -> None:
     facts = Facts(error=raised(TimeoutError()))
     assert verdict(facts, (TimeoutError,)) is CellVerdict.DEGRADED

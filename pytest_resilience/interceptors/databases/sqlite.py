@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
+from urllib.parse import unquote
 
 from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.parsing.sql import plain_text
@@ -226,5 +227,17 @@ def _error(condition: str, text: str) -> sqlite3.Error:
 
 
 def _names(database: Any) -> tuple[str, ...]:
-    path = text_of(or_none(os.fsdecode, database))
-    return (path or ":memory:", os.path.basename(path) or path or ":memory:")
+    given = text_of(or_none(os.fsdecode, database))
+    path = _path_in(given)
+    names = (path or ":memory:", os.path.basename(path) or path or ":memory:")
+    return names if path == given else (*names, given)
+
+
+def _path_in(given: str) -> str:
+    """The path of a URI, https://sqlite.org/uri.html, or what is none as it is."""
+    if not given.startswith("file:"):
+        return given
+    path = re.split("[?#]", given.removeprefix("file:"), maxsplit=1)[0]
+    if path.startswith("//"):  # with an authority, which is empty or `localhost`
+        path = path[path.find("/", 2) :]
+    return unquote(path)

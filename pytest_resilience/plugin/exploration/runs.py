@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import inspect
 import math
 import sys
-import traceback
 
 from collections.abc import Callable
 from collections.abc import Generator
@@ -68,6 +66,7 @@ from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.virtual_time import ORDER
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.runtime import awaiting_crashes
+from pytest_resilience.stacks import clear_frames
 from pytest_resilience.stacks import is_library
 
 
@@ -166,10 +165,7 @@ class _Run:
         Other plugins keep errors until the test is over, which is not to look like a leak.
         """
         for error in chain_of(*self.raised.values(), self.invariant, self.probe):
-            for frame, _ in traceback.walk_tb(error.__traceback__):
-                with contextlib.suppress(RuntimeError):  # it still runs
-                    frame.clear()
-                    _ = frame.f_locals  # a copy that pytest has had made, which is emptied now
+            clear_frames(error.__traceback__)
             error.__traceback__ = None  # a frame that is cleared still has its function's closure
             vars(error).clear()
         self.raised.clear()
@@ -399,7 +395,11 @@ class ExploredRuns:
                 result = yield
         except (KeyboardInterrupt, pytest.exit.Exception):
             raise
-        except BaseException:
+        except BaseException as error:
+            option = item.config.option
+            if run.log.schedule and not (option.showlocals or getattr(option, "usepdb", False)):
+                for each in chain_of(error):  # as after an `except`, nothing is held for its sake
+                    clear_frames(each.__traceback__, of_coroutines=False)
             self._look(run, item)
             raise
         self._look(run, item)

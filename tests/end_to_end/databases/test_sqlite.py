@@ -158,6 +158,22 @@ def test_only_one_database(chaos_on_databases: Chaos, tmp_path: Path) -> None:
     assert experiment.matched == 1
 
 
+@pytest.mark.parametrize(
+    "uri", ["file:{}?cache=private", "file://{}?mode=rwc", "file://localhost{}"]
+)
+def test_a_uri_is_the_file_that_it_names(
+    chaos_on_databases: Chaos, tmp_path: Path, uri: str
+) -> None:
+    path = tmp_path / "it is.db"
+    chaos_on_databases("database_failure", mode="disk_full", database=str(path))
+    given = uri.format(str(path).replace(" ", "%20"))
+    with (
+        contextlib.closing(sqlite3.connect(given, uri=True)) as connection,
+        pytest.raises(sqlite3.OperationalError, match="database or disk is full"),
+    ):
+        connection.execute("CREATE TABLE t (a)")
+
+
 def test_statements_that_are_not_meant_are_named_when_it_never_fires(
     chaos_on_databases: Chaos,
 ) -> None:

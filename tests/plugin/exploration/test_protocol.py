@@ -560,6 +560,40 @@ def test_what_does_not_work_again_after_the_fault_is_found(shop: pytest.Pytester
     result.stdout.fnmatch_lines(["  probe: OSError: no note*"])
 
 
+def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(
+        test_lock="""
+        import pytest
+
+        class Lock:
+            held = 0
+
+            def __init__(self, path):
+                if Lock.held:
+                    raise BlockingIOError("somebody has it")
+                Lock.held += 1
+                self.text = path.read_text()
+
+            def __del__(self):
+                Lock.held = max(0, Lock.held - 1)
+
+        @pytest.fixture
+        def path(tmp_path):
+            (tmp_path / "a").write_text("x")
+            Lock.held = 0
+            return tmp_path / "a"
+
+        @pytest.mark.chaos_explore(faults=["permission_denied"])
+        def test_reads(path):
+            assert Lock(path).text == "x"
+    """
+    )
+    result = run(shop, "test_lock.py")
+    result.assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("closes", [False, True])
 def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
     shop: pytest.Pytester, *, closes: bool
