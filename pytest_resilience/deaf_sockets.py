@@ -11,7 +11,7 @@ import struct
 import sys
 
 
-__all__ = ["deafen", "hear", "hears_receipts", "is_deaf"]
+__all__ = ["deafen", "forget", "hear", "hears_receipts", "is_deaf"]
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
 
@@ -59,6 +59,13 @@ def hear(sock: _socket.socket) -> None:
         with contextlib.suppress(OSError):  # closed, or it was not deaf
             _deaf.pop(_number(sock), None)
             sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+
+
+def forget(sock: _socket.socket) -> None:
+    """It is about to be gone, and the kernel gives its number to another."""
+    if _deaf:
+        with contextlib.suppress(OSError):  # closed
+            _deaf.pop(_number(sock), None)
 
 
 def is_deaf(sock: _socket.socket) -> bool:

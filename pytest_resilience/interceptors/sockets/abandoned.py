@@ -21,6 +21,7 @@ from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
@@ -47,6 +48,7 @@ def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
         copies = _copies(sock.fileno(), inode)
         for number in (sock.fileno(), *copies):
             stack.enter_context(_registered_anew(number))
+        forget(sock)
         _put(other, sock)
         for number in copies:
             with contextlib.suppress(OSError), borrowed(number) as copy:

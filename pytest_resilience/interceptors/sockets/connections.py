@@ -110,7 +110,7 @@ class TcpConnection:
         The peer has all of it before it refuses it, so nobody is told of that before.
         """
         queue = self.send_queue
-        elsewhere = queue.thread not in {None, threading.get_ident()}
+        elsewhere = bool(queue.threads - {threading.get_ident()})
         return elsewhere or queue.requests.rest > 0 or self.turn.requests.lacks_end
 
     @property
@@ -127,9 +127,9 @@ class TcpConnection:
         if self.inbound.expected:
             self.turn.sent_at = now  # it is more of the same request
         elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
-            reader = self.inbound.thread
+            is_read = bool(self.inbound.threads - {threading.get_ident()})
             is_waited_for = stream is not None and stream.due is None
-            if reader in {None, threading.get_ident()} or not is_waited_for:
+            if not (is_read and is_waited_for):
                 self.inbound.stream = None
 
     def begin_response(
@@ -358,6 +358,13 @@ class ConnectionTable:
         found = self.of(sock, RECEIVE)
         return None if found is None or found.untargeted else found
 
+    def closing(self, sock: socket.socket) -> None:
+        """Its descriptor is about to be closed: nobody polls that any more."""
+        with self._lock:
+            connection = self.targeted.get(sock.fileno())
+            if connection is not None and connection.owner() is sock:
+                del self.targeted[sock.fileno()]
+
     def known(self, sock: socket.socket) -> TcpConnection | None:
         """The connection of a socket, if it has been seen."""
         connection = self._by_descriptor.get(sock.fileno())
@@ -376,7 +383,8 @@ class ConnectionTable:
             for descriptor, connection in [*self._by_descriptor.items()]:  # others add some
                 connection.stale = True
                 connection.turn.requests.look_away()
-                if connection.client:
+                sock = connection.owner()
+                if connection.client and sock is not None and sock.fileno() == descriptor:
                     self.targeted[descriptor] = connection
             self.divide(known)
 

@@ -11,6 +11,7 @@ from pytest_resilience.interceptors.sockets.wire_format import asks_something
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import is_sealed
 from pytest_resilience.interceptors.sockets.wire_format import kind_of
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Inbound", "Turn"]
@@ -81,14 +82,14 @@ class Inbound:
         tickets: something of TLS's own may come before the response, and look like it.
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
-        thread: which is in one of the receiving methods: one may be made of others.
+        threads: those in one of the receiving methods: one may be made of others.
         expected: what happens to the response was decided before the client has come for it.
         ended: set when this side has shut it down or closed it: nobody waits for more.
     """
 
     __slots__ = (
-        "asked_early", "ended", "eof", "eof_received", "expected", "more_early", "stream",
-        "thread", "tickets", "unread",
+        "__weakref__", "asked_early", "ended", "eof", "eof_received", "expected", "more_early",
+        "stream", "threads", "tickets", "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -101,4 +102,4 @@ class Inbound:
         self.more_early = False
         self.expected = False
         self.ended = threading.Event()
-        self.thread: int | None = None
+        self.threads: set[int] = fork_safe(self, "threads", set)

@@ -33,6 +33,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
@@ -281,13 +282,13 @@ class SocketPatches:
         if not (call.is_plain or asks_for_bytes(call)):
             return call()
         me = threading.get_ident()
-        if connection.inbound.thread == me:
+        if me in connection.inbound.threads:
             return call()
-        connection.inbound.thread = me
+        connection.inbound.threads.add(me)
         try:
             return self._receiver.receive(sock, connection, call)
         finally:
-            connection.inbound.thread = None
+            connection.inbound.threads.discard(me)
 
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
@@ -303,13 +304,13 @@ class SocketPatches:
                 self._look(_note_request, connection, call.args[1])
             return call()
         me = threading.get_ident()
-        if connection.send_queue.thread == me:
+        if me in connection.send_queue.threads:
             return call()
-        connection.send_queue.thread = me
+        connection.send_queue.threads.add(me)
         try:
             return self._sender.send(sock, connection, call)
         finally:
-            connection.send_queue.thread = None
+            connection.send_queue.threads.discard(me)
 
     def _connect_ex(self, sock: socket.socket, proceed: _Proceed) -> Any:
         try:
@@ -445,10 +446,12 @@ class SocketPatches:
 
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
         connection = self._look(self._connections.known, sock)
+        self._look(self._connections.closing, sock)
         if connection is not None and self._is_copied(sock, connection):
             proceed()
             return
         if connection is not None:
+            forget(sock)
             self._sender.partitions.close(sock, connection)
         else:
             self._look(self._datagrams.close, sock)

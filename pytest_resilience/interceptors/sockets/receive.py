@@ -145,7 +145,7 @@ class Receiver:
         turn, inbound = connection.turn, connection.inbound
         blocking, stream = sock.gettimeout() != 0, inbound.stream
         if (
-            inbound.thread is not None
+            inbound.threads
             or inbound.ended.is_set()
             or inbound.unread
             or (stream is not None and stream.is_replaced)

@@ -123,7 +123,7 @@ class Sender:
     def held_for(self, connection: TcpConnection) -> float:
         """Seconds in which a poll tells of no room to send; 0 if it tells what the kernel does."""
         queue, requests = connection.send_queue, connection.send_queue.requests
-        if queue.thread is not None:
+        if queue.threads:
             return 0.0
         if requests.cut is not None and queue.is_full:
             return requests.cut.left()

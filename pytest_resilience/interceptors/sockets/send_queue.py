@@ -31,14 +31,14 @@ class SendQueue:
         awaited: what keeps them here, once somebody waits for the end of that.
         lock: held by who uses the socket for it, or must not be disturbed there.
         watched: a thread has to see when they can be sent: no loop does.
-        thread: which is in one of the sending methods: one may be made of others.
+        threads: those in one of the sending methods: one may be made of others.
     """
 
     def __init__(self) -> None:
         self.requests = RequestStream()
         self.awaited: Effect | None = None
         self.watched = False
-        self.thread: int | None = None
+        self.threads: set[int] = fork_safe(self, "threads", set)
         self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_resilience import deaf_sockets
+from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 
@@ -83,3 +86,13 @@ def test_it_is_as_its_owner_has_set_it(
     assert os.get_inheritable(number) is inheritable
     with pytest.raises(ConnectionResetError):
         sock.recv(1)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_nothing_is_left_of_a_deaf_one(sock: socket.socket, *, accepted: bool) -> None:
+    """The kernel gives its number to another one, which is not deaf."""
+    deafen(sock)
+    before = set(deaf_sockets._deaf)
+    abandoned.put_abandoned(sock, accepted=accepted)
+    assert len(before - set(deaf_sockets._deaf)) == 1
+    assert not is_deaf(sock)

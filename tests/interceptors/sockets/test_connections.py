@@ -161,6 +161,21 @@ def test_a_socket_leaves_when_it_dies(
     assert not table.passing
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_descriptor_is_no_target_any_more_when_it_is_closed(
+    engine: Engine, table: ConnectionTable, listener: socket.socket, *, told: bool
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    with closing(connect(table, listener)) as client, closing(connect(table, listener)) as other:
+        assert table.targeted.keys() == {client.fileno(), other.fileno()}
+        if told:
+            table.closing(client)
+            assert table.targeted.keys() == {other.fileno()}
+        client.close()
+        table.refresh()
+        assert table.targeted.keys() == {other.fileno()}
+
+
 def test_nothing_is_kept_when_interception_ends(
     engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:

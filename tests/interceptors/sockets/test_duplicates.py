@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 
@@ -10,6 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_resilience import deaf_sockets
+from pytest_resilience.deaf_sockets import is_deaf
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import outcome
@@ -156,3 +159,21 @@ def test_when_one_is_closed_the_other_goes_on(
         (twin, sock)[closes].sendall(b"ask")
         assert (twin, sock)[closes].recv(3) == b"ask"
     assert (latency.matched, latency.hits) == (3, 3)
+
+
+def test_nothing_is_left_of_a_deaf_socket_that_is_closed(inject: Inject) -> None:
+    """As long as one of its descriptors is open, it is deaf."""
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as client,
+        inject("network_failure", mode="timeout", rate=1),
+    ):
+        client.sendall(b"hello")
+        assert not select.select([client], [], [], 0.01)[0]
+        number = os.fstat(client.fileno()).st_ino
+        copy = client.dup()
+        copy.sendall(b"hello")
+        client.close()
+        assert is_deaf(copy)
+        copy.close()
+        assert number not in deaf_sockets._deaf

@@ -642,7 +642,7 @@ def test_a_receive_that_begins_during_a_poll_is_known_to_go_on(
     def meanwhile(_: NonblockingReceiver, sock: socket.socket, connection: TcpConnection) -> float:
         thread = threading.Thread(target=sock.recv, args=[1])
         thread.start()
-        assert eventually(lambda: connection.inbound.thread == thread.ident)
+        assert eventually(lambda: connection.inbound.threads == {thread.ident})
         met.append((thread, connection))
         return 0.0
 
@@ -654,7 +654,7 @@ def test_a_receive_that_begins_during_a_poll_is_known_to_go_on(
         monkeypatch.setattr(NonblockingReceiver, "held_for", meanwhile)
         assert not by_select(sock, 0)
         ((thread, connection),) = met
-        assert connection.inbound.thread == thread.ident
+        assert connection.inbound.threads == {thread.ident}
         sock.shutdown(socket.SHUT_RDWR)
         thread.join(PATIENCE)
 

@@ -470,3 +470,36 @@ def test_who_polls_is_told_when_it_is_ended(echo_port: int, inject: Inject) -> N
         sock.shutdown(socket.SHUT_RDWR)
         assert select.select([sock], [], [], 0)[0] == [sock]
         assert sock.recv(1) == b""
+
+
+def test_a_sender_stays_known_when_another_has_been_and_gone(inject: Inject) -> None:
+    """The peer has all of a request before it resets, whoever else has tried to send."""
+    read_on = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        read_on.wait(PATIENCE)
+        silent(connection)
+
+    def full() -> bool:
+        """Whether the kernel takes no more, as a send finds that is over at once."""
+        return outcome(lambda: client.send(b".", socket.MSG_DONTWAIT)) == "BlockingIOError 11"
+
+    def run(action: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=lambda: met.append(outcome(action)), daemon=True)
+        thread.start()
+        return thread
+
+    met: list[str] = []
+    with (
+        serve(answer) as port,
+        socket.create_connection((HOST, port)) as client,
+        inject("network_failure", mode="reset", rate=1),
+    ):
+        threads = [run(lambda: client.sendall(bytes(20 << 20)))]
+        assert eventually(full)
+        threads.append(run(lambda: client.recv(1)))
+        assert eventually(lambda: asleep(threads[-1]))
+        read_on.set()
+        for each in threads:
+            each.join(PATIENCE)
+    assert met == ["None", "ConnectionResetError 104"]
