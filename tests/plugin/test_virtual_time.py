@@ -387,7 +387,10 @@ def test_ctrl_c_ends_the_run(ran: pytest.RunResult) -> None:
     test_it="""
         import os
         import signal
+        import sys
         import threading
+
+        sys.setswitchinterval(1e-4)  # who computes is soon interrupted, all the rest of the run
 
         def compute():
             while True:
