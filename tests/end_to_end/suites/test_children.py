@@ -328,7 +328,9 @@ def test_servers_of_a_fixture(ran: pytest.RunResult) -> None:
 
         app = celery.Celery(
             broker_url="filesystem://",
-            broker_transport_options={"data_folder_in": "queue", "data_folder_out": "queue"},
+            broker_transport_options={
+                "data_folder_in": "queue", "data_folder_out": "queue", "polling_interval": 0.02,
+            },
             result_backend=f"file://{os.path.abspath('results')}",
         )
 
@@ -347,14 +349,15 @@ import tasks
 def worker(request):
     for name in ("queue", "results"):
         os.makedirs(name, exist_ok=True)
-    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", request.param]
-    with subprocess.Popen([*command, "-c1"], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-P", request.param, "-c1"]
+    alone = ["--without-mingle", "--without-gossip"]  # it waits for no other worker
+    with subprocess.Popen([*command, *alone], stderr=subprocess.DEVNULL) as process:
         yield
         process.terminate()
 
 @lost
 def test_it(worker, chaos):
-    assert tasks.ask.delay().get(timeout=60) == -3
+    assert tasks.ask.delay().get(timeout=60, interval=0.02) == -3
     assert chaos.hits == 1
 """,
 )
