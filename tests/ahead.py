@@ -7,7 +7,7 @@ What it has not begun when its test comes is run then. Workers of xdist share al
 
 Each is a fork of a process that has loaded pytest, and nothing that a suite could tell: what the
 suite says, or what each run of ours loads before the first test. There is such a process for each
-that is said, for faults are put around whatever is loaded. What is no suite, or has to be told
+that is said, for faults are put around whatever is loaded. What is no module, or has to be told
 before Python starts, is a process of its own.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
@@ -311,11 +311,11 @@ def _run(folder: Path, *, forks: bool = False) -> None:
         return
     variables = os.environ | surroundings() | command["variables"]
     environment = {name: value for name, value in variables.items() if value is not None}
-    is_suite = command["args"][:2] == ["-m", "pytest"]
+    is_module = command["args"][0] == "-m"
     is_told_late = any(name.startswith("PYTHON") for name in command["variables"])
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        if forks and is_suite and not is_told_late:
-            code = _fork(command["args"][2:], command["cwd"], environment, (out, err))
+        if forks and is_module and not is_told_late:
+            code = _fork(command["args"][1:], command["cwd"], environment, (out, err))
         else:
             process = subprocess.Popen(
                 [sys.executable, *command["args"]],
@@ -335,7 +335,7 @@ def _run(folder: Path, *, forks: bool = False) -> None:
 def _fork(
     args: Sequence[str], cwd: str, environment: Mapping[str, str], to: Sequence[IO[str]]
 ) -> int:
-    """Run `python -m pytest *args` in a child of this process; returns its status."""
+    """Run `python -m *args` in a child of this process; returns its status."""
     child = os.fork()
     if child:
         killer = threading.Timer(PATIENCE, os.kill, (child, signal.SIGKILL))
@@ -354,8 +354,8 @@ def _fork(
     for arg in args:
         if told := re.fullmatch(r"-n(\d+)", arg):
             _fork_workers(int(told[1]))
-    sys.argv = ["pytest", *args]  # whose first runpy sets
-    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    sys.argv = [*args]  # whose first runpy sets
+    runpy.run_module(args[0], run_name="__main__", alter_sys=True)
     sys.exit()
 
 
