@@ -51,6 +51,12 @@ class Hit:
     operation: Operation
     awaits: str = ""
 
+    def left(self, now: float) -> float:
+        """Seconds until it is over. A partition is when its window is, and all gets through."""
+        running = self.active_experiment
+        closes = running.experiment.closes_after if self.fault.transient else math.inf
+        return max(0.0, min(running.left(now), running.started_at + closes - now))
+
 
 class ActiveExperiment:
     """One run of an experiment, which `stop` ends.

@@ -129,7 +129,7 @@ class Effect:
         now, longest = self.clock.monotonic(), 0.0
         for hit in self.hits:
             if self.delay < _ENDLESS or hit.fault.delay == _ENDLESS:
-                longest = max(longest, hit.active_experiment.left(now))
+                longest = max(longest, hit.left(now))
         return longest
 
     def add_delay(self, seconds: float) -> None:

@@ -272,6 +272,12 @@ class ChaosExperiment(ExperimentConstructor):
         window = dict(self.parameters).get("between")
         return 0.0 if window is None else float(window[0])
 
+    @property
+    def closes_after(self) -> float:
+        """Seconds from which on it can happen to nothing more, from its start."""
+        window = dict(self.parameters).get("between")
+        return math.inf if window is None else float(window[1])
+
     @cached_property
     def is_outage(self) -> bool:
         """Whether it strikes those who wait already when it begins."""

@@ -16,10 +16,13 @@ import sys
 import threading
 import weakref
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
@@ -56,6 +59,18 @@ __all__ = ["Outages"]
 _SOON = 0.01  # seconds until a transport has read what is there
 
 
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class _Deaf:
+    """A connection, by its descriptor and ends, of which a thread that waits hears nothing."""
+
+    descriptor: int
+    ends: object
+    effect: Effect
+
+
 class Outages:
     """See the module."""
 
@@ -65,15 +80,29 @@ class Outages:
         self._receiver = receiver
         self._received_before = receiver.received_before
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
-        self._deaf: list[tuple[int, object, Effect]] = []  # descriptors, with their ends
+        self._deaf: list[_Deaf] = []
 
     def remove(self) -> None:
         """Nobody keeps silent any more."""
-        over = [each for each in self._deaf if not each[2].left()]
-        self._deaf = [each for each in self._deaf if each not in over]
-        for descriptor, ends, _ in over:
-            with contextlib.suppress(OSError), held(descriptor, ends) as sock:
+        for each in [each for each in self._deaf if not each.effect.left()]:
+            self._hear(each)
+
+    def _silence(self, sock: KernelSocket, deaf: _Deaf) -> None:
+        self._deaf.append(deaf)
+        silence(sock)
+        if deaf.effect.left() < math.inf:
+            _in_the_background(self._hear_in_time, deaf)
+
+    def _hear(self, deaf: _Deaf) -> None:
+        with contextlib.suppress(ValueError, OSError):  # another thread was faster; or closed
+            self._deaf.remove(deaf)
+            with held(deaf.descriptor, deaf.ends) as sock:
                 hear(sock)
+
+    def _hear_in_time(self, deaf: _Deaf) -> None:
+        """It ends by itself, while the experiments that are active stay the same."""
+        wait(MACHINE_CLOCK, math.inf, deaf.effect.left)
+        self._hear(deaf)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -87,13 +116,7 @@ class Outages:
         self._begun.update(begun)
         for each in [each for each in begun if each.experiment.opens_after]:
             begun.remove(each)
-            with limits_lifted():
-                threading.Thread(
-                    target=self._strike_in_time,
-                    args=[each],
-                    name="pytest-resilience outage",
-                    daemon=True,
-                ).start()
+            _in_the_background(self._strike_in_time, each)
         if begun:
             self._strike_all(begun)
 
@@ -228,8 +251,7 @@ class Outages:
             return False
         if stream.effect.delay:
             if stream.effect.delay == math.inf:
-                self._deaf.append((wait.descriptor, connection.ends, stream.effect))
-                silence(sock)
+                self._silence(sock, _Deaf(wait.descriptor, connection.ends, stream.effect))
             return False
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):
@@ -249,6 +271,13 @@ class Outages:
         with contextlib.suppress(OSError):  # it is not connected any more, and yet shut down
             KernelSocket.shutdown(sock, socket.SHUT_RDWR)
         return False
+
+
+def _in_the_background(action: Callable[[_T], None], about: _T) -> None:
+    with limits_lifted():
+        threading.Thread(
+            target=action, args=[about], name="pytest-resilience outage", daemon=True
+        ).start()
 
 
 def _late_response(connection: TcpConnection) -> ResponseStream | None:

@@ -673,6 +673,30 @@ def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
         assert meet() == "b'tea'"
 
 
+@pytest.mark.parametrize(
+    "lasts", [{"between": "0s..100ms"}, {"between": "50ms..100ms"}, {"duration": 0.1}]
+)
+def test_who_waited_before_a_partition_hears_when_it_ends_by_itself(
+    lasts: dict[str, Any], inject: Inject
+) -> None:
+    sent = threading.Event()
+
+    def speak(connection: socket.socket) -> None:
+        sent.wait(PATIENCE)
+        connection.sendall(b"tea")
+        silent(connection)
+
+    with (
+        serve(speak) as port,
+        waiting(in_recv, port) as meet,
+        inject("network_failure", mode="partition", rate=1, **lasts) as partition,
+    ):
+        assert eventually(lambda: partition.hits > 0)
+        sent.set()
+        assert meet() == "b'tea'"
+        assert not partition.stopped
+
+
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
 def test_a_connect_that_blocks_nobody_stays_pending(
     mode: str, echo_port: int, inject: Inject

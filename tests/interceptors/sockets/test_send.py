@@ -106,6 +106,15 @@ def test_a_request_does_not_arrive_before_it_is_over(
     assert wall.hits >= 2
 
 
+def test_it_is_over_with_its_window(client: socket.socket, engine: Engine) -> None:
+    wall = start(engine, between="0s..50ms")
+    for word in (b"hello", b"again"):
+        client.sendall(word)
+        assert client.recv(100) == word
+    assert not wall.ended
+    assert wall.hits
+
+
 def test_what_is_said_afterwards_comes_after_it(
     client: socket.socket, listener: Listener, engine: Engine
 ) -> None:
@@ -258,6 +267,25 @@ def test_asyncio_is_answered_when_it_is_over(
 
     with serve(listener if over == "plain" else trust.over_tls(listener)) as port:
         assert run(story(port)) == b"hello"
+
+
+def test_asyncio_is_answered_when_its_window_is_over(
+    listener: Listener, over: str, trust: Trust, engine: Engine
+) -> None:
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection(
+            HOST, port, ssl=trust.client if over == "tls" else None
+        )
+        wall = start(engine, between="0s..50ms")
+        for word in (b"hello", b"again"):
+            writer.write(word)
+            assert await asyncio.wait_for(reader.read(100), 10) == word
+        assert not wall.ended
+        assert wall.hits
+        writer.transport.abort()
+
+    with serve(listener if over == "plain" else trust.over_tls(listener)) as port:
+        run(story(port))
 
 
 def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: Engine) -> None:
