@@ -309,7 +309,7 @@ class Receiver:
         if stream is None:
             return sys.maxsize
         clock, there = self._engine.clock, len(inbound.unread)
-        now = since = self._await_arrival(sock, connection, stream, asked_at)
+        now = since = self._await_arrival(sock, connection, stream)
         if not there and stream.effect.pace is not None and not stream.is_stalled:
             if stream.begun and not effects.available(sock):
                 stream.drained()
@@ -343,19 +343,14 @@ class Receiver:
                     return sys.maxsize
 
     def _await_arrival(
-        self,
-        sock: socket.socket,
-        connection: TcpConnection,
-        stream: ResponseStream,
-        asked_at: float,
+        self, sock: socket.socket, connection: TcpConnection, stream: ResponseStream
     ) -> float:
         """Find out when the response has come; what that takes is a part of its delay.
 
         Returns until when it has taken, in monotonic seconds.
 
         One that is not there yet is late from its arrival on, one that is there from the last
-        send on, which is the latest it can have left. What it took to decide, since the client
-        has asked at `asked_at`, is not the peer's doing.
+        send on, which is the latest it can have left.
         """
         __tracebackhide__ = True
         clock, delay = self._engine.clock, stream.effect.delay
@@ -365,11 +360,10 @@ class Receiver:
             if not stream.effect.passes and sock.gettimeout() is None:
                 raise effects.silenced()  # it began, and ended, while this was waiting
             return clock.monotonic()
-        started = clock.monotonic()
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
         elif effects.readable(sock, receive_timeout(sock)):
-            due = stream.arrive(clock.monotonic() - (started - asked_at))
+            due = stream.arrive(clock.monotonic())
         else:
             raise effects.timed_out(sock)
         now = clock.monotonic()

@@ -24,6 +24,8 @@ from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.effects import readable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.virtual_time.clock import VirtualClock
@@ -129,6 +131,37 @@ def test_the_delay_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
         threading.Timer(0.03, answer_later).start()
         assert client.recv(100) == b"late"
         assert time.monotonic() >= answered[0] + 0.03
+
+
+def test_what_it_takes_to_decide_is_no_part_of_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a response that has not come by then: however long that takes, it is never early."""
+    clock, answer, begin_response = ManualClock(), threading.Event(), TcpConnection.begin_response
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+
+    def awaited(sock: socket.socket, timeout: float | None) -> bool:
+        if timeout != 0:
+            answer.set()
+        return readable(sock, timeout)
+
+    def decides_late(*args: Any, **options: Any) -> Any:
+        clock.advance(0.03)  # on a machine that has no time for us
+        return begin_response(*args, **options)
+
+    def patient(connection: socket.socket) -> None:
+        connection.recv(100)
+        assert answer.wait(10)
+        connection.sendall(b"late")
+
+    with serve(patient) as port, connected(port) as client:
+        active_experiment = engine.start(
+            ChaosExperiment("x", "network_latency", delay=0.04), seed=1
+        )
+        client.sendall(b"x")
+        monkeypatch.setattr(effects, "readable", awaited)
+        monkeypatch.setattr(TcpConnection, "begin_response", decides_late)
+        assert client.recv(100) == b"late"
+        active_experiment.stop()
+    assert clock.sleeps == [pytest.approx(0.04)]
 
 
 def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
