@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.interceptors.conftest import Trust
-from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.waiting import eventually
 
 
 Ask = Callable[[], str]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 
 from tests.end_to_end.network.stand_ins import Speaker
+from tests.waiting import until_all_wait
 
 
 # What a place does with a request.
@@ -299,6 +300,9 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
                 if place.mood in {HALF, BREAK}:
                     client.sendall(data[: len(data) // 2])
                 if place.mood == BREAK:
+                    # Who begins to poll just when RST comes is told of an error, and of nothing to
+                    # read: psycopg takes that for something else. So it has to poll already.
+                    until_all_wait()
                     will_reset(client)
                     client.shutdown(socket.SHUT_RD)
                     return

@@ -26,7 +26,7 @@ from tests.end_to_end.network.clients import AsyncAsk
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.clients import of_asyncio
-from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.waiting import eventually
 
 
 def keeping(

@@ -44,8 +44,8 @@ from tests.fidelity_page import Section
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
-from tests.interceptors.sockets.test_reader_thread import eventually
-from tests.interceptors.sockets.test_reader_thread import until_all_wait
+from tests.waiting import eventually
+from tests.waiting import until_all_wait
 
 
 Lead = Callable[..., AbstractContextManager[Place]]

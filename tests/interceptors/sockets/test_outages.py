@@ -45,9 +45,9 @@ from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.test_reader_thread import Conversation
-from tests.interceptors.sockets.test_reader_thread import asleep
-from tests.interceptors.sockets.test_reader_thread import eventually
-from tests.interceptors.sockets.test_reader_thread import until_all_wait
+from tests.waiting import asleep
+from tests.waiting import eventually
+from tests.waiting import until_all_wait
 
 
 PATIENCE = 20  # seconds

@@ -42,7 +42,7 @@ from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.polls import by_poll
 from tests.interceptors.sockets.polls import by_select
 from tests.interceptors.sockets.test_outages import REAL
-from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.waiting import eventually
 
 
 DELAY = 0.05  # seconds

@@ -32,40 +32,12 @@ from tests.interceptors.conftest import full_backlog
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.waiting import PATIENCE
+from tests.waiting import asleep
+from tests.waiting import eventually
 
 
 DELAY = 0.05  # seconds
-PATIENCE = 10
-
-
-def asleep(thread: threading.Thread) -> bool:
-    """Whether it waits just now, or has ended: one of C is alive to Python for ever."""
-    threading.Event().wait(0.001)  # it may need what this thread holds
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
-    ):
-        return stat.read().rpartition(")")[2].split()[0] == "S"
-    return True
-
-
-def until_all_wait() -> None:
-    """All other threads, those of clients and of servers: who asks, polls for the answer by now."""
-    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
-    asleep_for = 0
-    while asleep_for < 20:  # one that needs what another has sleeps as well, but not for long
-        alive = [each for each in others if each.is_alive()]
-        asleep_for = asleep_for + 1 if all(map(asleep, alive)) else 0
-
-
-def eventually(happens: Callable[[], bool]) -> bool:
-    """Whether it does, within the patience of these tests."""
-    ends = time.monotonic() + PATIENCE
-    while not happens():
-        if time.monotonic() > ends:
-            return False
-        threading.Event().wait(0.001)
-    return True
 
 
 class Conversation:

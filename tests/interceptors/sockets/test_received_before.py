@@ -25,7 +25,7 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.polls import by_poll
-from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.waiting import eventually
 
 
 PATIENCE = 10  # seconds

@@ -1,0 +1,52 @@
+"""Waiting until threads wait, and until something has happened."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+from collections.abc import Callable
+
+
+__all__ = ["PATIENCE", "asleep", "eventually", "until_all_wait"]
+
+PATIENCE = 10  # seconds
+_looking: set[threading.Thread] = set()
+
+
+def asleep(thread: threading.Thread) -> bool:
+    """Whether it waits just now, or has ended: one of C is alive to Python for ever."""
+    threading.Event().wait(0.001)  # it may need what this thread holds
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
+    ):
+        return stat.read().rpartition(")")[2].split()[0] == "S"
+    return True
+
+
+def until_all_wait() -> None:
+    """All other threads, those of clients and of servers: who asks, polls for the answer by now.
+
+    But for those that are in here as well.
+    """
+    here = threading.current_thread()
+    _looking.add(here)
+    try:
+        asleep_for = 0
+        while asleep_for < 20:  # one that needs what another has sleeps as well, but not for long
+            others = [each for each in threading.enumerate() if each not in _looking]
+            asleep_for = asleep_for + 1 if all(map(asleep, others)) else 0
+    finally:
+        _looking.discard(here)
+
+
+def eventually(happens: Callable[[], bool]) -> bool:
+    """Whether it does, within the patience of these tests."""
+    ends = time.monotonic() + PATIENCE
+    while not happens():
+        if time.monotonic() > ends:
+            return False
+        threading.Event().wait(0.001)
+    return True
