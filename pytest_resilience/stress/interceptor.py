@@ -101,10 +101,11 @@ class _RunningStressors:
         try:
             with self._lock:  # the end comes after the beginning, however soon the timer rings
                 if seconds < threading.TIMEOUT_MAX:
-                    self._timer = threading.Timer(seconds, self.stop)
-                    self._timer.daemon = True
+                    timer = threading.Timer(seconds, self.stop)
+                    timer.daemon = True
                     with limits_lifted():  # another experiment may leave no threads to be had
-                        self._timer.start()
+                        timer.start()
+                    self._timer = timer
                 for stressor in self._stressors:
                     stressor.start()
                     self._started.append(stressor)
@@ -124,6 +125,9 @@ class _RunningStressors:
                     _logger.exception(
                         "%s: cannot be measured", self._active_experiment.experiment.name
                     )
+        # Until its thread has ended it keeps this, and all that happened in the test.
+        if self._timer is not None and self._timer is not threading.current_thread():
+            self._timer.join()
 
 
 def _stressor(fault: Fault) -> Stressor:

@@ -203,6 +203,28 @@ def test_it_ends_though_its_duration_is_over_before_it_has_begun(
     running.stop()
 
 
+def test_its_timer_has_ended_when_it_has(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the timer's thread hears of that: it would keep what happened in the test."""
+    awaited, timers = threading.Event(), list[threading.Timer]()
+
+    class LateTimer(threading.Timer):
+        def run(self) -> None:
+            timers.append(self)
+            super().run()
+            awaited.wait()
+
+        def join(self, timeout: float | None = None) -> None:
+            awaited.set()
+            super().join(timeout)
+
+    monkeypatch.setattr(threading, "Timer", LateTimer)
+    start(runtime, "thread_exhaustion", duration="1h").stop()
+    try:
+        assert [each.is_alive() for each in timers] == [False]
+    finally:
+        awaited.set()
+
+
 def test_it_is_told_as_an_event(runtime: Runtime) -> None:
     told: list[FaultInjected] = []
 
