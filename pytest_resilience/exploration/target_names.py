@@ -16,13 +16,14 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 
 
-__all__ = ["TargetNames", "patterns_in", "varying"]
+__all__ = ["TargetNames", "may_be_random", "patterns_in", "varying"]
 
 _EPHEMERAL: Final = 32768  # ports from here on are given by the system, and differ each time
 _ADDRESS = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|::1|\[::1\]):(\d+)")
 _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(?![a-z0-9_])")
 _TEMPORARY_NAME = "tmp*"
 _NUMBERED = re.compile(r"([^\W\d][\w-]*?)\d+")  # such as a pool is given by its library
+_RANDOM = re.compile(r"\d{4}|(?=[a-f]*\d)[0-9a-f]{8}")
 _WORD_AT_END, _WORD_AT_START = re.compile(r"[^\W_]*$"), re.compile(r"^[^\W_]*")
 
 
@@ -85,6 +86,11 @@ class TargetNames:
         elif self._project and path.startswith(self._project):
             path = path[len(self._project) :]
         return _TEMPORARY.sub(_TEMPORARY_NAME, path)
+
+
+def may_be_random(site: Site) -> bool:
+    """Whether it may be a file whose name is another in each run: a long number, or a digest."""
+    return "/" in site.target and _RANDOM.search(site.target) is not None
 
 
 def varying(first: Iterable[Site], second: Iterable[Site]) -> frozenset[Site]:

@@ -26,6 +26,7 @@ from pytest_resilience.exploration.search import Budget
 from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import singles
 from pytest_resilience.exploration.shrink import shrink
+from pytest_resilience.exploration.target_names import may_be_random
 from pytest_resilience.exploration.target_names import varying
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.found import Failure
@@ -174,8 +175,7 @@ class Explorer:
         def attempt(schedule: Schedule) -> Outcome | None:
             if budget.is_over:
                 return None
-            budget.spend()
-            outcome = run(schedule)
+            outcome = self._named(schedule, budget, run)
             if outcome.verdict.bad:
                 self._check_state(search, schedule, outcome)
             return outcome
@@ -199,6 +199,32 @@ class Explorer:
             search.unexplored += [(step,) for step in crashes.left]
         self._found.runs = budget.spent
         self._collect(search, run)
+
+    def _named(self, schedule: Schedule, budget: Budget, run: Callable[..., Outcome]) -> Outcome:
+        """A run in which what a first fault leads to has a name that others have as well."""
+        budget.spend()
+        outcome = run(schedule)
+        if schedule[1:] or not outcome.verdict.good or not self._learns_names(outcome):
+            return outcome
+        budget.spend()
+        if not self._learns_names(outcome, run(schedule)):
+            return outcome
+        budget.spend()
+        return run(schedule)
+
+    def _learns_names(self, outcome: Outcome, again: Outcome | None = None) -> bool:
+        """Whether a fault has led to names that may be others in each run; or are, as `again` says.
+
+        Those of runs without faults are known. With these a pair would be tried in vain.
+        """
+        known = {each.point.site for each in self._calm}
+        one = [each.point.site for each in outcome.seen if each.point.site not in known]
+        if again is None:
+            return any(map(may_be_random, one))
+        other = [each.point.site for each in again.seen if each.point.site not in known]
+        patterns = varying(one, other) - self._runs.patterns
+        self._runs.patterns |= patterns
+        return bool(patterns)
 
     def _crash(self, budget: Budget) -> CrashCheck | None:
         """Have the invariants look at what crashes may leave, which takes one run for all."""

@@ -560,6 +560,31 @@ def test_what_does_not_work_again_after_the_fault_is_found(shop: pytest.Pytester
     result.stdout.fnmatch_lines(["  probe: OSError: no note*"])
 
 
+def test_a_random_name_that_only_a_fault_leads_to_is_one_operation(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_spare="""
+        import uuid
+        import pytest
+
+        @pytest.mark.chaos_explore(faults=["permission_denied", "disk_full"])
+        def test_saves(tmp_path):
+            try:
+                (tmp_path / "a").write_text("x")
+            except OSError:
+                spare = tmp_path / f"a.{uuid.uuid4().hex}.spare"
+                try:
+                    spare.write_text("x")
+                except OSError:
+                    raise AssertionError("no spare file") from None
+    """
+    )
+    result = run(shop, "test_spare.py")
+    result.stdout.fnmatch_lines(
+        ["*--chaos-replay='create(tmp_path/a)*=disk_full, create(tmp_path/a.*.spare)*#1=disk_full'"]
+    )
+    result.stdout.no_fnmatch_line("*could not be tried*")
+
+
 def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
     shop: pytest.Pytester,
 ) -> None:
