@@ -209,7 +209,8 @@ class RequestStream:
         if self._message is None:
             return sent
         self._ready = self._ready[sent:]
-        passed = sent if self._ready else self._owed
+        # What was kept before may be sent with it.
+        passed = min(sent, max(0, self._owed - 1)) if self._ready else self._owed
         self._owed -= passed
         return passed
 
@@ -221,13 +222,14 @@ class _Records:
         line: what carries them.
     """
 
-    __slots__ = ("_left", "_mark", "_offset", "line")
+    __slots__ = ("_begun", "_is_before", "_left", "_mark", "line")
 
     def __init__(self, effect: Effect) -> None:
         self.line = ResponseStream(replace(effect, failure=None), encrypted=True)
         self._mark = b""  # what is at the end
-        self._offset = 0  # where the end is from there
-        self._left: int | None = None  # bytes before it, once it is in sight
+        self._is_before = False  # it arrives itself
+        self._begun = b""  # what has come last that may be the beginning of it
+        self._left: int | None = None  # bytes before the end, once it is in sight
 
     @property
     def has_end(self) -> bool:
@@ -243,17 +245,33 @@ class _Records:
         """As of a `RequestStream`. What is told later comes after the end."""
         if not self._mark:
             self._mark = lost[:AHEAD] or arriving[-AHEAD:]
-            self._offset = 0 if lost else len(self._mark)
+            self._is_before = not lost
 
     def take(self, data: bytes, following: bytes) -> bytes:
-        """Those of the next `data` that arrive; `following`: what comes after."""
+        """Those of the next `data` that arrive; `following`: what comes after.
+
+        What may be the beginning of what is lost is kept: more comes, for that is encrypted.
+        """
         if self._left is None and self._mark:
-            at = (data + following).find(self._mark)
-            self._left = None if at < 0 else at + self._offset
+            data = self._look(data, following)
         if self._left is not None:
             data = data[: self._left]
             self._left -= len(data)
         return self.line.take(data)
+
+    def _look(self, data: bytes, following: bytes) -> bytes:
+        """Look for the end; returns what is to be sent, if that is before it."""
+        begun, self._begun = self._begun, b""
+        seen = begun + data + following
+        at = seen.find(self._mark)
+        data = data if self._is_before else begun + data
+        if at >= 0:
+            self._left = at + len(self._mark) - len(begun) if self._is_before else at
+            return data
+        sizes = range(min(len(self._mark) - 1, len(seen)), len(following), -1)
+        size = next((each for each in sizes if seen.endswith(self._mark[:each])), len(following))
+        self._begun = seen[len(seen) - size : len(seen) - len(following)]
+        return data if self._is_before else data[: len(data) - len(self._begun)]
 
 
 def after(late: Effect, response: Effect | None) -> Effect:

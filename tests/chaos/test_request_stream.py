@@ -194,11 +194,12 @@ def sealed(data: bytes, number: int) -> bytes:
     return b"" if not data else b"%30d %b" % (number, data[::-1])
 
 
-@given(bodies, st.integers(1, 250), cuts, cuts, st.sampled_from(["eof", "reset"]))
+@given(bodies, st.integers(1, 250), st.tuples(cuts, cuts, cuts), st.sampled_from(["eof", "reset"]))
 def test_records_arrive_up_to_where_the_message_ends_however_they_are_sent(
-    body: bytes, limit: int, calls: list[int], taken: list[int], end: str
+    body: bytes, limit: int, split: tuple[list[int], list[int], list[int]], end: str
 ) -> None:
     """All is encrypted before any of it is sent."""
+    calls, sends, taken = split
     fault = Truncation(limit=limit, end=end, of_requests=True)
     requests = begun(fault, clock=ManualClock(), sealed=True)
     arriving, lost, rest = b"", b"", body
@@ -211,7 +212,7 @@ def test_records_arrive_up_to_where_the_message_ends_however_they_are_sent(
         requests.end_between(*records)
         arriving, lost = arriving + records[0], lost + records[1]
     assert requests.is_ending is (limit <= len(body))
-    met = sent(requests, arriving + lost, [], taken)
+    met = sent(requests, arriving + lost, sends, taken)
     if limit > len(body):
         assert met == (arriving, "ReadPeer")
     else:
