@@ -51,33 +51,52 @@ class DescriptorSends:
         """Nothing is targeted any more: then all of them only pass on."""
 
     def _replace(self, loops: Any) -> None:
-        for name in filter(functools.partial(hasattr, os), ("sendfile", "write", "writev")):
-            self._patches.replace(os, name, functools.partial(self._sending, f"os.{name}"))
+        for name in filter(functools.partial(hasattr, os), ("write", "writev")):
+            self._patches.replace(os, name, functools.partial(self._writing, f"os.{name}"))
+        if hasattr(os, "sendfile"):
+            self._patches.replace(os, "sendfile", self._sending_files)
         for each in socket_classes():
             self._patches.replace(each, "sendfile", self._knowing)
         if loops is not None:
             self._patches.replace(loops.BaseEventLoop, "sock_sendfile", self._knowing_in_loop)
 
-    def _sending(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _writing(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        targeted = self._connections.targeted
+
+        # Files are written by it as well. A dictionary of keywords would be made for each call.
+        @functools.wraps(original)
+        def write(*args: Any) -> Any:
+            __tracebackhide__ = True
+            if not args or args[0] not in targeted:
+                return original(*args)
+            return self._do(name, original, *args)
+
+        return write
+
+    def _sending_files(self, original: Callable[..., Any]) -> Callable[..., Any]:
         targeted = self._connections.targeted
 
         @functools.wraps(original)
-        def send(*args: Any, **named: Any) -> Any:
+        def sendfile(*args: Any, **named: Any) -> Any:
             __tracebackhide__ = True
             if named and named.keys() <= {*_PARAMETERS}:
                 args = (*args, *(named.pop(each) for each in _PARAMETERS if each in named))
             if named or not args or args[0] not in targeted:
                 return original(*args, **named)
-            connection = self._connections.targeted_at(args[0])
-            sock = None if connection is None else connection.owner()
-            if sock is None or speaks_tls(sock):
-                return original(*args)
-            if name == "os.sendfile" and len(args) == len(_PARAMETERS) and args[2] is None:
-                return self._send_on(original, sock, *args)
-            call = or_none(by_descriptor, name, original, sock, *args[1:])
-            return original(*args) if call is None else self._send(sock, call)
+            return self._do("os.sendfile", original, *args)
 
-        return send
+        return sendfile
+
+    def _do(self, name: str, original: Callable[..., Any], number: int, *given: Any) -> Any:
+        __tracebackhide__ = True
+        connection = self._connections.targeted_at(number)
+        sock = None if connection is None else connection.owner()
+        if sock is None or speaks_tls(sock):
+            return original(number, *given)
+        if name == "os.sendfile" and len(given) == len(_PARAMETERS) - 1 and given[1] is None:
+            return self._send_on(original, sock, number, *given)
+        call = or_none(by_descriptor, name, original, sock, *given)
+        return original(number, *given) if call is None else self._send(sock, call)
 
     def _send_on(
         self, original: Callable[..., Any], sock: Any, number: int, file: int, *more: Any
