@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import NamedTuple
 
 from pytest_resilience import patching
 
@@ -27,9 +28,27 @@ _KEEP = frozenset({
 _BOUND = staticmethod, classmethod
 _Function = weakref.ref[types.FunctionType]
 
-# Of each module where its names were, how many, and what was looked for; then the names that it has
-# there, and the functions that have defaults there.
-_looked_at: dict[str, tuple[int, int, frozenset[int], tuple[str, ...], tuple[_Function, ...]]] = {}
+
+class _Module(NamedTuple):
+    """What was found in a module, the last time that it was looked at.
+
+    Attributes:
+        names: where its names were, and how many: as long as that is so, it is the same.
+        defaults: all that its functions have bound as defaults, by id. To go through them takes
+            longest, and with chaos something else is `wanted` in each test.
+        wanted: what was looked for.
+        bound: the names that it has there.
+        having: the functions that have defaults there.
+    """
+
+    names: tuple[int, int]
+    defaults: frozenset[int]
+    wanted: frozenset[int]
+    bound: tuple[str, ...]
+    having: tuple[_Function, ...]
+
+
+_looked_at: dict[str, _Module] = {}
 
 
 class Patches:
@@ -62,22 +81,31 @@ class Patches:
             if type(module) is not types.ModuleType and not isinstance(module, types.ModuleType):
                 continue
             names = vars(module)
-            known = _looked_at.get(module_name)
-            if known is None or known[:3] != (id(names), len(names), wanted):
-                keeps = module_name.partition(".")[0] in _KEEP
-                bound = () if keeps else _bound(names, self._values)
-                found = () if keeps else _having_defaults(names, self._values)
-                having = tuple(map(weakref.ref, found))
-                known = _looked_at[module_name] = id(names), len(names), wanted, bound, having
-            for name in known[3]:
+            known = self._look_at(module_name, names, wanted)
+            for name in known.bound:
                 before = names.get(name)
                 value = self._values.get(id(before))
                 if value is not None:
                     self._names.append((names, name, before, value))
                     names[name] = value
-            for function in [each for ref in known[4] if (each := ref()) is not None]:
+            for function in [each for ref in known.having if (each := ref()) is not None]:
                 _replace_defaults(function, self._values)
                 self._defaults.append(function)
+
+    def _look_at(self, module_name: str, names: dict[str, Any], wanted: frozenset[int]) -> _Module:
+        known, here = _looked_at.get(module_name), (id(names), len(names))
+        keeps = module_name.partition(".")[0] in _KEEP
+        if known is None or known.names != here:
+            defaults = frozenset() if keeps else _all_defaults(names)
+        elif known.wanted == wanted:
+            return known
+        else:
+            defaults = known.defaults
+        bound = () if keeps else _bound(names, self._values)
+        found = () if wanted.isdisjoint(defaults) else _having_defaults(names, self._values)
+        having = tuple(map(weakref.ref, found))
+        _looked_at[module_name] = module = _Module(here, defaults, wanted, bound, having)
+        return module
 
     def remove(self) -> None:
         """Put everything back, the latest first."""
@@ -112,6 +140,10 @@ def _having_defaults(
         for function in _functions(names)
         if not wanted.keys().isdisjoint(map(id, _defaults_of(function)))
     )
+
+
+def _all_defaults(names: Mapping[str, Any]) -> frozenset[int]:
+    return frozenset(id(each) for func in _functions(names) for each in _defaults_of(func))
 
 
 def _functions(names: Mapping[str, Any]) -> Iterator[types.FunctionType]:
