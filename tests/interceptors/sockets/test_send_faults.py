@@ -481,10 +481,14 @@ async def over_streams(port: int, trust: Trust, pieces: list[bytes]) -> None:
             writer.write(piece)
             await asyncio.wait_for(writer.drain(), 10)
             await asyncio.sleep(0.001)
-    except ConnectionError:  # which one depends on what the loop has come to first
-        raise ConnectionError from None
+    except ConnectionError:
+        is_told = True  # by which one depends on what the loop has come to first
+    else:
+        is_told = False
     finally:
         writer.transport.abort()
+    if is_told:
+        raise ConnectionError
 
 
 async def over_anyio(port: int, trust: Trust, pieces: list[bytes]) -> None:
