@@ -124,6 +124,8 @@ class TcpConnection:
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream
+        if self.turn.partial and stream is None:
+            self.inbound.expected = False  # who has polled has found nothing more of that before
         if self.inbound.expected:
             self.turn.sent_at = now  # it is more of the same request
         elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):

@@ -585,6 +585,48 @@ def test_a_random_name_that_only_a_fault_leads_to_is_one_operation(shop: pytest.
     result.stdout.no_fnmatch_line("*could not be tried*")
 
 
+def test_a_poll_before_the_first_request_hides_no_response(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_polls="""
+        import contextlib
+        import select
+        import socket
+        import socketserver
+        import threading
+        import pytest
+
+        class Echo(socketserver.BaseRequestHandler):
+            def handle(self):
+                while text := self.request.recv(100):
+                    self.request.sendall(text)
+
+        @pytest.fixture
+        def connection():
+            with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+                threading.Thread(target=server.serve_forever).start()
+                with socket.create_connection(server.server_address) as connection:
+                    ask(connection)
+                    yield connection
+                server.shutdown()
+
+        def ask(connection):
+            assert not select.select([connection], [], [], 0)[0]
+            connection.sendall(b"hello")
+            return connection.recv(100)
+
+        @pytest.mark.chaos_explore(faults=["reset"], depth=1)
+        def test_asks(connection):
+            with contextlib.suppress(ConnectionError):
+                assert [ask(connection), ask(connection)] == [b"hello"] * 2
+    """
+    )
+    result = run(shop, "test_polls.py", "--resilience-report=out.json", "--chaos-explore")
+    found = json.loads((shop.path / "out.json").read_text())
+    verdicts = {cell["experiment"]: cell["verdict"] for cell in found["cells"]}
+    assert set(verdicts.values()) == {"survived"}, verdicts
+    result.stdout.no_fnmatch_line("*stale*")
+
+
 def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
     shop: pytest.Pytester,
 ) -> None:
