@@ -773,8 +773,8 @@ def test_silence_between_two_ends_of_the_test_holds_up_no_time(suite: pytest.Pyt
         @pytest.fixture
         def address(virtual_clock):
             def serve():
-                reset = contextlib.suppress(ConnectionResetError)  # it is closed and not all read
-                with listener.accept()[0] as theirs, reset:
+                ended = contextlib.suppress(ConnectionError)  # it is closed and not all read
+                with listener.accept()[0] as theirs, ended:
                     while data := theirs.recv(1 << 16):
                         theirs.sendall(data[:1])
 
@@ -808,9 +808,15 @@ def test_silence_between_two_ends_of_the_test_holds_up_no_time(suite: pytest.Pyt
                     client.sendall(b"x")
                     waits.join()
 
-        def test_who_sends_more_than_is_taken_without_receipt(address, silence):
+        def test_who_sends_much_to_a_silent_peer(address, silence):
             with socket.create_connection(address, timeout=60) as client, silence:
-                client.sendall(b"x")
+                client.sendall(bytes(50_000_000))
+                with pytest.raises(TimeoutError):
+                    client.recv(1)
+
+        def test_who_sends_more_than_gets_through(address, chaos):
+            partition = chaos.network_failure(mode="partition", duration="10m")
+            with socket.create_connection(address, timeout=60) as client, partition:
                 with pytest.raises(TimeoutError):
                     client.sendall(bytes(50_000_000))
 
@@ -831,7 +837,7 @@ def test_silence_between_two_ends_of_the_test_holds_up_no_time(suite: pytest.Pyt
                     client.sendall(b"x")
                     assert client.recv(1) == b"x"
     """)
-    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=5)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=6)
 
 
 def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:

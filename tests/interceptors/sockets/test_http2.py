@@ -188,7 +188,7 @@ def test_a_reset_without_a_request_is_one_of_the_connection(
             client.get(url)
         return f"{type(caught.value).__name__}: {caught.value}"
 
-    def resetting(connection: ssl.SSLSocket) -> None:
+    def resetting(connection: socket.socket) -> None:
         received = b""
         while b"/reset" not in received and len(received) < 100:
             received += connection.recv(65536)
