@@ -141,7 +141,8 @@ class _Interceptors:
                     interceptor.install()
         for interceptor in used:
             interceptor.refresh()
-        left = [each for each in unused if each.remove()]
+        # The last that was installed first: two may replace the same function, one over the other.
+        left = [each for each in unused[::-1] if each.remove()][::-1]
         self._in_place = (*left, *used)
         self.is_settled = not left
 

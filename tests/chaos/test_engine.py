@@ -121,6 +121,19 @@ def test_what_has_to_stay_is_removed_once_more_until_it_is_gone() -> None:
     assert covered.done.count("remove") == 3
 
 
+def test_who_was_installed_last_is_removed_first() -> None:
+    """Both may replace the same function, and the latter lies over the other's."""
+    removed: list[FakeInterceptor] = []
+
+    class Noted(FakeInterceptor):
+        def remove(self) -> None:
+            removed.append(self)
+
+    first, last = Noted(), Noted()
+    Engine(lambda _: [first, last]).start(LATENCY, seed=1).stop()
+    assert removed == [last, first]
+
+
 def test_latencies_add_up_and_the_oldest_failure_wins(engine: Engine) -> None:
     engine.start(LATENCY, seed=1)
     engine.start(ChaosExperiment("slower", "network_latency", delay=0.3), seed=1)

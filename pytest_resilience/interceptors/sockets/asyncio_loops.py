@@ -230,7 +230,7 @@ class AsyncioLoops:
 
                 self._delaying = delaying_protocol.DelayingProtocol
             replace = functools.partial(self._replace_in, asyncio_loops)
-            self._patches.again("asyncio", (asyncio_loops,), replace)
+            self._patches.again("asyncio", (self, asyncio_loops), replace)
 
     def _replace_in(self, loops: Any) -> None:
         self._patches.replace(loops.BaseSelectorEventLoop, "sock_connect", self._connecting)

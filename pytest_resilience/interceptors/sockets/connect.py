@@ -105,7 +105,7 @@ class NameResolution:
         self._installed = True
         green = green_module("gevent.socket")
         for module in (socket, *([] if green is None else [green])):
-            self._patches.again(module, (), functools.partial(self._replace_in, module))
+            self._patches.again(module, (self,), functools.partial(self._replace_in, module))
 
     def _replace_in(self, module: ModuleType) -> None:
         for name in _RESOLVING:

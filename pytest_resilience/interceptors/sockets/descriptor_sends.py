@@ -45,7 +45,7 @@ class DescriptorSends:
     def install(self) -> None:
         loops = sys.modules.get("asyncio.base_events")
         replace = functools.partial(self._replace, loops)
-        self._patches.again("descriptors", (os, loops, *socket_classes()), replace)
+        self._patches.again("descriptors", (self, os, loops, *socket_classes()), replace)
 
     def remove(self) -> None:
         """Nothing is targeted any more: then all of them only pass on."""

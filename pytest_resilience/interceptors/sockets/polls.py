@@ -84,7 +84,7 @@ class Polls:
     def install(self) -> None:
         """Reach those who poll from now on, and the selectors that there are."""
         self._installed = True
-        self._patches.again("polls", (selectors, select), self._replace)
+        self._patches.again("polls", (self, selectors, select), self._replace)
 
     def remove(self) -> None:
         """Tell what the kernel does."""

@@ -63,7 +63,7 @@ class SslObjects:
         self._installed = True
         for tls in tls_modules():
             classes = tls.SSLContext, tls.SSLObject
-            self._patches.again(classes, (), functools.partial(self._replace_in, *classes))
+            self._patches.again(classes, (self,), functools.partial(self._replace_in, *classes))
 
     def _replace_in(self, context: Any, tls_object: Any) -> None:
         self._patches.replace(context, "wrap_bio", self._wrapping)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gc
 import os
+import select
 import socket
 import threading
 import time
@@ -347,6 +348,30 @@ def test_host_names_are_not_resolved_under_a_dns_failure(echo_port: int, inject:
         with connected(echo_port) as plain:
             assert ask(plain) == b"hello"
     assert failure.hits == 4
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(os, "write"), (select, "select"), (socket, "gethostbyname"), (socket.socket, "recv")],
+)
+def test_what_lies_under_another_tools_patch_is_made_anew(
+    owner: Any, name: str, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = getattr(owner, name)
+    with monkeypatch.context() as tool:
+        with inject("network_failure"):
+            replaced = getattr(owner, name)
+            tool.setattr(owner, name, lambda *args: replaced(*args))
+        for _ in range(2):
+            with (
+                inject("network_failure", mode="dns") as failure,
+                pytest.raises(socket.gaierror),
+            ):
+                socket.getaddrinfo("localhost", 80)
+            assert failure.hits == 1
+    with inject("network_failure"):
+        pass
+    assert getattr(owner, name) is before
 
 
 def test_a_closed_socket_is_what_it_was(echo_port: int, inject: Inject) -> None:
