@@ -18,6 +18,8 @@ import httpx
 import pytest
 import requests
 
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+
 from tests.end_to_end.network.conftest import answer
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
@@ -64,7 +66,13 @@ def by_httpx_awaited(url: str, proxy: str, trust: Trust) -> int:
 def by_aiohttp(url: str, proxy: str, trust: Trust) -> int:
     async def get() -> int:
         in_socks = proxy.startswith("socks")
-        connector = aiohttp_socks.ProxyConnector.from_url(proxy) if in_socks else None
+        connector: aiohttp.BaseConnector  # what TLS leaves behind is cleaned up where it must be
+        if in_socks:
+            connector = aiohttp_socks.ProxyConnector.from_url(
+                proxy, enable_cleanup_closed=NEEDS_CLEANUP_CLOSED
+            )
+        else:
+            connector = aiohttp.TCPConnector(enable_cleanup_closed=NEEDS_CLEANUP_CLOSED)
         way = None if in_socks else proxy
         async with (
             aiohttp.ClientSession(connector=connector) as session,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import gc
 import os
 import select
@@ -361,7 +362,7 @@ def test_what_lies_under_another_tools_patch_is_made_anew(
     with monkeypatch.context() as tool:
         with inject("network_failure"):
             replaced = getattr(owner, name)
-            tool.setattr(owner, name, lambda *args: replaced(*args))
+            tool.setattr(owner, name, functools.partial(replaced))
         for _ in range(2):
             with (
                 inject("network_failure", mode="dns") as failure,
