@@ -15,6 +15,7 @@ from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.stacks import is_library
 
 
 __all__ = [
@@ -184,12 +185,13 @@ def _is_allowed(error: BaseException, allowed: tuple[type[BaseException], ...] |
 
 
 def _is_told(error: BaseException) -> bool:
-    """Whether a `raise` has raised it, and not what was looked up in vain."""
+    """Whether a library has raised it by a `raise`, and it is not what was looked up in vain."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    done = -1 if last is None else last.tb_frame.f_code.co_code[last.tb_lasti]
-    return done == opcode.opmap["RAISE_VARARGS"]
+    if last is None or not is_library(last.tb_frame.f_code.co_filename):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == opcode.opmap["RAISE_VARARGS"]
 
 
 def signature_of(

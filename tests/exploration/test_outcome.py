@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from typing import Any
+
 import pytest
 
 from pytest_resilience.errors import CircuitBreakerError
@@ -85,23 +87,35 @@ def test_an_assertion_that_tells_of_an_error_is_what_that_error_is() -> None:
         assert verdict(Facts(error=error)) is expected
 
 
-class Cache(dict[str, str]):
-    """Has no value of what it cannot read."""
-
-    def __missing__(self, key: str) -> str:
+CACHE = """
+class Cache(dict):
+    # Has no value of what it cannot read.
+    def __missing__(self, key):
         try:
             raise PermissionError
         except PermissionError:
             if key == "told":
                 raise KeyError(key) from None
             return {"one": "value"}[key]
+"""
 
 
-def test_a_lookup_that_tells_of_an_error_is_what_that_error_is() -> None:
-    for key, expected in [("told", CellVerdict.DEGRADED), ("wrong", CellVerdict.FAILED)]:
-        with pytest.raises(KeyError) as found:
-            Cache()[key]
-        assert verdict(Facts(error=found.value)) is expected
+@pytest.mark.parametrize(
+    ("key", "file", "expected"),
+    [
+        ("told", "of a library", CellVerdict.DEGRADED),
+        ("told", __file__, CellVerdict.FAILED),
+        ("wrong", "of a library", CellVerdict.FAILED),
+    ],
+)
+def test_a_lookup_by_which_a_library_tells_of_an_error_is_what_that_error_is(
+    key: str, file: str, expected: CellVerdict
+) -> None:
+    namespace: dict[str, Any] = {}
+    exec(compile(CACHE, file if file == __file__ else f"<{file}>", "exec"), namespace)
+    with pytest.raises(KeyError) as found:
+        namespace["Cache"]()[key]
+    assert verdict(Facts(error=found.value)) is expected
 
 
 def test_what_is_said_to_be_allowed_is_all_that_is() -> None:

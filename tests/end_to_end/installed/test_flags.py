@@ -145,9 +145,9 @@ FLAGS = {
     ),
     "--virtual-time": Flag(shows="*2 passed*", ret=10, along="--chaos-explore"),
     "--chaos-replay": Flag(
-        value="connect(localhost:port1)@shop.connect#1=memory",
+        value="connect(localhost:port1)@shop.connect#2=refuse",
         args=("test_it.py",),
-        shows="FAILED test_it.py::test_it - MemoryError*",
+        shows="FAILED test_it.py::test_it - stale: connect(localhost:port1)@shop.connect#2 d*",
         ret=1,
     ),
     "--resilience-report": Flag(value="report.json", args=MATRIX, shows="*report.json*", ret=10),

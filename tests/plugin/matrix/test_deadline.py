@@ -281,7 +281,7 @@ async def _for_a_thread_below_threading() -> None:
         await woken.wait()
     finally:
         os.close(writer)
-        over.wait()
+        await asyncio.to_thread(over.wait)
 
 
 async def _again_and_again() -> None:
