@@ -333,7 +333,8 @@ class ConnectionTable:
 
     def receives(self, sock: socket.socket, connection: TcpConnection) -> None:
         """The client receives from who may be a proxy, on a connection that nobody targets."""
-        self.proxies.receive(connection)
+        if connection in self.proxies:
+            self.proxies.receive(connection)
         self._let_pass_if_known(sock, connection)
 
     def at(self, descriptor: int) -> TcpConnection | None:

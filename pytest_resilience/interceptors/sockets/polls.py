@@ -111,11 +111,17 @@ class Polls:
             __tracebackhide__ = True
             if type(readers) is not list:
                 readers = [*readers]
+            is_new = False
             for each in readers:
                 if id(each) not in passing:
                     self.meet(each)
+                    is_new = True
             if not targeted:
-                return original(readers, writers, others, timeout)
+                found = original(readers, writers, others, timeout)
+                if is_new:
+                    for each in found[0]:
+                        self.hear(each)
+                return found
             seconds = _seconds(timeout, threading.TIMEOUT_MAX)
             if seconds is None:
                 return original(readers, writers, others, timeout)
@@ -143,10 +149,12 @@ class Polls:
             if targeted and not self._is_of_transports():
                 return self._select(original, selector, timeout)
             found = original(selector, timeout)
-            for key, _ in found:
+            for key, events in found:
                 file = key[0]
                 if id(file) not in passing and type(file) is not int:
                     self.meet(file)
+                    if events & selectors.EVENT_READ:
+                        self.hear(file)
             if targeted and not self._is_of_transports():  # since one of them is known
                 return self._select(original, selector, timeout)
             return found
@@ -180,6 +188,12 @@ class Polls:
         """`file` is polled: know its connection, if it is one."""
         if self._installed and is_a(file, KernelSocket):
             or_none(self._connections.of, file, RECEIVE)
+
+    def hear(self, file: Any) -> None:
+        """`file` can be read, before anything was sent: who speaks first is no proxy."""
+        connection = or_none(self._connections.known, file) if self._installed else None
+        if connection is not None and connection.untargeted:
+            or_none(self._connections.receives, file, connection)
 
     def poll(self, call: _Call, seconds: float) -> Any:
         """What the kernel tells within so many seconds, as far as it is so."""

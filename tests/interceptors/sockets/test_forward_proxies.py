@@ -18,6 +18,8 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
+from tests.interceptors.sockets.polls import POLLS
+from tests.interceptors.sockets.polls import Poll
 
 
 PROXY = ("proxy.internal:3128",)
@@ -132,6 +134,29 @@ def test_who_speaks_first_is_none() -> None:
     proxies.begin(connection, PROXY)
     proxies.receive(connection)
     assert connection not in proxies
+
+
+def tunnel(connection: socket.socket) -> None:
+    connection.recv(100)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    echo(connection)
+
+
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_before_it_asks_the_proxy(polls: Poll, inject: Inject) -> None:
+    with (
+        serve(tunnel) as port,
+        inject("network_failure", mode="reset", target="shop.internal:443") as fault,
+        socket.create_connection((HOST, port)) as client,
+    ):
+        assert not polls(client, 0)  # whether it was closed meanwhile
+        client.sendall(b"CONNECT shop.internal:443 HTTP/1.1\r\n\r\n")
+        assert polls(client, 10)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        client.sendall(b"hello")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+    assert fault.hits == 1
 
 
 def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(inject: Inject) -> None:
