@@ -30,7 +30,6 @@ see of it.
 from __future__ import annotations
 
 import math
-import re
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +37,7 @@ from typing import Final
 
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.parsing.http_requests import REQUEST_LINE
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -49,7 +49,6 @@ __all__ = ["AHEAD", "CAPACITY", "RequestStream", "after"]
 # Bytes: what a kernel takes, more or less, of what nobody acknowledges.
 CAPACITY: Final = 1 << 18
 AHEAD: Final = 32  # bytes: so many of records are nobody else's
-_REQUEST_LINE: Final = re.compile(rb"[A-Z][A-Z-]* \S+ HTTP/1\.[01]\r?\n")
 
 
 class RequestStream:
@@ -84,7 +83,7 @@ class RequestStream:
         """Whether what begins so is a new message; `answered`: the peer has spoken since."""
         if self.rest:
             return False
-        is_request = _REQUEST_LINE.match(message) is not None
+        is_request = REQUEST_LINE.match(message) is not None
         is_more = self._is_http or self._awaits_its_place
         if is_more and not is_request and not answered:
             return False  # its body, or more of what is cut off somewhere

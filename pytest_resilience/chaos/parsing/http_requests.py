@@ -18,13 +18,14 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "FrameReader", "RequestFilter", "RequestReader", "parse_request_filter", "read_pairs",
+    "REQUEST_LINE", "FrameReader", "RequestFilter", "RequestReader", "parse_request_filter",
+    "read_pairs",
 ]  # fmt: skip
 
 _METHOD = re.compile(r"[A-Za-z*?-]+")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z?\[\]-]+")  # and what else globs have
 _RPC = re.compile(r"/?[\w.*?\[\]!-]+/[\w*?\[\]!-]+|\*")
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]*) (\S+) HTTP/1\.[01]\r?\n")
+REQUEST_LINE: Final = re.compile(rb"([A-Z][A-Z-]*) (\S+) HTTP/1\.[01]\r?\n")
 _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
 _HEADER = re.compile(rb"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
@@ -174,7 +175,7 @@ class RequestReader:
         `answered`: the response to what was sent before has begun.
         """
         if self.is_whole:
-            if not _REQUEST_LINE.match(message):
+            if not REQUEST_LINE.match(message):
                 pass  # more of a body
             elif answered or not self._was_seen:
                 self._begin(message)
@@ -201,12 +202,12 @@ class RequestReader:
 
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
-        is_one = _REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
+        is_one = REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
         self._head = head[:_MOST_HEAD] if is_one else b""
         self.is_whole = bool(is_one) and (
             b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
         )
-        self.lacks_end = self.is_partial and _REQUEST_LINE.match(self._head) is not None
+        self.lacks_end = self.is_partial and REQUEST_LINE.match(self._head) is not None
         self._request, self._pipelined, self._was_seen = None, False, True
         return bool(is_one)
 
@@ -296,7 +297,7 @@ def _text(part: str | bytes) -> str:
 
 def _parsed(message: bytes, *, pipelined: bool) -> HttpRequest | None:
     """`pipelined`: others follow, in other messages."""
-    line, end = _REQUEST_LINE.match(message), _END_OF_HEAD.search(message)
+    line, end = REQUEST_LINE.match(message), _END_OF_HEAD.search(message)
     if line is None or end is None:
         return None
     headers = [
@@ -307,7 +308,7 @@ def _parsed(message: bytes, *, pipelined: bool) -> HttpRequest | None:
         line[1].decode("ascii"),
         line[2].decode("latin-1"),
         headers,
-        pipelined=pipelined or bool(_REQUEST_LINE.match(message, end.end() + _length(headers))),
+        pipelined=pipelined or bool(REQUEST_LINE.match(message, end.end() + _length(headers))),
     )
 
 

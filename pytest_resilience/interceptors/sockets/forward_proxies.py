@@ -23,13 +23,13 @@ from typing import Final
 from typing import Generic
 from typing import TypeVar
 
+from pytest_resilience.chaos.parsing.http_requests import REQUEST_LINE
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 
 
 __all__ = ["ForwardProxies"]
 
 _K = TypeVar("_K")
-_REQUEST = re.compile(rb"([A-Z][A-Z-]*) (\S+) HTTP/1\.[01]\r?\n")
 _URL = re.compile(r"(?i:(http|https|ws|wss)://)(?:[^/?#@]*@)?([^/?#]+)")
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?")
 _PORTS: Final = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
@@ -65,7 +65,7 @@ class _Conversation:
 
     def hear(self, message: bytes) -> _Address | None:
         """To whom this goes that is sent; None if to the peer itself, or to whom the last went."""
-        request = _REQUEST.match(message)
+        request = REQUEST_LINE.match(message)
         if request is not None and request[1] == b"CONNECT":
             self.tunnel = _address(request[2].decode("latin-1"))
         elif self.tunnel is not None:
