@@ -333,8 +333,7 @@ class ConnectionTable:
 
     def receives(self, sock: socket.socket, connection: TcpConnection) -> None:
         """The client receives from who may be a proxy, on a connection that nobody targets."""
-        if connection in self.proxies:
-            self.proxies.receive(connection)
+        self.proxies.receive(connection)
         self._let_pass_if_known(sock, connection)
 
     def at(self, descriptor: int) -> TcpConnection | None:

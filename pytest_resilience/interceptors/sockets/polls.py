@@ -192,7 +192,9 @@ class Polls:
     def hear(self, file: Any) -> None:
         """`file` can be read, before anything was sent: who speaks first is no proxy."""
         connection = or_none(self._connections.known, file) if self._installed else None
-        if connection is not None and connection.untargeted:
+        if connection is None or connection not in self._connections.proxies:
+            return
+        if connection.untargeted:
             or_none(self._connections.receives, file, connection)
 
     def poll(self, call: _Call, seconds: float) -> Any:
