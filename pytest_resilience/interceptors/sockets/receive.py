@@ -43,7 +43,7 @@ from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 __all__ = ["Receiver"]
 
-_NO_TIME = 0.0005  # seconds in which nobody waits
+_NO_TIME = 0.0005  # seconds that are not waited: a peer near by and cold caches take them
 _A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
 
 
@@ -349,8 +349,8 @@ class Receiver:
 
         Returns until when it has taken, in monotonic seconds.
 
-        One that is not there yet is late from its arrival on, one that is there from the last
-        send on, which is the latest it can have left.
+        One that is not there yet is late from its arrival on. One that is there, or comes at once
+        after the last send, is late from that send on: later it cannot have been asked for.
         """
         __tracebackhide__ = True
         clock, delay = self._engine.clock, stream.effect.delay
@@ -363,7 +363,8 @@ class Receiver:
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
         elif effects.readable(sock, receive_timeout(sock)):
-            due = stream.arrive(clock.monotonic())
+            now, sent_at = clock.monotonic(), connection.turn.sent_at
+            due = stream.arrive(now if now - sent_at > _NO_TIME else sent_at)
         else:
             raise effects.timed_out(sock)
         now = clock.monotonic()

@@ -137,33 +137,51 @@ def test_the_delay_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
 
 def test_what_it_takes_to_decide_is_no_part_of_the_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a response that has not come by then: however long that takes, it is never early."""
-    clock, answer, begin_response = ManualClock(), threading.Event(), TcpConnection.begin_response
+    begin_response = TcpConnection.begin_response
+
+    def decides_late(connection: TcpConnection, engine: Engine, **options: Any) -> Any:
+        engine.clock.advance(0.03)  # type: ignore[attr-defined]  # a machine without time for us
+        return begin_response(connection, engine, **options)
+
+    monkeypatch.setattr(TcpConnection, "begin_response", decides_late)
+    assert _delayed_by(0.04, monkeypatch) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(("took", "is_a_part"), [(0.0004, True), (0.0006, False)])
+def test_what_a_near_peer_takes_is_a_part_of_the_delay(
+    took: float, is_a_part: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its response is there by the time somebody looks: who is first is chance."""
+    delayed = _delayed_by(0.04, monkeypatch, took=took)
+    assert delayed == pytest.approx(0.04 - took * is_a_part, abs=1e-6)
+
+
+def _delayed_by(delay: float, monkeypatch: pytest.MonkeyPatch, took: float = 0.0) -> float:
+    """How long a response is held up that comes `took` seconds after it is awaited."""
+    clock, awaited = ManualClock(), threading.Event()
     engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
 
-    def awaited(sock: socket.socket, timeout: float | None) -> bool:
+    def awaits(sock: socket.socket, timeout: float | None) -> bool:
         if timeout != 0:
-            answer.set()
+            clock.advance(took)
+            awaited.set()
         return readable(sock, timeout)
-
-    def decides_late(*args: Any, **options: Any) -> Any:
-        clock.advance(0.03)  # on a machine that has no time for us
-        return begin_response(*args, **options)
 
     def patient(connection: socket.socket) -> None:
         connection.recv(100)
-        assert answer.wait(10)
+        assert awaited.wait(10)
         connection.sendall(b"late")
 
     with serve(patient) as port, connected(port) as client:
         active_experiment = engine.start(
-            ChaosExperiment("x", "network_latency", delay=0.04), seed=1
+            ChaosExperiment("x", "network_latency", delay=delay), seed=1
         )
         client.sendall(b"x")
-        monkeypatch.setattr(effects, "readable", awaited)
-        monkeypatch.setattr(TcpConnection, "begin_response", decides_late)
+        monkeypatch.setattr(effects, "readable", awaits)
         assert client.recv(100) == b"late"
         active_experiment.stop()
-    assert clock.sleeps == [pytest.approx(0.04)]
+    (slept,) = clock.sleeps
+    return slept
 
 
 def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
