@@ -32,7 +32,7 @@ from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.patching import Patches
 
 

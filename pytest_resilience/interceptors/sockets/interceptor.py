@@ -43,7 +43,6 @@ from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.descriptor_sends import DescriptorSends
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
@@ -61,6 +60,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import beginning

@@ -29,7 +29,6 @@ from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from pytest_resilience.interceptors.sockets.received_before import NOTHING
@@ -38,6 +37,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 

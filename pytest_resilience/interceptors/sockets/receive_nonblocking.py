@@ -33,12 +33,12 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.socket_classes import silence
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait

@@ -27,9 +27,9 @@ from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.effects import readable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import echo

@@ -24,10 +24,10 @@ import pytest
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from tests.injecting import Inject
 from tests.injecting import injecting
 from tests.interceptors.conftest import HOST

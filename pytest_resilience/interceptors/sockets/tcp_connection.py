@@ -1,0 +1,215 @@
+"""One open connection: whose turn it is to speak, what comes in and what goes out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import weakref
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import CallSite
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.parsing.targets import is_accepted
+from pytest_resilience.chaos.request_stream import after
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.interceptors.sockets.conversation import Inbound
+from pytest_resilience.interceptors.sockets.conversation import Turn
+from pytest_resilience.interceptors.sockets.send_queue import SendQueue
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
+from pytest_resilience.interceptors.sockets.wire_format import BODILESS
+from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
+from pytest_resilience.interceptors.sockets.wire_format import FRAMED
+
+
+__all__ = ["TcpConnection"]
+
+
+class TcpConnection:
+    """One TCP connection.
+
+    Attributes:
+        owner: the socket object that was seen on it last.
+        ends: own and peer's address, once connected: what stays when a descriptor moves
+            to another socket object, as in TLS.
+        names: every `host:port` the peer is known by, the best first.
+        number: what `new_connection` gave it; 0 if nothing can happen to it.
+        stale: the active experiments have changed since `untargeted` was decided.
+        untargeted: no active experiment has it for a target.
+        task: of an event loop, that has connected or sent on it last.
+        turn: whose turn it is to speak.
+        inbound: what comes in.
+        send_queue: what could not be sent.
+    """
+
+    __slots__ = (
+        "__weakref__", "ends", "inbound", "names", "number", "owner", "send_queue", "stale", "task",
+        "turn", "untargeted",
+    )  # fmt: skip
+
+    def __init__(self, owner: socket.socket | None, names: tuple[str, ...], *, number: int) -> None:
+        self.owner: Callable[[], socket.socket | None]
+        self.owner = (lambda: None) if owner is None else weakref.ref(owner)
+        self.ends: tuple[Any, Any] | None = None
+        self.names = names
+        self.number = number
+        self.stale = True
+        self.untargeted = False
+        self.task: Callable[[], object] | None = None
+        self.turn = Turn()
+        self.inbound = Inbound()
+        self.send_queue = SendQueue()
+
+    @property
+    def client(self) -> bool:
+        """Whether something can happen to it."""
+        return bool(self.number)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the other side opened it: then it is for those targets only that say so."""
+        return bool(self.names) and is_accepted(self.names[0])
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether more of a request is still to be sent, by another thread or later by this one.
+
+        The peer has all of it before it refuses it, so nobody is told of that before.
+        """
+        queue = self.send_queue
+        elsewhere = bool(queue.threads - {threading.get_ident()})
+        return elsewhere or queue.requests.rest > 0 or self.turn.requests.lacks_end
+
+    @property
+    def is_struck(self) -> bool:
+        """Whether something may happen to who waits here, though nothing comes from the peer."""
+        stream = self.inbound.stream
+        if self.inbound.expected:  # that is decided
+            return stream is not None and not stream.needs_response and not self.is_sending
+        return not self.turn.receiving and not self.is_sending
+
+    def sent(self, message: bytes, now: float) -> None:
+        """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
+        stream = self.inbound.stream
+        if self.turn.partial and stream is None:
+            self.inbound.expected = False  # who has polled has found nothing more of that before
+        if self.inbound.expected:
+            self.turn.sent_at = now  # it is more of the same request
+        elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
+            is_read = bool(self.inbound.threads - {threading.get_ident()})
+            is_waited_for = stream is not None and stream.due is None
+            if not (is_read and is_waited_for):
+                self.inbound.stream = None
+
+    def begin_response(
+        self,
+        engine: Engine,
+        *,
+        through: object = None,
+        among: Sequence[ActiveExperiment] | None = None,
+    ) -> ResponseStream | None:
+        """The client turns from sending to receiving: what happens to the response?
+
+        `among`: the experiments that may happen to one about which others have decided.
+        """
+        turn = self.turn
+        turn.receiving, turn.asked, self.inbound.expected = True, False, False
+        kind = HANDSHAKE if turn.handshaking else RECEIVE
+        turn.after_handshake, turn.handshaking = turn.handshaking, False
+        about = self.operation(kind, through=through, asked=True)
+        effect = engine.decide(about, among=among)
+        if turn.request == FRAMED:
+            turn.requests.forget()  # others may come and be received, and belong to none
+        requests = self.send_queue.requests
+        if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
+            effect = requests.cut  # what it has not received it does not respond to
+        elif requests.late is not None and kind == RECEIVE:
+            effect = after(requests.late, effect)
+            requests.late = None
+        if self.number in other_ends:
+            answer_nothing(self.number, effect)
+        if effect is not None:
+            self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
+        elif not (turn.partial or among):  # else what has happened to the rest of it goes on
+            self.inbound.stream = None
+        return self.inbound.stream
+
+    def begin_request(self, engine: Engine, message: bytes) -> None:
+        """The client sends `message`: what happens to it, if it is a new one?"""
+        requests = self.send_queue.requests
+        if SEND not in engine.active_kinds and requests.is_idle:
+            return
+        # Of TLS, what comes first may be its own, such as tickets.
+        answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
+        begins = requests.begins(message, answered=answered)
+        if requests.is_cut or requests.is_ending:
+            return
+        effect = None
+        if SEND in engine.active_kinds:
+            effect = engine.decide(self.operation(SEND, asked=True, mid_message=not begins))
+            newer = self.send_queue.newer(engine, begins=begins)
+            if newer and effect is None:
+                effect = engine.decide(self.operation(SEND, asked=True), among=newer)
+        if begins or effect is not None:
+            requests.begin(effect, sealed=self.turn.decrypted)
+
+    def begin_eof(self, engine: Engine, *, through: object = None) -> ResponseStream | None:
+        """The peer has closed its side: what happens to the EOF, the first time?"""
+        if self.inbound.eof_received:
+            return None
+        self.inbound.eof_received = True
+        effect = engine.decide(self.operation(CLOSE, through=through, asked=True))
+        return None if effect is None else ResponseStream(effect)
+
+    def is_over(self) -> None:
+        """Its peer has ended it: nothing more can happen to what it is used for all the same."""
+        self.number, self.stale = 0, True
+        self.inbound.stream, self.inbound.unread, self.inbound.asked_early = None, b"", 0
+
+    def give_up_response(self) -> None:
+        """Nobody waits for it any more, nor for the EOF."""
+        self.inbound.stream, self.inbound.eof, self.inbound.unread = None, None, b""
+        self.inbound.eof_received = True
+
+    def operation(
+        self,
+        kind: str,
+        *,
+        blocking: bool = True,
+        through: object = None,
+        asked: bool = False,
+        mid_message: bool = False,
+    ) -> Operation:
+        """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
+        turn, requests, accepted = self.turn, self.turn.requests, self.accepted
+        return Operation(
+            kind=kind,
+            target=self.names[0],
+            names=self.names,
+            blocking=blocking,
+            tcp=TcpDetails(connection=self.number, accepted=accepted, mid_message=mid_message)
+            if kind != RECEIVE
+            else TcpDetails(
+                connection=self.number,
+                accepted=accepted,
+                encrypted=turn.tls and not turn.decrypted,
+                partial=turn.partial,
+                other=requests.is_other,
+                bodiless=turn.request == BODILESS,
+                informational=turn.request == EXPECTANT,
+                multiplexed=turn.request == FRAMED,
+            ),
+            http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
+            call_site=CallSite(loop_objects=(through, self.task and self.task())),
+        )
