@@ -41,9 +41,9 @@ def lost(inject: Inject) -> Callable[..., NeverFiredError]:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def postgres_port(postgres: str) -> Iterator[tuple[int, str]]:
-    """The port and the user of a real server."""
+    """The port and the user of a real server, whose connections end before the next test."""
     with listening(postgres) as there:
         yield there
 
