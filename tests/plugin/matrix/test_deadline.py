@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience import proc
 from pytest_resilience.plugin.matrix import deadline as module
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
@@ -26,7 +28,7 @@ from pytest_resilience.virtual_time.clock import VirtualClock
 
 
 @pytest.fixture(autouse=True)
-def _only_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def _only_its_own_threads_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that other tests and plugins have left, nobody says whether they would do more."""
     here, frames = threading.get_ident(), sys._current_frames
     others = frames().keys() - {here}
@@ -35,6 +37,19 @@ def _only_its_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         "_current_frames",
         lambda: {ident: frame for ident, frame in frames().items() if ident not in others},
     )
+    waitid, servers = os.waitid, _children()  # as that of databases, which stays to the end
+
+    def waitid_of_own(*args: int) -> object:
+        if _children() <= servers:
+            raise ChildProcessError
+        return waitid(*args)
+
+    monkeypatch.setattr(os, "waitid", waitid_of_own)
+
+
+def _children() -> set[bytes]:
+    at = [f"/proc/self/task/{each.native_id}/children" for each in threading.enumerate()]
+    return {child for each in at for child in proc.read(each).split()}
 
 
 def test_a_blocking_call_is_ended() -> None:
@@ -289,6 +304,15 @@ async def _again_and_again() -> None:
         await asyncio.sleep(0.05)
 
 
+async def _for_a_process_that_may_connect() -> None:
+    process = await asyncio.to_thread(subprocess.Popen, ["sleep", "60"])
+    try:
+        await _for_each_other()
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+
 async def _for_a_process() -> None:
     process = await asyncio.create_subprocess_exec("sleep", "60")
     try:
@@ -306,6 +330,7 @@ async def _for_a_process() -> None:
         _for_a_thread_below_threading,
         _again_and_again,
         _for_a_process,
+        _for_a_process_that_may_connect,
     ],
 )
 def test_an_event_loop_that_may_yet_be_woken_has_until_the_deadline(
