@@ -59,7 +59,6 @@ LOADED = (
     "asyncio", "http.server", "requests", "sqlite3",
     "pytest_resilience.interceptors.children.interceptor",
     "pytest_resilience.interceptors.databases.asyncpg",
-    "pytest_resilience.interceptors.databases.opened_before",
     "pytest_resilience.interceptors.databases.pools",
     "pytest_resilience.interceptors.databases.psycopg",
     "pytest_resilience.interceptors.databases.redis",

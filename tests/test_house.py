@@ -80,7 +80,6 @@ ABOUT: dict[str, frozenset[str]] = {
     "plugin.fixtures.responses": frozenset({"responses"}),
     "plugin.fixtures.sqlite": frozenset({"sqlite3"}),
     "interceptors.sockets.delaying_protocol": frozenset({"asyncio"}),
-    "interceptors.databases.opened_before": frozenset({"sqlite3"}),
     "interceptors.databases.psycopg2": frozenset({"psycopg2"}),
     "interceptors.databases.sqlite": frozenset({"sqlite3"}),
     "virtual_time.tls_calls": frozenset({"ssl"}),

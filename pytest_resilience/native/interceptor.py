@@ -20,7 +20,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
-from pytest_resilience.native.machines import unsupported
+from pytest_resilience.native.loader_tables import unsupported
 from pytest_resilience.patching import Patches
 
 

@@ -8,7 +8,7 @@ which the loader fills. Which slot is whose is in the object's relocations (ELF,
                                           -> DT_STRTAB          -> "connect"
 
 Source: System V Application Binary Interface, chapter 5, with the supplements for x86-64 and
-aarch64; elf.h and link.h of glibc.
+aarch64; elf.h and link.h of glibc. Of other machines and C libraries nothing is known here.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from __future__ import annotations
 import _ctypes
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 import struct
+import sys
 
 from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_resilience.native.machines import SLOT_TYPES
 
-
-__all__ = ["LoadedObject", "LoadedObjects", "Slot", "slots"]
+__all__ = ["SLOT_TYPES", "LoadedObject", "LoadedObjects", "Slot", "slots", "unsupported"]
 
 _PLTRELSZ, _STRTAB, _SYMTAB, _RELA, _RELASZ, _STRSZ, _JMPREL = 2, 5, 6, 7, 8, 10, 23
 _ENTRY = struct.Struct("<qQ")  # of the dynamic section: tag, value
@@ -185,3 +185,19 @@ def _slots_in(owner: LoadedObject, raw: bytes, named: dict[int, str]) -> Iterato
                 if at % _RELOCATION == _WHERE.size:
                     (place,) = _WHERE.unpack_from(raw, at - _WHERE.size)
                     yield Slot(name, owner.base + place, owner)
+
+
+# By machine: the types of relocations that fill a slot of a function (JUMP_SLOT, GLOB_DAT).
+SLOT_TYPES = {"x86_64": frozenset({7, 6}), "aarch64": frozenset({1026, 1025})}
+
+
+@functools.cache
+def unsupported() -> str:
+    """Why clients in C cannot be reached on this machine; empty if they can."""
+    machine = os.uname().machine if hasattr(os, "uname") else ""
+    if sys.platform != "linux" or machine not in SLOT_TYPES or sys.maxsize < 2**32:
+        return f"on {sys.platform} ({machine}) they cannot be reached in this process"
+    names = getattr(os, "confstr_names", {})
+    if "CS_GNU_LIBC_VERSION" not in names or not os.confstr("CS_GNU_LIBC_VERSION"):
+        return "with another C library than glibc they cannot be reached in this process"
+    return ""

@@ -18,6 +18,7 @@ from types import AsyncGeneratorType
 from types import BuiltinFunctionType
 from types import CodeType
 from types import CoroutineType
+from types import FrameType
 from types import FunctionType
 from types import GeneratorType
 from types import MethodType
@@ -36,6 +37,7 @@ __all__ = [
     "AwaitableMakers",
     "CallKind",
     "Decorator",
+    "EnteredBlocks",
     "async_generator_around",
     "calls_first_argument",
     "close_unawaited",
@@ -371,3 +373,49 @@ def wrap(
         return await run_coroutine(func, args, kwargs)
 
     return wrapper
+
+
+_MOST_ENTERED = 1000  # blocks, should some never be left
+
+
+class EnteredBlocks(dict[FrameType, list[_T]]):
+    """What is known of the blocks of a pattern that were entered and not left, by their frames.
+
+    For where context variables cannot tell which one is left: the two halves of a generator may
+    run in different threads or contexts, as those of a dependency of FastAPI do, and generators
+    end in any order. Its frame stays the same. The keys are the frames themselves, for their
+    numbers would be given again.
+    """
+
+    __slots__ = ()
+
+    def enter(self, frame: FrameType, block: _T) -> None:
+        """Note a block of the frame that called `__enter__`, or `__aenter__`."""
+        if len(self) >= _MOST_ENTERED:
+            self.clear()
+        self.setdefault(frame, []).append(block)
+
+    def leave(self, frame: FrameType) -> _T | None:
+        """The block of the frame that called `__exit__`; None if it has none, as ExitStack's."""
+        return self._take(frame, -1) if frame in self else None
+
+    def leave_this(self, block: _T) -> bool:
+        """Note that a block was left, whatever its frame. False if it was before."""
+        for frame, blocks in self.copy().items():
+            for index, each in enumerate(blocks):
+                if each is block:
+                    self._take(frame, index)
+                    return True
+        return False
+
+    def leave_latest(self) -> _T | None:
+        """The block that was entered last; None if there is none."""
+        frame = next(reversed(self), None)
+        return None if frame is None else self._take(frame, -1)
+
+    def _take(self, frame: FrameType, index: int) -> _T:
+        blocks = self[frame]
+        block = blocks.pop(index)
+        if not blocks:
+            del self[frame]
+        return block

@@ -28,13 +28,13 @@ from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import Decorator
+from pytest_resilience.patterns.callables import EnteredBlocks
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
-from pytest_resilience.patterns.entered_blocks import EnteredBlocks
 from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import timeout
 

@@ -25,7 +25,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.response import SlowClose
 from pytest_resilience.chaos.faults.response import Truncation
-from pytest_resilience.chaos.parsing.distributions import DelayDistribution
+from pytest_resilience.chaos.parsing.quantities import DelayDistribution
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.proxy.traffic_filter import DirectionContext
 from pytest_resilience.proxy.traffic_filter import Sink

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.native.machines import unsupported
+from pytest_resilience.native.loader_tables import unsupported
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject
 from tests.injecting import injecting

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.native.machines import unsupported
+from pytest_resilience.native.loader_tables import unsupported
 from pytest_resilience.native.slots import all_slots
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject

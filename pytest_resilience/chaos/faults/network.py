@@ -28,7 +28,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.distributions import DelayDistribution
+from pytest_resilience.chaos.parsing.quantities import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.errors import ServiceFailureError
 

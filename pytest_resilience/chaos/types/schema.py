@@ -16,10 +16,10 @@ from pytest_resilience.chaos import triggers
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.streams import STREAMS
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.distributions import DISTRIBUTIONS
-from pytest_resilience.chaos.parsing.distributions import DelayDistribution
-from pytest_resilience.chaos.parsing.distributions import make_distribution
 from pytest_resilience.chaos.parsing.http_requests import parse_request_filter
+from pytest_resilience.chaos.parsing.quantities import DISTRIBUTIONS
+from pytest_resilience.chaos.parsing.quantities import DelayDistribution
+from pytest_resilience.chaos.parsing.quantities import make_distribution
 from pytest_resilience.chaos.parsing.targets import parse_targets
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError

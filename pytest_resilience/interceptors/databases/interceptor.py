@@ -101,6 +101,6 @@ class DatabaseInterceptor:
         self._drivers[place].install(patches)
 
     def _note_opened_before(self, patches: Patches) -> None:
-        from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
+        from pytest_resilience.interceptors.databases.sqlite import OpenedBefore
 
         OpenedBefore(self._hooks.engine).install(patches)

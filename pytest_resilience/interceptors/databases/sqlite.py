@@ -1,4 +1,9 @@
-"""sqlite3: its classes are immutable, so connections from now on are made of derived ones."""
+"""sqlite3: its classes are immutable, so connections from now on are made of derived ones.
+
+Those that were open before anybody watched are made in C, and not reached. But Django and
+SQLAlchemy send their statements in Python. There those are noted, so that an experiment of
+databases which never fires can say so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import functools
 import os
 import re
 import sqlite3
+import sys
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -14,6 +20,10 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import EXECUTE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.parsing.sql import plain_text
 from pytest_resilience.chaos.types.database import AFTER
@@ -28,10 +38,11 @@ from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
+from pytest_resilience.patching import Observer
 from pytest_resilience.patching import Patches
 
 
-__all__ = ["SqliteDriver"]
+__all__ = ["OpenedBefore", "SqliteDriver"]
 
 _FACTORY = 4  # its place among the positional arguments after the database
 _TIMEOUT = 5.0  # seconds that it waits for others who have the lock, unless told how many
@@ -241,3 +252,67 @@ def _path_in(given: str) -> str:
     if path.startswith("//"):  # with an authority, which is empty or `localhost`
         path = path[path.find("/", 2) :]
     return unquote(path)
+
+
+_DJANGO = (
+    "by Django, before this run was known to have chaos. Ask for it by a flag such as "
+    "--chaos-seed; or, outside of a transaction (django_db(transaction=True)), call "
+    "django.db.connections[{alias!r}].connect() in the test, which opens another to the same "
+    "database; say with match= which statements are meant, for Django sends some of its own then."
+)
+_SQLALCHEMY = (
+    "by SQLAlchemy, before this run was known to have chaos. Ask for it by a flag such as "
+    "--chaos-seed; or make the engine in a fixture or the test, or call engine.dispose() there, "
+    "after which it opens others."
+)
+
+
+class OpenedBefore:
+    """Notes statements on connections that were opened before. See `interceptor.Driver`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def install(self, patches: Patches) -> None:
+        """Watch what is loaded: what is loaded later has no connection yet."""
+        # By the modules that are there: to import Django or SQLAlchemy for it takes long.
+        observer = Observer(patches)
+        django = getattr(sys.modules.get("django.db.backends.utils"), "CursorWrapper", None)
+        dialect = getattr(sys.modules.get("sqlalchemy.engine.default"), "DefaultDialect", None)
+        for owner, names, note in (
+            (django, ("_execute", "_executemany"), self._django),
+            (dialect, ("do_execute", "do_executemany"), self._sqlalchemy),
+        ):
+            for name in names if owner is not None else ():
+                observer.observe(owner, name, note)
+
+    def _django(self, cursor: Any, sql: str, *_: Any) -> None:
+        database = cursor.db
+        if _is_out_of_reach(database.connection):
+            name = str(database.settings_dict["NAME"])
+            self._note(name, sql, _DJANGO.format(alias=database.alias))
+
+    def _sqlalchemy(
+        self, _dialect: Any, cursor: Any, sql: str, _parameters: Any, context: Any = None
+    ) -> None:
+        if _is_out_of_reach(getattr(cursor, "connection", None)):
+            self._note(context.engine.url.database or ":memory:", sql, _SQLALCHEMY)
+
+    def _note(self, database: str, sql: str, otherwise: str) -> None:
+        self._engine.note_unmatched(
+            Operation(
+                kind=EXECUTE,
+                target=database,
+                names=(database, os.path.basename(database)),
+                sql=SqlDetails(statement=sql),
+                remark="on a connection opened before",
+                advice=(
+                    f"The connection of sqlite3 to {database} is not reached: it was opened before "
+                    f"the experiment began, {otherwise}"
+                ),
+            )
+        )
+
+
+def _is_out_of_reach(connection: Any) -> bool:
+    return isinstance(connection, sqlite3.Connection) and not hasattr(connection, "chaos_session")

@@ -19,6 +19,7 @@ from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import Decorator
+from pytest_resilience.patterns.callables import EnteredBlocks
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
@@ -37,7 +38,6 @@ from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import run_coroutine
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
-from pytest_resilience.patterns.entered_blocks import EnteredBlocks
 
 
 __all__ = ["CircuitBreaker"]

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from pytest_resilience.native.machines import unsupported
+from pytest_resilience.native.loader_tables import unsupported
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.hostile import Place

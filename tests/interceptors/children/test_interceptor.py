@@ -24,7 +24,7 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.children.folder import STARTUP
 from pytest_resilience.interceptors.children.folder import VARIABLE
-from pytest_resilience.native.machines import unsupported
+from pytest_resilience.native.loader_tables import unsupported
 from tests.forks import in_fork
 from tests.interceptors.children.family import DO
 from tests.interceptors.children.family import FAILED

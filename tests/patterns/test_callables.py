@@ -17,7 +17,7 @@ from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import ManualClock
 from pytest_resilience.patterns import TimeLimiter
-from pytest_resilience.patterns.entered_blocks import EnteredBlocks
+from pytest_resilience.patterns.callables import EnteredBlocks
 
 
 def in_a_thread(func: Callable[[], object]) -> None:
