@@ -158,7 +158,7 @@ def pytest_load_initial_conftests(
 
             watch(early_config)
     # Before the first conftest file imports what makes some.
-    if early_config.getini("virtual_time") or getattr(known, "resilience_virtual_time", None):
+    if _is_on(early_config, "virtual_time") or getattr(known, "resilience_virtual_time", None):
         from pytest_resilience.plugin.virtual_time import see_locks
 
         see_locks(early_config)
@@ -395,7 +395,15 @@ def _has_virtual_time(config: pytest.Config) -> bool:
     """Whether every test has virtual time."""
     options = config.pluginmanager.get_plugin(_OPTIONS)
     flag = options is not None and bool(options.given(config, _CLOCK_FLAG))
-    return flag or bool(config.getini("virtual_time"))
+    return flag or _is_on(config, "virtual_time")
+
+
+def _is_on(config: pytest.Config, name: str) -> bool:
+    """Whether an ini option says so. Raises `pytest.UsageError`, which pytest 8 does not."""
+    try:
+        return bool(config.getini(name))
+    except (ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"ini option {name}: {error}; give true or false") from None
 
 
 def _session(config: pytest.Config) -> Any:
@@ -413,7 +421,8 @@ def _session(config: pytest.Config) -> Any:
         from pytest_resilience.plugin.summary import ChaosSummary
 
         settings = settings_of(config)
-        session = ChaosSession(config, settings)
+        native = _is_on(config, "chaos_native")
+        session = ChaosSession(config, settings, native=native)
         config.pluginmanager.register(session, _SESSION)
         if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
             ChaosSummary.register(config, settings)

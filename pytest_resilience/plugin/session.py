@@ -69,7 +69,8 @@ _MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many 
 class ChaosSession:
     """Runs the experiments of each test around it, and undoes them whatever happens."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, *, native: bool) -> None:
+        """`native`: whether clients that connect in C are reached."""
         self.settings = settings
         self._monkeys: SessionMonkeys | None = None
         self._marks: dict[int, tuple[pytest.Mark, ExperimentRequest]] = {}
@@ -77,7 +78,6 @@ class ChaosSession:
         self._preloaded = False
         self._reports = bool(report_files(config))
         folder = str(config.invocation_params.dir)
-        native = config.getini("chaos_native")
         idle = settings.mode is RunMode.NOTHING
         self._children = None if idle else child_processes(folder, native=native)
         self._engine = new_engine(

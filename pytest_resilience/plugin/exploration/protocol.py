@@ -191,7 +191,7 @@ def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
     elif call.failed:
         call.sections.append(("chaos replay", text))
     else:
-        call.outcome, call.longrepr = "failed", text
+        _fail_for(call, text)
     return ran.reports
 
 
@@ -213,6 +213,17 @@ def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> boo
     proves_nothing = not found.runs
     if call is not None and call.passed and (found.failures or proves_nothing):
         text = found.note if proves_nothing else found.text(whole=whole)
-        call.outcome, call.longrepr = "failed", text
+        _fail_for(call, text)
         return True
     return False
+
+
+def _fail_for(report: pytest.TestReport, text: str) -> None:
+    """Let it fail as by `pytest.fail`: a mere text is nothing to the short summary of pytest 8."""
+    try:
+        pytest.fail(text, pytrace=False)
+    except pytest.fail.Exception:
+        told = pytest.ExceptionInfo.from_current().getrepr(style="value")
+    if told.reprcrash is not None:
+        told.reprcrash.message = text
+    report.outcome, report.longrepr = "failed", told

@@ -169,7 +169,7 @@ INI = {
     "chaos_native": (
         "maybe",
         "--chaos=network_latency:delay=1ms",
-        "ERROR: invalid truth value 'maybe'*",
+        "ERROR: ini option chaos_native: invalid truth value 'maybe'; give true or false",
         4,
     ),
     "chaos_max_cpu": (
