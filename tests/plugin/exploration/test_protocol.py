@@ -851,6 +851,50 @@ def test_what_only_an_error_holds_is_no_leak(shop: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*::test_loads: 4 operations, * 0 ways to fail"])
 
 
+def test_a_client_of_a_fixture_that_connects_again_leaks_nothing(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_client="""
+        import http.client
+        import http.server
+        import threading
+        import pytest
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        @pytest.fixture(scope="module")
+        def client():
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            client = http.client.HTTPConnection(*server.server_address, timeout=0.2)
+            client.connect()
+            yield client
+            client.close()
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+        def test_asks(client):
+            for _ in range(3):
+                try:
+                    client.request("GET", "/")
+                    client.getresponse().read()
+                except (OSError, http.client.HTTPException):
+                    client.close()
+    """
+    )
+    result = shop.runpytest("--chaos-explore=1", "test_client.py")
+    result.stdout.fnmatch_lines(["*::test_asks: 6 operations, * 0 ways to fail"])
+
+
 def test_what_a_run_has_not_closed_does_not_spoil_the_next(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_writes="""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 
@@ -37,6 +38,49 @@ def test_a_file_that_was_open_before_is_no_leak_by_another_name(tmp_path: Path) 
         before = Snapshot()
         (tmp_path / "log").rename(tmp_path / "log.1")
         assert before.leaked() == LeakedResources()
+
+
+def test_one_for_another_is_no_leak(tmp_path: Path) -> None:
+    """As a pool that a fixture keeps has it, when a connection of its died."""
+    first, second = socket.socket(), (tmp_path / "one").open("w")
+    before = Snapshot()
+    first.close()
+    second.close()
+    with (tmp_path / "two").open("w"), socket.socket():
+        assert before.leaked() == LeakedResources()
+        with socket.socket():
+            assert before.leaked() == LeakedResources(sockets=1)
+
+
+def test_what_a_cycle_holds_hides_no_leak_of_the_next_run() -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.me, self.socket = self, socket.socket()
+
+        def __del__(self) -> None:
+            self.socket.close()
+
+    gc.disable()
+    try:
+        before = Snapshot()
+        Client()
+        assert before.leaked() == LeakedResources()
+        before = Snapshot()
+        gc.collect()
+        with socket.socket():
+            assert before.leaked() == LeakedResources(sockets=1)
+    finally:
+        gc.enable()
+
+
+def test_what_an_earlier_run_has_closed_may_be_opened_again() -> None:
+    with socket.socket():
+        calm = Snapshot().leaked()
+    before = Snapshot()
+    with socket.socket():
+        assert before.leaked(calm) == LeakedResources()
+        with socket.socket():
+            assert before.leaked(calm) == LeakedResources(sockets=1)
 
 
 def test_a_socket_that_another_thread_is_about_to_close_is_none(
