@@ -78,10 +78,7 @@ class Wait:
         seconds = min(seconds, effect.left())
         self._ends = now + seconds
         self.due = _time_of(loop) + max(0.0, seconds - early)
-        schedule = _schedules.get(loop)
-        if schedule is None:
-            schedule = _schedules[loop] = _Schedule(loop)
-        schedule.add(self)
+        _schedule_of(loop).add(self)
 
     def cancel(self) -> None:
         """Never call, if it has not."""
@@ -256,7 +253,18 @@ def _call_by_the_machine(
     return timer
 
 
-_schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Schedule] = (
+def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
+    """While it waits, its timer keeps it: a loop that is closed lets go of both, and of what
+    the waits know, such as its transports.
+    """
+    found = _schedules[loop]() if loop in _schedules else None
+    if found is None:
+        found = _Schedule(loop)
+        _schedules[loop] = weakref.ref(found)
+    return found
+
+
+_schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Schedule]] = (
     weakref.WeakKeyDictionary()
 )
 

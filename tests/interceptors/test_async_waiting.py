@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import math
 import select
 import selectors
 import time
+import weakref
 
 from typing import Any
 
@@ -236,6 +238,19 @@ def test_many_end_in_the_order_of_their_moments() -> None:
     finally:
         loop.close()
     assert ended == [0, 1, 2, 3, 4]
+
+
+def test_a_loop_that_is_closed_meanwhile_is_let_go() -> None:
+    """With all that the wait knows, as of the connections that nobody has closed."""
+    loop = asyncio.new_event_loop()
+    gone = weakref.ref(loop)
+
+    Wait(loop, effect(60), 60, functools.partial(print, loop))
+    loop.run_until_complete(asyncio.sleep(0))  # and its timer is set
+    loop.close()
+    del loop
+    gc.collect()
+    assert gone() is None
 
 
 def test_one_that_ends_may_begin_another_or_fail() -> None:
