@@ -6,6 +6,7 @@ import asyncio
 import errno
 import functools
 import os
+import sys
 
 from asyncio.sslproto import SSLProtocol
 from asyncio.sslproto import SSLProtocolState
@@ -146,9 +147,9 @@ class DelayingProtocol(asyncio.Protocol):
         return True  # or the transport would close at once
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None:  # closed by our side, which waits for nothing any more
+        if not _is_of_the_peer(exc):  # closed by our side, which waits for nothing any more
             self._forget()
-            self.protocol.connection_lost(self._error)
+            self.protocol.connection_lost(self._error or exc)
         else:
             self._lost = True
             self._pass("connection_lost", functools.partial(self.protocol.connection_lost, exc))
@@ -267,6 +268,16 @@ class DelayingProtocol(asyncio.Protocol):
         if self._wait is not None:
             self._wait.cancel()
         self._held.clear()
+
+
+def _is_of_the_peer(error: Exception | None) -> bool:
+    """Whether it is what the system has told of the connection.
+
+    TLS closes it with errors of its own: its handshake or its end takes too long, say.
+    """
+    ssl = sys.modules.get("ssl")  # which asyncio may have to do without
+    is_of_the_system = isinstance(error, OSError) and error.errno is not None
+    return is_of_the_system and (ssl is None or not isinstance(error, ssl.SSLError))
 
 
 @dataclass(frozen=True, slots=True)

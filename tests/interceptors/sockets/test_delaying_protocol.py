@@ -10,6 +10,7 @@ import time
 
 from collections.abc import AsyncIterator
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pytest_resilience.interceptors.sockets import delaying_protocol
 from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
@@ -193,6 +195,60 @@ def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> No
 
     with serve(answer_and_reset) as port:
         run(story(port))
+
+
+def silent_below_tls(connection: socket.socket) -> None:
+    """Answer nothing, and not the end of TLS either, once it has shaken hands."""
+    while socket.socket.recv(connection, 65536):
+        pass
+
+
+SILENCES: list[dict[str, Any]] = [
+    {"kind": "network_failure", "mode": "timeout"},
+    {"kind": "network_failure", "mode": "partition"},
+    {"kind": "network_latency", "delay": PATIENCE},
+]
+silences = pytest.mark.parametrize("given", SILENCES, ids=lambda given: given.get("mode", "late"))
+
+
+@silences
+def test_a_handshake_gives_up_in_silence_as_it_really_does(
+    given: dict[str, Any], trust: Trust, inject: Inject
+) -> None:
+    async def shake_hands(port: int) -> str:
+        context = trust.client
+        with pytest.raises(ConnectionAbortedError) as met:
+            await asyncio.open_connection(HOST, port, ssl=context, ssl_handshake_timeout=DELAY)
+        return str(met.value)
+
+    with serve(silent) as port:
+        really = run(shake_hands(port))
+    # The connect is spared, which comes first.
+    with serve(trust.over_tls(silent)) as port, inject(**given, nth=2) as fault:
+        assert run(shake_hands(port)) == really
+    assert fault.hits == 1
+
+
+@silences
+def test_tls_is_ended_in_silence_as_it_really_is(
+    given: dict[str, Any], trust: Trust, inject: Inject
+) -> None:
+    async def close(port: int, *, fault: AbstractContextManager[object]) -> str:
+        reader, writer = await asyncio.open_connection(
+            HOST, port, ssl=trust.client, ssl_shutdown_timeout=DELAY
+        )
+        with fault:
+            writer.write(b"?")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(1), DELAY)
+            writer.close()
+            with pytest.raises(TimeoutError) as met:
+                await writer.wait_closed()
+        return str(met.value)
+
+    with serve(trust.over_tls(silent_below_tls)) as port:
+        really = run(close(port, fault=contextlib.nullcontext()))
+        assert run(close(port, fault=inject(**given))) == really
 
 
 class Picky(Plain):
