@@ -32,6 +32,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
+from pytest_resilience.interceptors.sockets.sockets_by_number import SocketsByNumber
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
@@ -54,7 +55,7 @@ class ConnectionTable:
             straight through, and this is all that it costs to know. A socket leaves when
             it dies, so an id never stands for another one.
         targeted: those that an experiment has for a target, or may have, by descriptor.
-        names: what is known of host names.
+        by_number: those that are used by the number of their descriptor alone.
         proxies: the connections that may be to a forward proxy.
     """
 
@@ -66,12 +67,17 @@ class ConnectionTable:
         self._origins = weakref.WeakKeyDictionary[socket.socket, tuple[object, Origin]]()
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
-        self.names = names
+        self.by_number = SocketsByNumber()
         self._pairs = EmulatedSocketPairs[TcpConnection]()
         self.proxies = ForwardProxies[TcpConnection](names)
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
         self._lock = fork_safe(self, "_lock", threading.RLock)
+
+    @property
+    def names(self) -> HostNames:
+        """What is known of host names."""
+        return self.proxies.names
 
     def opened(self, sock: socket.socket, address: Any) -> TcpConnection | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
@@ -103,6 +109,7 @@ class ConnectionTable:
         """This process has accepted a connection."""
         with borrowed(descriptor) as sock:
             ends = ends_of(sock)
+        self.by_number.passing.discard(descriptor)
         opener = self._pairs.accepted(listener, ends)
         is_pair = opener is not None and not opener.client
         origin = Origin.PAIR if is_pair else Origin.ACCEPTED
@@ -158,13 +165,30 @@ class ConnectionTable:
         if connection is None:
             return None
         sock = connection.owner()
-        if sock is None or sock.fileno() != descriptor:
+        is_gone = sock is None or self.by_number.is_gone(sock, connection.ends)
+        if sock is None or is_gone or sock.fileno() != descriptor:
             with self._lock:  # it is closed, or somebody else's, who may be known meanwhile
                 if self.targeted.get(descriptor) is connection:
                     del self.targeted[descriptor]
             return None
         found = self.of(sock, RECEIVE)
         return None if found is None or found.untargeted else found
+
+    def used_by_number(self, descriptor: int) -> TcpConnection | None:
+        """The same, for who uses it by its number, and may be the first to use it."""
+        found = self.targeted_at(descriptor)
+        if found is not None or descriptor in self.by_number.passing:
+            return found
+        with self._lock:
+            found = self.at(descriptor)
+            sock: Any = None if found is None else found.owner()
+            if found is not None and (sock is None or sock.fileno() != descriptor):
+                sock = self.by_number.make(descriptor)
+            found = None if sock is None else self.of(sock, RECEIVE)
+            if found is None or found.untargeted:
+                self.by_number.passing.add(descriptor)
+                return None
+        return found
 
     def closing(self, sock: socket.socket) -> None:
         """Its descriptor is about to be closed: nobody polls that any more."""
@@ -186,6 +210,7 @@ class ConnectionTable:
         """The active experiments have changed: to a new one, more of a response is a response."""
         with self._lock:
             self.passing.clear()
+            self.by_number.passing.clear()
             known, self._known = self._known, self._engine.active
             self.targeted.clear()
             for descriptor, connection in [*self._by_descriptor.items()]:  # others add some
@@ -211,6 +236,7 @@ class ConnectionTable:
             self.passing.clear()
             self.targeted.clear()
             self._by_descriptor.clear()
+            self.by_number.forget()
             self._known = ()
             self._pairs = EmulatedSocketPairs[TcpConnection]()
             self.proxies.forget()
@@ -223,6 +249,7 @@ class ConnectionTable:
                 operation = connection.operation(kind)
                 if self._engine.is_targeted(operation):
                     connection.untargeted = False
+                    self.by_number.passing.discard(sock.fileno())
                     self.targeted[sock.fileno()] = connection
                     return
                 if not connection.accepted:

@@ -91,10 +91,14 @@ class _Conversation:
 
 
 class ForwardProxies(Generic[_K]):
-    """The connections that may be to a proxy, as long as they may."""
+    """The connections that may be to a proxy, as long as they may.
+
+    Attributes:
+        names: what is known of host names.
+    """
 
     def __init__(self, names: HostNames) -> None:
-        self._names = names
+        self.names = names
         self._conversations = weakref.WeakKeyDictionary[_K, _Conversation]()
 
     def __contains__(self, connection: _K) -> bool:
@@ -135,7 +139,7 @@ class ForwardProxies(Generic[_K]):
         self._conversations.clear()
 
     def _behind(self, conversation: _Conversation, address: _Address) -> tuple[str, ...]:
-        known = (*self._names.of(*address), *conversation.names)
+        known = (*self.names.of(*address), *conversation.names)
         return tuple(dict.fromkeys(known))
 
 

@@ -44,7 +44,7 @@ from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
-from pytest_resilience.interceptors.sockets.descriptor_sends import DescriptorSends
+from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCalls
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
@@ -167,8 +167,8 @@ class SocketPatches:
         before = self._receiver.received_before.datagrams
         self._datagrams = DatagramSockets(engine, self._connections, loops, before)
         self._outages = Outages(engine, self._connections, self._receiver)
-        sends = DescriptorSends(self._connections, self._send, patches)
-        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls, sends)
+        calls = DescriptorCalls(self._connections, patches, self._receive, self._send)
+        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls, calls)
 
     def refresh(self) -> None:
         """The active experiments have changed."""

@@ -76,8 +76,7 @@ class Receiver:
             return effects.replay(sock, inbound, call)
         if inbound.ended.is_set():
             return call()
-        timeout = sock.gettimeout()
-        if timeout != 0 and (timeout is not None or call.is_plain or not is_at_once(call)):
+        if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
             return self._receive_blocking(sock, connection, call)
         protocol = self._loops.delaying_protocol(sock)
         return (

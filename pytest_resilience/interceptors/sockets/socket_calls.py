@@ -38,6 +38,8 @@ _PARAMETERS = {
     "recvfrom_into": ("buffer", "size", "flags"),
     "recvmsg": ("size", "space", "flags"),
     "recvmsg_into": ("buffers", "space", "flags"),
+    "os.read": ("size",),
+    "os.readv": ("buffers",),
 }
 # Of what sends, where that has flags; `sendto` has them only if there is another one after them.
 _SENDING_PARAMETERS = {
@@ -52,7 +54,13 @@ _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _DEFAULT_SIZE = 1024
 _NO_BUFFER = bytearray()
-_WITHOUT_BYTES = ("recv", "recv_into", "read")  # the others wait until there is something
+_WITHOUT_BYTES = (
+    "recv",
+    "recv_into",
+    "read",
+    "os.read",
+    "os.readv",
+)  # the others wait until there is something
 _RETURNED_TOO: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
 _RETURNED_TOO |= {f"{name}_into": more for name, more in _RETURNED_TOO.items()}
 
@@ -180,13 +188,13 @@ class ReceiveArguments:
 
 
 def by_descriptor(name: str, function: Callable[..., Any], sock: Any, *given: Any) -> SocketCall:
-    """A call of a `function` of `os` that sends, with the socket in the place of its number.
+    """A call of a `function` of `os`, with the socket in the place of its number.
 
     Raises where it takes something else, or has nothing to send.
     """
     call = SocketCall(lambda sock, *rest: function(sock.fileno(), *rest), sock, *given)
     call.name, call.is_plain = name, False
-    if not _size_of(call):
+    if name not in _PARAMETERS and not _size_of(call):
         raise ValueError("nothing")
     return call
 
