@@ -456,8 +456,10 @@ def pass_over(sock: socket.socket, stream: ResponseStream | None, most: int) -> 
     For who polls a socket and then blocks in receiving. `most`: bytes that may be read.
     """
     size = min(most, available(sock))
-    if stream is None or stream.is_unchanged or speaks_tls(sock) or not size:
+    if stream is None or stream.is_unchanged or not size:
         return False
+    if speaks_tls(sock):
+        return stream.falls_silent()
     below_all, at_once = kernel_socket(sock), socket.MSG_DONTWAIT
     data = KernelSocket.recv(below_all, size, socket.MSG_PEEK | at_once)
     if not data or stream.look(data):

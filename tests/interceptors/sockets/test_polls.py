@@ -251,6 +251,38 @@ def test_it_is_told_of_what_is_late_over_tls(polls: Poll, trust: Trust, inject: 
     assert (latency.matched, latency.hits) == (1, 1)
 
 
+@every_poll
+def test_it_is_told_of_nothing_over_tls_that_comes_too_late(polls: Poll, trust: Trust) -> None:
+    """Though nobody can look into it without a receive."""
+    says = threading.Semaphore(0)
+
+    def lines(connection: socket.socket) -> None:
+        connection.recv(100)
+        for line in (b"tea\n", b"cup\n"):
+            assert says.acquire(timeout=PATIENCE)
+            connection.sendall(line)
+        connection.recv(100)
+
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    inject = injecting(engine.start, target=HOST)
+    with (
+        serve(trust.over_tls(lines)) as port,
+        socket.create_connection((HOST, port)) as plain,
+        trust.client_without_tickets.wrap_socket(plain, server_hostname=HOST) as sock,
+        inject("network_failure", mode="timeout", after=1) as silence,
+    ):
+        sock.sendall(b"?")
+        says.release()
+        assert polls(sock, PATIENCE)
+        assert sock.recv(100) == b"tea\n"
+        clock.advance(2)
+        says.release()
+        assert not any(polls(sock, SHORT) for _ in range(3))
+        assert sock.pending() == 0
+    assert (silence.matched, silence.hits) == (1, 1)
+
+
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("mode", ["reset", "close"])
 @every_poll
