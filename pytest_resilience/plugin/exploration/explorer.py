@@ -7,6 +7,8 @@ import shlex
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,8 +37,10 @@ from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.runs import is_own
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
+from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.store import Store
+from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files
@@ -50,7 +54,7 @@ from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.stacks import shown_file
 
 
-__all__ = ["Explorer"]
+__all__ = ["Explorer", "run_judged"]
 
 _MOST_SHRINKING = 20  # runs to make one failure smaller
 _MOST_ENTRIES = 100  # of a timeline
@@ -167,9 +171,9 @@ class Explorer:
         most = plan.oracle.most(len(self._calm))
 
         def run(schedule: Schedule, *, strict: bool = True) -> Outcome:
-            return self._runs.run(
-                self._item, schedule, plan.oracle, most=most, baseline=calm.leaked, probe=probe,
-                strict=strict,
+            return run_judged(
+                self._runs, self._item, schedule, plan.oracle, most=most, baseline=calm.leaked,
+                probe=probe, strict=strict,
             ).outcome  # fmt: skip
 
         def attempt(schedule: Schedule) -> Outcome | None:
@@ -412,6 +416,28 @@ class Explorer:
             Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
+
+
+def run_judged(
+    runs: ExploredRuns,
+    item: pytest.Item,
+    schedule: Schedule,
+    oracle: Oracle,
+    *,
+    baseline: LeakedResources,
+    **options: Any,
+) -> Ran:
+    """A run under faults: it leaks where it does so each time.
+
+    What a fault leaves busy makes a pool grow, or a loop that is run again has still to close it.
+    `options`: as of `ExploredRuns.run`.
+    """
+    ran = runs.run(item, schedule, oracle, baseline=baseline, **options)
+    if ran.outcome.verdict is not CellVerdict.LEAK:
+        return ran
+    grown = replace(baseline, there=ran.leaked.there)
+    again = runs.run(item, schedule, oracle, baseline=grown, **options | {"counts": False})
+    return replace(ran, outcome=again.outcome) if again.outcome.verdict.good else ran
 
 
 def _may_crash(seen: Seen) -> bool:

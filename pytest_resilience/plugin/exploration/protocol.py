@@ -12,6 +12,7 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
+from pytest_resilience.plugin.exploration.explorer import run_judged
 from pytest_resilience.plugin.exploration.found import EXPLORED
 from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
@@ -170,9 +171,10 @@ class Exploration:
             probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
             if probe is True:
                 probe = bool(self._runs.run(item, (), oracle, probe=True).probed)
-            ran = self._runs.run(
-                item, schedule, oracle, most=most, baseline=calm.leaked, counts=True, probe=probe
-            )
+            ran = run_judged(
+                self._runs, item, schedule, oracle, most=most, baseline=calm.leaked, counts=True,
+                probe=probe,
+            )  # fmt: skip
             reports = _judged(ran, schedule)
             if not ran.outcome.verdict.good:
                 break

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,7 +187,10 @@ class Matrix:
             failed or planned.disabled or self._baseline_runs.not_applicable(planned.request)
         )
         if judgement is None:
-            cell = self._run(item, planned, leaked)
+            cell, left = self._run(item, planned, leaked)
+            if cell.verdict is CellVerdict.LEAK:  # it is one that comes each time
+                again, _ = self._run(item, planned, replace(leaked, there=left.there))
+                cell = again if again.verdict.good else cell
         else:
             cell = planned.finished(*judgement)
         cell = item.ihook.pytest_resilience_verdict(item=item, cell=cell) or cell
@@ -194,7 +198,10 @@ class Matrix:
             self._results.add(cell)
         return cell
 
-    def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
+    def _run(
+        self, item: pytest.Item, planned: Planned, baseline: LeakedResources
+    ) -> tuple[Cell, LeakedResources]:
+        """A cell of one run, and what that has left."""
         item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = Timeline()
@@ -215,18 +222,19 @@ class Matrix:
         opened = self._baseline_runs.opened_before(planned.request)
         if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
-        leaked = before.leaked(baseline).more_than(baseline)
-        if leaked and verdict.good:
+        left = before.leaked(baseline)
+        if verdict.good and (leaked := left.more_than(baseline)):
             verdict, reason = CellVerdict.LEAK, f"it left {leaked} behind"
         if verdict.bad or at_fault:
             reason += f"\nat {place}"
         faults = [] if scope is None else scope.faults.timeline()
-        return planned.finished(
+        cell = planned.finished(
             verdict,
             reason,
             duration=MACHINE_CLOCK.monotonic() - began,
             timeline=timeline.moments(faults),
         )
+        return cell, left
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:

@@ -895,6 +895,33 @@ def test_a_client_of_a_fixture_that_connects_again_leaks_nothing(shop: pytest.Py
     result.stdout.fnmatch_lines(["*::test_asks: 6 operations, * 0 ways to fail"])
 
 
+@pytest.mark.parametrize(("most", "ways"), [(1, "0 ways"), (100, "1 way")])
+def test_a_leak_is_what_comes_each_time(shop: pytest.Pytester, most: int, ways: str) -> None:
+    """Where a pool of a fixture has grown once, it is not."""
+    shop.makepyfile(
+        test_pool=f"""
+        import socket
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def pool():
+            pool = []
+            yield pool
+            for each in pool:
+                each.close()
+
+        def test_writes(pool, tmp_path):
+            try:
+                (tmp_path / "a").write_text("x")
+            except OSError:
+                if len(pool) < {most}:
+                    pool.append(socket.socket())
+    """
+    )
+    result = shop.runpytest("--chaos-explore=1", "test_pool.py")
+    result.stdout.fnmatch_lines([f"*::test_writes: 2 operations, * {ways} to fail"])
+
+
 def test_what_a_run_has_not_closed_does_not_spoil_the_next(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_writes="""
