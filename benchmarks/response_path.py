@@ -2,7 +2,8 @@
 
 `python benchmarks/response_path.py`, with the `test` extra installed; `-v` lists them. Counted
 are functions and modules that are entered between the call that receives and its return, once
-each: what a reader has to read to follow one response. A comprehension is a part of its function.
+each: what a reader has to read to follow one response. A comprehension and a
+generator expression are parts of their function.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Trace:
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
         is_ours = code.co_filename.startswith(PACKAGE)
-        # From Python 3.12 on a comprehension is no call.
-        if event == "call" and is_ours and not code.co_name.endswith("comp>"):
+        # From Python 3.12 on a comprehension is no call; a generator expression still is one.
+        if event == "call" and is_ours and not code.co_name.endswith(("comp>", "genexpr>")):
             self.entered.add(code)
 
     @property

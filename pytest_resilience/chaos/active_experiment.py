@@ -51,12 +51,6 @@ class Hit:
     operation: Operation
     awaits: str = ""
 
-    def left(self, now: float) -> float:
-        """Seconds until it is over. A partition is when its window is, and all gets through."""
-        running = self.active_experiment
-        closes = running.experiment.closes_after if self.fault.transient else math.inf
-        return max(0.0, min(running.left(now), running.started_at + closes - now))
-
 
 class ActiveExperiment:
     """One run of an experiment, which `stop` ends.
@@ -176,15 +170,20 @@ class ActiveExperiment:
         experiment_ends.tell()
         self._on_stop(self)
 
-    def left(self, now: float) -> float:
+    def left(self, now: float, *, transient: bool = False) -> float:
         """Seconds until it ends; 0 when it has, by its duration or by `stop`.
 
-        Also 0 while it is paused, so that nobody waits for it.
+        Also 0 while it is paused, so that nobody waits for it. `transient`: for what is over with
+        the window of its trigger, when all gets through, as a partition.
         """
         state = self.counts.state
         if state[STOPPED] or state[PAUSED]:
             return 0.0
-        return max(0.0, self.ends_at - now)
+        experiment = self.experiment
+        lasts = experiment.duration
+        if transient:
+            lasts = min(lasts, experiment.closes_after)
+        return max(0.0, self.started_at + lasts - now)
 
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
         """The faults that happen to `operation`: all or none of the experiment's.

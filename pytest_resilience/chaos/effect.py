@@ -129,7 +129,8 @@ class Effect:
         now, longest = self.clock.monotonic(), 0.0
         for hit in self.hits:
             if self.delay < _ENDLESS or hit.fault.delay == _ENDLESS:
-                longest = max(longest, hit.left(now))
+                transient = hit.fault.transient
+                longest = max(longest, hit.active_experiment.left(now, transient=transient))
         return longest
 
     def add_delay(self, seconds: float) -> None:
