@@ -11,13 +11,13 @@ from collections.abc import Callable
 from types import CellType
 from typing import TypeVar
 
-from pytest_resilience.assertions.other_breakers import read_aiobreaker
-from pytest_resilience.assertions.other_breakers import read_circuitbreaker
-from pytest_resilience.assertions.other_breakers import read_purgatory
-from pytest_resilience.assertions.other_breakers import read_pybreaker
-from pytest_resilience.assertions.other_retries import read_hook_events
-from pytest_resilience.assertions.other_retries import read_tenacity
-from pytest_resilience.assertions.other_retries import read_urllib3
+from pytest_resilience.assertions.other_libraries import read_aiobreaker
+from pytest_resilience.assertions.other_libraries import read_circuitbreaker
+from pytest_resilience.assertions.other_libraries import read_hook_events
+from pytest_resilience.assertions.other_libraries import read_purgatory
+from pytest_resilience.assertions.other_libraries import read_pybreaker
+from pytest_resilience.assertions.other_libraries import read_tenacity
+from pytest_resilience.assertions.other_libraries import read_urllib3
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading

@@ -1,22 +1,42 @@
-"""Delaying a caller for a time, or until its experiments have ended."""
+"""Delaying a caller for a time, or until its experiments have ended.
+
+One who blocks waits here. A loop of asyncio goes on meanwhile, and is told by a `Wait` when it is
+over; nothing here imports asyncio before there is a loop.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import math
+import select
 import threading
+import time
+import weakref
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Any
 
 from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ExactSleep
+from pytest_resilience.clock import IdlingClock
 from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import in_trio
+from pytest_resilience.clock import is_frozen
 
 
-__all__ = ["SLICE", "head_start", "wait", "wait_async", "wait_for_change"]
+if TYPE_CHECKING:
+    import asyncio
+
+
+__all__ = ["SLICE", "Wait", "head_start", "pause", "wait", "wait_async", "wait_for_change"]
 
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
@@ -131,3 +151,253 @@ async def _sleep_in_one_task(rest: Callable[[], float]) -> None:
             looks.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(looks.wait(), None if seconds == math.inf else seconds)
+
+
+_LATE_IN_A_LOOP = 0.002  # seconds: selectors count in milliseconds, round up, and wake up late
+_AWAKE = 0.0003  # seconds that it takes to wake up otherwise, with cold caches
+_EPSILON = 1e-9  # seconds: less than that is lost when times are added up
+
+
+class Wait:
+    """Calls `then` once, when `seconds` have passed or no experiment of `effect` is left.
+
+    Time passes with the clock or with the loop, whichever is faster: a clock that stands
+    still delays nobody for ever, and in a loop whose time is virtual no real time is taken.
+    A loop whose time a test has frozen is woken by the machine's.
+    The delay is added to that of the experiments as it passes.
+
+    Attributes:
+        due: when it is over, in the loop's time, unless the clock is faster.
+        cancelled: it is over, or was cancelled.
+    """
+
+    __slots__ = ("_booked", "_effect", "_ends", "_then", "cancelled", "due")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        effect: Effect,
+        seconds: float,
+        then: Callable[[], None],
+        *,
+        since: float = math.inf,
+        early: float = 0.0,
+    ) -> None:
+        """`since`: when the delay began, in monotonic seconds, if that was before now.
+
+        `then` is called so many seconds too `early`, and waits for the rest by itself.
+        """
+        self.cancelled = False
+        self._effect = effect
+        self._then = then
+        now = effect.clock.monotonic()
+        self._booked = min(since, now)
+        seconds = min(seconds, effect.left())
+        self._ends = now + seconds
+        self.due = _time_of(loop) + max(0.0, seconds - early)
+        _schedule_of(loop).add(self)
+
+    def cancel(self) -> None:
+        """Never call, if it has not."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._book()
+
+    def end(self) -> None:
+        """Call now."""
+        self.cancel()
+        self._then()
+
+    @property
+    def clock(self) -> Clock:
+        """By which it passes."""
+        return self._effect.clock
+
+    def pass_in_full(self) -> None:
+        """Call now: all of it has passed by the loop's time, maybe not by the clock."""
+        self.cancelled = True
+        self._book(self._ends)
+        self._then()
+
+    def is_over(self) -> bool:
+        """By the clock, or because the experiments have ended."""
+        self._book()
+        return self._ends <= self._booked or self._effect.left() <= 0
+
+    def _book(self, at_least: float = -math.inf) -> None:
+        now = max(self._effect.clock.monotonic(), self._booked, at_least)
+        self._effect.add_delay(now - self._booked)
+        self._booked = now
+
+
+class _Schedule:
+    """All waits of one loop, with one timer, so that many cost little more than one.
+
+    No timer of a loop is exact to a millisecond. So the timer is set a little too early, and
+    from then on the loop looks at the time in each of its iterations, between which it may idle.
+    In virtual time timers are exact, and the loop is woken when experiments end.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._waits: list[tuple[float, int, Wait]] = []  # a heap
+        self._numbers = itertools.count()
+        self._handle: asyncio.Handle | threading.Timer | None = None
+        self._ending = False
+        self._polled_at = _time_of(loop)
+        self._ran_at = -math.inf
+
+    def add(self, wait: Wait) -> None:
+        heapq.heappush(self._waits, (wait.due, next(self._numbers), wait))
+        if self._ending or (self._handle is not None and self._waits[0][2] is not wait):
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        loop = self._loop()
+        assert loop is not None  # it is the one that runs
+        self._handle = loop.call_soon(self._run)
+
+    @property
+    def resilience_due(self) -> float:
+        """When the first of its waits passes, by the loop's time; infinite if none ever does.
+
+        Its timer runs more often, as experiments may end.
+        """
+        return min((wait.due for _, _, wait in self._waits if not wait.cancelled), default=math.inf)
+
+    def _run(self) -> None:
+        loop = self._loop()
+        assert loop is not None
+        now, self._ending = _time_of(loop), True
+        try:
+            if now - self._polled_at > SLICE - _EPSILON:
+                self._polled_at = now
+                self._poll(loop)
+            while self._waits and (
+                self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON
+            ):
+                wait = heapq.heappop(self._waits)[2]
+                if not wait.cancelled:
+                    wait.pass_in_full()
+        finally:  # whatever one of them has raised
+            self._ending = False
+            self._handle = self._next(loop, now)
+            self._ran_at = now
+
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        for _, _, wait in sorted(self._waits):
+            if not wait.cancelled and wait.is_over():
+                wait.end()
+        clocks = [wait.clock for _, _, wait in self._waits if not wait.cancelled]
+        if clocks and isinstance(clocks[0], IdlingClock):
+            clocks[0].idle_in(loop)
+
+    def _next(
+        self, loop: asyncio.AbstractEventLoop, now: float
+    ) -> asyncio.Handle | threading.Timer | None:
+        """The handle of the next run; None if nothing waits, or only for an end of experiments."""
+        if not self._waits:
+            experiment_ends.unwatch(self)
+            return None
+        rest = self._waits[0][0] - now
+        is_exact = MACHINE_CLOCK.exact_sleep() is not None
+        if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
+            experiment_ends.watch(self, self._look_soon)
+            return None if rest == math.inf else loop.call_later(rest, self._run)
+        if rest > _LATE_IN_A_LOOP + _EPSILON:
+            next_poll = max(0.0, self._polled_at + SLICE - now)
+            seconds = min(rest - _LATE_IN_A_LOOP, next_poll)
+            if abs(now - loop.time()) >= SLICE:  # which is frozen
+                return _call_by_the_machine(loop, seconds, self._run)
+            return loop.call_later(seconds, self._run)
+        if now > self._ran_at:
+            _idle(loop, rest - _AWAKE)
+            return loop.call_soon(self._run)
+        # Virtual time stands still until the loop has nothing else to do.
+        return loop.call_later(rest, self._run)
+
+    def _look_soon(self) -> None:
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._look)
+                return
+        except RuntimeError:  # it was closed
+            pass
+        experiment_ends.unwatch(self)
+
+    def _look(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._polled_at = -math.inf
+        self._run()
+
+
+def _time_of(loop: asyncio.AbstractEventLoop) -> float:
+    """The time of a loop; the machine's, if that of the loop is what a test has frozen."""
+    now = loop.time()
+    if is_frozen() and abs(now - time.monotonic()) < SLICE:  # it may be let go on in between
+        return MACHINE_CLOCK.monotonic()
+    return now
+
+
+def _idle(loop: Any, seconds: float) -> None:
+    """Wait until something happens in the loop or so many seconds have passed, to the microsecond.
+
+    As a loop of Python does in its selector, which cannot be told so exactly; who looks at the
+    time without a pause gets behind all others that want to use the machine.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):  # of another kind
+        if not loop._ready:  # noqa: SLF001  # what the loop has to do
+            timers = loop._scheduled  # noqa: SLF001
+            if timers:
+                seconds = min(seconds, timers[0].when() - loop.time())
+            if seconds > 0:
+                below(select.select)([loop._selector], [], [], seconds)  # noqa: SLF001
+
+
+def _call_by_the_machine(
+    loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]
+) -> threading.Timer:
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(call)
+
+    timer = threading.Timer(seconds, wake)
+    timer.daemon = True
+    with limits_lifted():
+        timer.start()
+    return timer
+
+
+def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
+    """While it waits, its timer keeps it: a loop that is closed lets go of both, and of what
+    the waits know, such as its transports.
+    """
+    found = _schedules[loop]() if loop in _schedules else None
+    if found is None:
+        found = _Schedule(loop)
+        _schedules[loop] = weakref.ref(found)
+    return found
+
+
+_schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Schedule]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+async def pause(
+    loop: asyncio.AbstractEventLoop, effect: Effect, seconds: float | None = None
+) -> None:
+    """Suspend the task for so long, or for the delay of `effect`. Can be cancelled."""
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not over.done():  # cancelled just now
+            over.set_result(None)
+
+    wait = Wait(loop, effect, effect.delay if seconds is None else seconds, end)
+    try:
+        await over
+    finally:
+        wait.cancel()

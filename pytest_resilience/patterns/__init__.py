@@ -45,11 +45,11 @@ from pytest_resilience.patterns.retry.attempts import RetryAborted
 from pytest_resilience.patterns.retry.attempts import RetryGaveUp
 from pytest_resilience.patterns.retry.attempts import RetryScheduled
 from pytest_resilience.patterns.retry.attempts import RetrySucceeded
-from pytest_resilience.patterns.retry.blocks import Attempt
 from pytest_resilience.patterns.retry.budget import RetryBudget
 from pytest_resilience.patterns.retry.config import RetryConfig
 from pytest_resilience.patterns.retry.config import RetryDetails
 from pytest_resilience.patterns.retry.config import set_retry_testing
+from pytest_resilience.patterns.retry.handler import Attempt
 from pytest_resilience.patterns.retry.handler import RetryHandler
 from pytest_resilience.patterns.timeout import OverdueCall
 from pytest_resilience.patterns.timeout import TimeLimiter

@@ -154,9 +154,9 @@ def pytest_load_initial_conftests(
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir
         if options.may_inject(known):
-            from pytest_resilience.plugin.early_databases import watch
+            from pytest_resilience.plugin.session import watch_databases
 
-            watch(early_config)
+            watch_databases(early_config)
     # Before the first conftest file imports what makes some.
     if _is_on(early_config, "virtual_time") or getattr(known, "resilience_virtual_time", None):
         from pytest_resilience.plugin.virtual_time import see_locks

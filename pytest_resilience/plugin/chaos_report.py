@@ -19,7 +19,6 @@ from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from pytest_resilience.plugin.matrix.results import EarlyEnd
 from pytest_resilience.plugin.matrix.results import begun
-from pytest_resilience.plugin.matrix.timeline import Timeline
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import report_files
@@ -29,6 +28,7 @@ from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
+from pytest_resilience.report.chaos_record import TimelineRecorder
 from pytest_resilience.report.json_reader import Fields
 from pytest_resilience.report.merge import combine
 from pytest_resilience.report.run_report import fingerprint
@@ -59,11 +59,11 @@ class _Timelines:
 
     def __init__(self, session: ChaosSession) -> None:
         self._session = session
-        self._timeline = Timeline()
+        self._timeline = TimelineRecorder()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self) -> Generator[None, object, object]:
-        with Timeline() as self._timeline:
+        with TimelineRecorder() as self._timeline:
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

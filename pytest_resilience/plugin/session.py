@@ -1,4 +1,8 @@
-"""Experiments around the tests of this process; registered when somebody asks for some."""
+"""Experiments around the tests of this process; registered when somebody asks for some.
+
+Before that, in a run that is known to have chaos, connections of databases are watched which
+conftest files open while pytest loads them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,6 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.errors import with_page
-from pytest_resilience.plugin.early_databases import EARLY_DATABASES
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_mark
@@ -40,9 +43,11 @@ from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.report.chaos_record import timeline
+from pytest_resilience.runtime import DatabaseInterceptor
 from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
 from pytest_resilience.runtime import recording_crashes
+from pytest_resilience.runtime import watched_databases
 from pytest_resilience.stacks import end_at_caller
 
 
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import CrashRecording
 
 
-__all__ = ["ChaosSession"]
+__all__ = ["ChaosSession", "watch_databases"]
 
 # On an item while it runs, and no longer: what a run keeps of each test adds up.
 _SCOPE = pytest.StashKey[ChaosScope]()
@@ -87,7 +92,7 @@ class ChaosSession:
             children=self._children,
             folder=folder,
             native=native,
-            databases=config.stash.get(EARLY_DATABASES, None),
+            databases=config.stash.get(_EARLY_DATABASES, None),
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
 
@@ -374,3 +379,13 @@ def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:
         lines += [*map(with_page, scope.experiments.never_fired()), *scope.experiments.by_chance()]
     if lines:
         report.sections.append(("chaos", "\n".join(lines)))
+
+
+# What the engine of the run is made with, once all is known of it.
+_EARLY_DATABASES = pytest.StashKey[DatabaseInterceptor]()
+
+
+def watch_databases(config: pytest.Config) -> None:
+    """From now on connections are such as experiments of this run reach."""
+    databases = config.stash[_EARLY_DATABASES] = watched_databases()
+    config.add_cleanup(lambda: databases.watch(False))

@@ -1,17 +1,29 @@
-"""The experiments of tests that are over: records, which travel between processes, and lines."""
+"""What chaos was in a test, and when: records, which travel between processes, and lines."""
 
 from __future__ import annotations
 
+import logging
 import re
 
 from dataclasses import dataclass
 from typing import Any
+from typing import Self
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 
 
-__all__ = ["ChaosRecord", "ExperimentRecord", "Tallies", "numbered_operations", "timeline"]
+__all__ = [
+    "ChaosRecord",
+    "ExperimentRecord",
+    "Tallies",
+    "TimelineRecorder",
+    "numbered_operations",
+    "timeline",
+]
 
 _NUMBER = re.compile(r"\d[\d.]*")
 _MOST_ALIKE = 3  # experiments with a line each, where they differ in numbers only
@@ -181,3 +193,54 @@ def _line(what: str, requested_by: str, tally: _Tally) -> str:
     if tally.delay:
         parts.append(f"delayed {format_seconds(tally.delay)}")
     return f"{what} [{requested_by}] - {', '.join(parts)}"
+
+
+_MOST_MOMENTS = 500  # records of one run; the first show what led to the rest
+_KINDS = {"breaker": EntryKind.BREAKER, "retry": EntryKind.RETRY}
+_root = logging.getLogger("pytest_resilience")
+
+
+class TimelineRecorder(logging.Handler):
+    """Collects what this package logs in one run of a test, while its block runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: list[tuple[float, logging.LogRecord]] = []
+
+    def __enter__(self) -> Self:
+        self._began = MACHINE_CLOCK.monotonic()
+        self._usual = _root.level
+        _root.setLevel(logging.INFO)
+        _root.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _root.removeHandler(self)
+        _root.setLevel(self._usual)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._records) < _MOST_MOMENTS:
+            self._records.append((MACHINE_CLOCK.monotonic() - self._began, record))
+
+    def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[TimelineEntry, ...]:
+        """The records and `faults`, each with the seconds since the run began, in order."""
+        found = [
+            TimelineEntry(
+                at=at,
+                kind=_KINDS.get(record.name.rpartition(".")[2], EntryKind.LOG),
+                source=record.name.rpartition(".")[2],
+                text=record.getMessage(),
+            )
+            for at, record in self._records
+        ]
+        found += [
+            TimelineEntry(
+                at=at,
+                kind=EntryKind.FAULT,
+                source=event.source,
+                text=f"{event.fault} on {event.kind} {event.target}"
+                + (f" at {event.place}" if event.place else ""),
+            )
+            for at, event in faults[:_MOST_MOMENTS]
+        ]
+        return tuple(sorted(found, key=lambda moment: moment.at))

@@ -22,7 +22,6 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
-from pytest_resilience.interceptors.async_waiting import pause
 from pytest_resilience.interceptors.http_mocks.exchange import AskMock
 from pytest_resilience.interceptors.http_mocks.exchange import Exchange
 from pytest_resilience.interceptors.http_mocks.exchange import Hold
@@ -34,6 +33,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sync_or_async import run
 from pytest_resilience.interceptors.sync_or_async import run_async
 from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import pause
 
 
 __all__ = ["AsyncFakeSocket", "AsyncNetwork", "FakeSocket", "Network"]

@@ -23,12 +23,12 @@ from pytest_resilience.chaos.call_site import current_task_of_user
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.interceptors.async_waiting import Wait
-from pytest_resilience.interceptors.async_waiting import pause
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.trio import TrioSockets
+from pytest_resilience.interceptors.waiting import Wait
+from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
 

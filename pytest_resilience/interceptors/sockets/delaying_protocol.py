@@ -17,7 +17,7 @@ from dataclasses import field
 from typing import Any
 
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.interceptors.async_waiting import Wait
+from pytest_resilience.interceptors.waiting import Wait
 
 
 __all__ = ["DelayingProtocol"]

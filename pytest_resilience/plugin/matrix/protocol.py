@@ -28,7 +28,6 @@ from pytest_resilience.plugin.matrix.plan import plan_of
 from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import PLAN
 from pytest_resilience.plugin.matrix.results import Results
-from pytest_resilience.plugin.matrix.timeline import Timeline
 from pytest_resilience.plugin.matrix.verdict import Judgement
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
 from pytest_resilience.plugin.matrix.verdict import judge_cell
@@ -41,6 +40,7 @@ from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.chaos_record import TimelineRecorder
 
 
 __all__ = ["register"]
@@ -204,7 +204,7 @@ class Matrix:
         """A cell of one run, and what that has left."""
         item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
-        timeline = Timeline()
+        timeline = TimelineRecorder()
         with _kept_errors(item) as raised:
             try:
                 with self._session.matrix_experiment(item, planned.request), timeline:
