@@ -6,6 +6,7 @@ together by the hello that one makes and the other sends: no two of them are the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -184,7 +186,10 @@ class SslObjects:
             _end(connection)
             if not data:
                 raise effects.nothing_yet(made)
-        return arguments.returned(data or content.replay(arguments.size))
+        data = data or content.replay(arguments.size)
+        if not data and arguments.size:
+            _close(connection, arguments)
+        return arguments.returned(data)
 
 
 def _taken(content: Content, arguments: ReceiveArguments) -> bytes:
@@ -195,6 +200,17 @@ def _taken(content: Content, arguments: ReceiveArguments) -> bytes:
         if delivered or not data:
             return delivered
     return b""
+
+
+def _close(connection: TcpConnection, arguments: ReceiveArguments) -> None:
+    """Let the peer have closed the connection after what is delivered, and nothing else has come.
+
+    Who closes it in good order would wait for the peer to do so too, and meet what it says.
+    """
+    with contextlib.suppress(OSError):  # there is no more
+        while arguments.fetch():
+            pass
+    effects.end_once(connection, CloseConnection())
 
 
 def _end(connection: TcpConnection) -> None:

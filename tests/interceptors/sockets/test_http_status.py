@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,8 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
+from tests.injecting import Inject
+from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
@@ -147,6 +150,59 @@ def test_asyncio_over_tls(trust: Trust, outage: ActiveExperiment) -> None:
     with serve(trust.over_tls(answer)) as port:
         assert asyncio.run(main(port)) == [503, 200]
     assert outage.hits == 1
+
+
+def unavailable(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(MESSAGE)
+
+
+def keeps_open(connection: socket.socket) -> None:
+    """Not even who says goodbye is answered."""
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    kept = connection.detach()
+    with socket.socket(fileno=kept) as below:
+        while below.recv(65536):
+            pass
+
+
+def cut_off(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize(
+    ("real", "given"),
+    [
+        (unavailable, {"mode": "status", "status": 503, "headers": {"Retry-After": "7"}}),
+        (cut_off, {"mode": "truncate", "after_bytes": 1}),
+    ],
+    ids=["status", "cut off"],
+)
+def test_a_loop_is_told_of_the_close_over_tls(
+    real: Handler, given: dict[str, Any], trust: Trust, inject: Inject, *, slowly: bool
+) -> None:
+    """The peer ends the connection, whoever else would have to say goodbye first."""
+
+    async def get(port: int) -> list[object]:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            received = await reader.read(10)
+            while slowly and not writer.transport.is_closing():  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0)
+            while data := await reader.read(10):
+                received += data
+            await writer.wait_closed()
+            return [received, writer.transport.is_closing()]
+
+    with serve(trust.over_tls(real)) as port:
+        expected = asyncio.run(get(port))
+    with serve(trust.over_tls(keeps_open)) as port, inject("network_failure", **given) as fault:
+        assert asyncio.run(get(port)) == expected
+    assert fault.hits == 1
 
 
 Receive = Callable[[socket.socket, int], bytes]
