@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import socket
+import weakref
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ class AsyncioReceiver:
     def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
         self._engine = engine
         self._loops = loops
-        self._expected: set[TcpConnection] = set()
+        # Weakly: a loop that is closed just then never looks.
+        self._expected: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""

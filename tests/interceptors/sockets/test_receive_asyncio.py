@@ -9,6 +9,7 @@ import queue
 import socket
 import ssl
 import time
+import weakref
 
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
 
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
@@ -320,3 +322,30 @@ def test_a_name_is_found_late_while_the_loop_goes_on(inject: Inject) -> None:
     assert slow.hits == 1
     assert slow.delay >= 0.05
     assert turns > 10
+
+
+class Knowing(asyncio.Protocol):
+    """Knows its transport, as protocols do."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_who_has_just_asked_is_let_go_with_a_loop_that_is_closed(inject: Inject) -> None:
+    """So that its connection is closed, which nobody else does."""
+    with serve(silent) as port, contextlib.ExitStack() as stack:
+
+        async def ask() -> weakref.ref[Any]:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_connection(Knowing, HOST, port)
+            silence = stack.enter_context(inject("network_failure", mode="timeout", rate=1))
+            transport.write(b"?")
+            while not silence.hits:
+                await asyncio.sleep(0.001)
+            transport.write(b"are you there?")
+            return weakref.ref(transport)
+
+        asked = asyncio.run(ask())
+    gc.collect()
+    assert asked() is None
