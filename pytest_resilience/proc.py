@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 
 from collections.abc import Iterator
 
 
 __all__ = [
     "is_pipe_of_this_process",
+    "number_of_thread",
     "pipe_awaited_by",
     "polled_by",
     "program_of",
@@ -37,6 +39,14 @@ def read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
         finally:
             posix.close(descriptor)
     return b""
+
+
+def number_of_thread(thread: threading.Thread) -> int | None:
+    """The kernel's number of a thread of this process.
+
+    In a forked child a main thread's `native_id` is its parent's, until Python 3.13.
+    """
+    return os.getpid() if thread is threading.main_thread() else thread.native_id
 
 
 def system_call_of(thread: int | None) -> tuple[int, list[int]] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pytest_resilience.proc import is_pipe_of_this_process
+from pytest_resilience.proc import number_of_thread
 from pytest_resilience.proc import pipe_awaited_by
 from pytest_resilience.virtual_time.c_locks import frame_of
 from pytest_resilience.virtual_time.c_locks import has_a_timeout
@@ -232,7 +233,7 @@ class Driver:
         frame = frame_of(member.thread.ident or 0)
         if frame is None or is_in_a_lock_of_c(frame):
             return frame is not None
-        pipe = pipe_awaited_by(member.thread.native_id)
+        pipe = pipe_awaited_by(number_of_thread(member.thread))
         return pipe is not None and is_pipe_of_this_process(pipe)
 
     def _in_vain(self, blocked: Collection[int]) -> bool:

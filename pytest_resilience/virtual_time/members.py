@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pytest_resilience.proc import number_of_thread
 from pytest_resilience.proc import state_of
 from pytest_resilience.proc import time_queued_by
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -87,13 +88,13 @@ class Member:
         if self.cpu_clock is None or clock is None:
             return None
         try:
-            return int(clock(self.cpu_clock)) + time_queued_by(self.thread.native_id)
+            return int(clock(self.cpu_clock)) + time_queued_by(number_of_thread(self.thread))
         except OSError:  # it has ended
             return None
 
     def is_blocked(self) -> bool:
         """Whether it sleeps in the kernel; True where nobody can tell."""
-        return state_of(self.thread.native_id) in {"S", ""}
+        return state_of(number_of_thread(self.thread)) in {"S", ""}
 
 
 def times_of_blocked(members: Mapping[int, Member]) -> dict[int, int] | None:

@@ -134,11 +134,15 @@ def replace_under(wait: Wait, sock: KernelSocket) -> bool:
 def reset(sock: KernelSocket) -> None:
     """Let who polls `sock` find that its peer has reset it: the next receive says so.
 
-    Who is in a receive already would be told something else, by some kernels.
+    Those after it find the end. Who is in a receive already would be told something else, by
+    some kernels.
     """
     import ctypes  # not before somebody is struck
 
+    # Neither call gives up the interpreter's lock, so nobody receives in between, who would be
+    # told that it was never connected.
     ctypes.pythonapi.connect(sock.fileno(), _NOBODY, len(_NOBODY))
+    ctypes.pythonapi.shutdown(sock.fileno(), socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

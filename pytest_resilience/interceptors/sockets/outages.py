@@ -268,7 +268,6 @@ class Outages:
             reset(sock)
         else:
             deafen(sock)  # or what its peer says to the end of it resets it
-        with contextlib.suppress(OSError):  # it is not connected any more, and yet shut down
             KernelSocket.shutdown(sock, socket.SHUT_RDWR)
         return False
 

@@ -59,9 +59,10 @@ def waits() -> Iterator[Wait]:
     if (selector := _selector_here()) is not None:
         polls.add(selector)
     for thread in threading.enumerate():
-        name, given = _call_of(thread.native_id)
+        number = proc.number_of_thread(thread)
+        name, given = _call_of(number)
         if name == "receive":
-            yield Wait(given[0], IN_RECEIVE, thread.native_id)
+            yield Wait(given[0], IN_RECEIVE, number)
         elif name == "poll":
             for descriptor in _polled(*given[:2]):
                 yield Wait(descriptor, IN_POLL)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from tests.interceptors.conftest import outcome
 
 
 @pytest.fixture
@@ -96,3 +98,26 @@ def test_nothing_is_left_of_a_deaf_one(sock: socket.socket, *, accepted: bool) -
     abandoned.put_abandoned(sock, accepted=accepted)
     assert len(before - set(deaf_sockets._deaf)) == 1
     assert not is_deaf(sock)
+
+
+def test_all_that_is_done_after_a_reset_meets_what_it_really_does() -> None:
+    def state(sock: socket.socket) -> list[str]:
+        found = [outcome(lambda: sock.recv(1)) for _ in range(2)]
+        found += [outcome(lambda: sock.send(b"?")), outcome(lambda: sock.recv(1))]
+        return [*found, outcome(lambda: sock.shutdown(socket.SHUT_RDWR))]
+
+    def after(act: Callable[[KernelSocket, socket.socket], object]) -> list[str]:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()) as sock,
+        ):
+            accepted, _ = server.accept()
+            with accepted:
+                act(sock, accepted)
+                return state(sock)
+
+    def really(_: KernelSocket, accepted: socket.socket) -> None:
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+
+    assert after(lambda sock, _: abandoned.reset(sock)) == after(really)

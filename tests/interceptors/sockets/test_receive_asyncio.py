@@ -341,7 +341,7 @@ def test_who_has_just_asked_is_let_go_with_a_loop_that_is_closed(inject: Inject)
             transport, _ = await loop.create_connection(Knowing, HOST, port)
             silence = stack.enter_context(inject("network_failure", mode="timeout", rate=1))
             transport.write(b"?")
-            while not silence.hits:
+            while not silence.hits:  # noqa: ASYNC110  # nobody tells
                 await asyncio.sleep(0.001)
             transport.write(b"are you there?")
             return weakref.ref(transport)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 
 from collections.abc import Callable
 
 import pytest
 
 from pytest_resilience.interceptors.sockets import waiting_threads
+from tests.forks import in_fork
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.test_outages import in_a_selector
@@ -18,6 +21,7 @@ from tests.interceptors.sockets.test_outages import in_recv_with_a_timeout
 from tests.interceptors.sockets.test_outages import in_select
 from tests.interceptors.sockets.test_outages import in_trio
 from tests.interceptors.sockets.test_outages import waiting
+from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,22 @@ def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], 
     before = set(waiting_threads.waits())
     with serve(silent) as port, waiting(wait, port):
         assert how in {each.how for each in set(waiting_threads.waits()) - before}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # others have left threads
+def test_it_is_known_what_the_main_thread_of_a_forked_child_waits_for() -> None:
+    """As that of a worker, which some Pythons take for its parent's."""
+    ours, theirs = socket.socketpair()
+
+    def waits() -> bool:
+        return (ours.fileno(), waiting_threads.IN_RECEIVE) in (
+            (each.descriptor, each.how) for each in waiting_threads.waits()
+        )
+
+    def story() -> int:
+        threading.Thread(target=lambda: os._exit(0 if eventually(waits) else 1)).start()
+        ours.recv(1)
+        return 2
+
+    with ours, theirs:
+        assert in_fork(story) == 0
