@@ -34,7 +34,6 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
-from pytest_resilience.interceptors.sockets.conversation import Inbound
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -44,6 +43,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
+from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
 
