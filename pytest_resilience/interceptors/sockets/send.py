@@ -44,6 +44,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import another
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
@@ -55,6 +56,7 @@ from pytest_resilience.locks import fork_safe
 
 __all__ = ["PartitionedSends", "Sender"]
 
+_FILE = "os.sendfile"
 _SOON = 0.01  # seconds until a full socket is tried again
 _AT_ONCE = 0.001  # seconds until it is seen that what was sent has arrived
 _PATIENCE = 1.0  # seconds for what was closed, at the end
@@ -144,8 +146,9 @@ class Sender:
             requests.rest = untaken(call, result)
             return result
         send, data = message_of(call)
+        was_cut = requests.rest > 0 and not is_at_once(call)
         requests.rest = len(data)  # where it is tried again, it is no new message
-        sent = self._send(connection, call, send, data)
+        sent = self._send(connection, call, send, data, was_cut=was_cut)
         requests.rest -= sent
         return None if call.name == "sendall" else sent
 
@@ -155,8 +158,10 @@ class Sender:
         call: SocketCall,
         send: Callable[..., int | None],
         data: bytes,
+        *,
+        was_cut: bool,
     ) -> int:
-        """Send `data`, or some of it if `call` may; returns how many bytes of it."""
+        """Send `data`, or some of it if `call` may; returns how many bytes. See `_end`."""
         __tracebackhide__ = True
         sock, whole, at_once = call.args[0], call.name == "sendall", is_at_once(call)
         requests, clock = connection.send_queue.requests, self._engine.clock
@@ -178,7 +183,7 @@ class Sender:
                         break
                 case ResetConnection() | CloseConnection() as step:
                     self._let_arrive(sock, connection, asked_at, at_once=at_once)
-                    self._end(sock, connection, step)
+                    self._end(call, connection, step, was_cut=was_cut)
                     if isinstance(step, ResetConnection) and self._tells_later(call, len(data)):
                         return min(len(data), CAPACITY)
         if sent == len(data):
@@ -186,7 +191,7 @@ class Sender:
                 case ResetConnection() | CloseConnection() as step:
                     if not at_once:  # else it was sent, and cannot be asked for again
                         self._let_arrive(sock, connection, asked_at)
-                    self._end(sock, connection, step)  # who sends no more is told of it as well
+                    self._end(call, connection, step)  # who sends no more is told of it as well
         return sent
 
     def _tells_later(self, call: SocketCall, size: int) -> bool:
@@ -194,7 +199,7 @@ class Sender:
 
         A transport comes to read. What sends files by a loop gives up where it is told at once.
         """
-        is_file = call.name == "os.sendfile" and is_at_once(call) and size > CAPACITY
+        is_file = call.name == _FILE and is_at_once(call) and size > CAPACITY
         return is_file or self._loops.transport(call.args[0]) is not None
 
     def _hold(
@@ -253,12 +258,18 @@ class Sender:
 
     def _end(
         self,
-        sock: socket.socket,
+        call: SocketCall,
         connection: TcpConnection,
         step: ResetConnection | CloseConnection,
+        *,
+        was_cut: bool = False,
     ) -> None:
-        """Let the peer have ended the connection: what is sent next tells."""
+        """Let the peer have ended the connection: what is sent next tells.
+
+        `was_cut`: a call before has sent some of the message, and would have sent all.
+        """
         __tracebackhide__ = True
+        sock = call.args[0]
         requests = connection.send_queue.requests
         if requests.effect is not None:
             self.partitions.keep_open(sock, requests.effect)
@@ -266,6 +277,19 @@ class Sender:
         connection.is_over()
         effects.end(sock, step)
         connection.ends = ends_of(sock)  # it is still the same, by another descriptor as well
+        if was_cut:
+            _be_told(sock, step, is_file=call.name == _FILE)
+
+
+def _be_told(
+    sock: socket.socket, step: ResetConnection | CloseConnection, *, is_file: bool
+) -> None:
+    """What an earlier call had on its way has met the end: so the kernel was told of it already."""
+    with contextlib.suppress(OSError):  # it was
+        if isinstance(step, CloseConnection):
+            KernelSocket.send(kernel_socket(sock), b"\0")  # to which nobody there answers with RST
+        elif is_file:  # which tells how much it has sent, and not what it has met then
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 class PartitionedSends:

@@ -222,6 +222,55 @@ def test_it_meets_the_timeout_where_nothing_gets_through(
     assert silence.hits >= 1
 
 
+def closing_in_good_order(connection: socket.socket) -> None:
+    """Though there is more to read."""
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def by_send(client: socket.socket, file: BinaryIO) -> int:
+    return client.send(file.read())
+
+
+def by_one_write(client: socket.socket, file: BinaryIO) -> int:
+    return os.write(client.fileno(), file.read())
+
+
+def by_one_os_sendfile(client: socket.socket, file: BinaryIO) -> int:
+    return os.sendfile(client.fileno(), file.fileno(), 0, len(UPLOAD))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [by_send, by_one_write, by_one_os_sendfile, by_sendfile_that_blocks],
+    ids=lambda each: each.__name__,
+)
+@pytest.mark.parametrize(
+    ("end", "real"), [("reset", reset), ("eof", closing_in_good_order)], ids=["reset", "close"]
+)
+def test_each_call_after_the_cut_meets_what_it_really_meets(
+    way: Callable[[socket.socket, BinaryIO], int | None], end: str, real: Any, inject: Inject
+) -> None:
+    """The first may have sent some. What is told first, and to whom, is the kernel's business."""
+
+    def met_by_each(port: int) -> list[str]:
+        with socket.create_connection((HOST, port)) as client, file_of(UPLOAD) as file:
+
+            def upload() -> str:
+                file.seek(0)
+                sent = way(client, file)
+                return "some" if sent is not None and sent < len(UPLOAD) else "all"
+
+            return [outcome(upload) for _ in range(3)]  # the first as long as nobody has gone
+
+    with serve(Sink(LIMIT, end=real)) as port:
+        expected = met_by_each(port)
+    with (
+        serve(Sink()) as port,
+        inject("network_failure", after_bytes=LIMIT, end=end, **UPSTREAM),
+    ):
+        assert met_by_each(port) == expected
+
+
 def test_what_is_kept_of_it_during_a_partition_arrives_afterwards(inject: Inject) -> None:
     sink = Sink()
     with serve(sink) as port, socket.create_connection((HOST, port), timeout=10) as client:
