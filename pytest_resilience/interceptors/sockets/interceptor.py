@@ -278,6 +278,8 @@ class SocketPatches:
         if connection.untargeted:
             if connection in self._connections.proxies:
                 self._look(self._connections.receives, sock, connection)
+            if connection.inbound.unread:
+                self._receiver.give_up(connection)
             return call()
         if not (call.is_plain or asks_for_bytes(call)):
             return call()

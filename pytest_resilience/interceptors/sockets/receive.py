@@ -202,6 +202,7 @@ class Receiver:
 
     def give_up(self, connection: TcpConnection) -> None:
         """Nobody looks at `connection` any more: reset it, if bytes that have come are lost."""
+        connection.inbound.give_back(connection.owner())
         stream = connection.inbound.stream
         if stream is not None and stream.is_stalled:
             with contextlib.suppress(OSError):  # no descriptor to be had

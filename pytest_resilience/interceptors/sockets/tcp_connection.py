@@ -127,6 +127,42 @@ class Inbound:
         self.ended = threading.Event()
         self.threads: set[int] = fork_safe(self, "threads", set)
 
+    def give_back(self, sock: Any) -> None:
+        """Nobody looks any more: what is unread of TLS is for who reads `sock` on.
+
+        A thread that receives just now delivers it by itself.
+        """
+        tls = getattr(sock, "_sslobj", None)
+        if tls is not None and self.unread and not self.threads:
+            data, self.unread = self.unread, b""
+            sock._sslobj = _GivenBack(sock, tls, data)  # noqa: SLF001  # below all that reads
+
+
+class _GivenBack:
+    """In place of what OpenSSL has decrypted for an `ssl.SSLSocket`, until this is read."""
+
+    def __init__(self, sock: Any, tls: Any, data: bytes) -> None:
+        self._sock = weakref.ref(sock)
+        self._tls = tls
+        self._data = data
+
+    def pending(self) -> int:
+        return len(self._data) or int(self._tls.pending())
+
+    def read(self, size: int, *buffers: Any) -> Any:
+        if not self._data:  # another thread was faster
+            return self._tls.read(size, *buffers)
+        data, self._data = self._data[:size], self._data[size:]
+        sock = self._sock()
+        if not self._data and sock is not None:
+            sock._sslobj = self._tls  # noqa: SLF001
+        for buffer in buffers:
+            memoryview(buffer).cast("B")[: len(data)] = data
+        return len(data) if buffers else data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
+
 
 class TcpConnection:
     """One TCP connection.

@@ -1,0 +1,84 @@
+"""What was looked at over TLS is not lost to who reads on when the experiment has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import outcome
+from tests.interceptors.conftest import serve
+from tests.waiting import PATIENCE
+from tests.waiting import until_all_wait
+
+
+BRIEF = 0.05  # seconds
+
+
+def whole(sock: socket.socket) -> bytes:
+    return sock.recv(100)
+
+
+def in_parts(sock: socket.socket) -> bytes:
+    return sock.recv(2) + sock.recv(100)
+
+
+def into_a_buffer(sock: socket.socket) -> bytes:
+    buffer = bytearray(10)
+    return bytes(buffer[: sock.recv_into(buffer)])
+
+
+def from_a_file(sock: socket.socket) -> bytes:
+    return sock.makefile("rb").read(3)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("receive", [whole, in_parts, into_a_buffer, from_a_file])
+def test_a_late_answer_comes_when_the_latency_has_ended(
+    receive: Callable[[socket.socket], bytes], elsewhere: bool, trust: Trust, inject: Inject
+) -> None:
+    """Whether anything is intercepted then or not."""
+    with serve(trust.over_tls(echo)) as port, contextlib.ExitStack() as stack:
+        if elsewhere:
+            stack.enter_context(inject("network_latency", delay=1, target="elsewhere:80"))
+        sock = stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
+        client = stack.enter_context(trust.client.wrap_socket(sock, server_hostname=HOST))
+        with inject("network_latency", delay=2 * PATIENCE, target=f"{HOST}:{port}"):
+            client.sendall(b"tea")
+            client.settimeout(BRIEF)
+            assert outcome(lambda: client.recv(100)) == "TimeoutError None"
+            until_all_wait()
+            assert outcome(lambda: client.recv(100)) == "TimeoutError None"
+        client.settimeout(PATIENCE)
+        assert receive(client) == b"tea"
+        assert client.pending() == 0
+        client.sendall(b"milk")
+        assert client.recv(100) == b"milk"
+
+
+@pytest.mark.parametrize("timeout", [0, BRIEF])
+def test_an_answer_behind_a_ticket_comes_after_a_silence(
+    timeout: float, trust: Trust, inject: Inject
+) -> None:
+    """The ticket was there when that began, and OpenSSL reads on after it."""
+    with (
+        serve(trust.over_tls(echo)) as port,
+        socket.create_connection((HOST, port), PATIENCE) as sock,
+        trust.client.wrap_socket(sock, server_hostname=HOST) as client,
+    ):
+        select.select([client], [], [])
+        with inject("network_failure", mode="timeout", target=f"{HOST}:{port}"):
+            client.sendall(b"tea")
+            until_all_wait()
+            client.settimeout(timeout)
+            assert outcome(lambda: client.recv(100)) != "b'tea'"
+        client.settimeout(PATIENCE)
+        assert client.recv(100) == b"tea"
