@@ -60,6 +60,7 @@ from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.plugin.matrix.deadline import virtual_deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
+from pytest_resilience.plugin.matrix.leaks import old_objects_kept
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import temporary_folder
 from pytest_resilience.plugin.session import ChaosSession
@@ -236,6 +237,7 @@ class ExploredRuns:
         """In the block every operation can be seen, before there is a fault."""
         with ExitStack() as stack:
             stack.enter_context(self._without_unclosed())
+            stack.enter_context(old_objects_kept())
             stack.enter_context(all_seen(self._engine, self._watch))
             yield
 

@@ -7,6 +7,8 @@ import os
 import stat
 import threading
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from typing import TypeAlias
@@ -14,11 +16,28 @@ from typing import TypeAlias
 from pytest_resilience.clock import MACHINE_CLOCK
 
 
-__all__ = ["LeakedResources", "Snapshot"]
+__all__ = ["LeakedResources", "Snapshot", "old_objects_kept"]
 
 
 _PATIENCE = 5  # times that threads are waited for
 _KINDS = ("threads", "sockets", "files")
+
+
+@contextmanager
+def old_objects_kept() -> Iterator[None]:
+    """In the block the garbage collector looks at what was made there alone.
+
+    It looks after each run that has opened something, and takes a tenth of a second for all that a
+    project has loaded.
+    """
+    is_done = gc.get_freeze_count()  # by the project, who may rely on it
+    if not is_done:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not is_done:
+            gc.unfreeze()
 
 
 @dataclass(frozen=True, slots=True)

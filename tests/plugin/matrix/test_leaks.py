@@ -100,3 +100,16 @@ def test_a_socket_that_another_thread_is_about_to_close_is_none(
     over.set()
     server.join()
     assert found == LeakedResources()
+
+
+@pytest.mark.parametrize("by_the_project", [False, True])
+def test_old_objects_are_left_out_only_for_a_while(by_the_project: bool) -> None:
+    gc.unfreeze()
+    if by_the_project:
+        gc.freeze()
+    try:
+        with leaks.old_objects_kept():
+            assert gc.get_freeze_count() > 0
+        assert (gc.get_freeze_count() > 0) is by_the_project
+    finally:
+        gc.freeze()
