@@ -187,12 +187,17 @@ class Sender:
                     if isinstance(step, ResetConnection) and self._tells_later(call, len(data)):
                         return min(len(data), CAPACITY)
         if sent == len(data):
-            match requests.next(0, clock.monotonic()):
-                case ResetConnection() | CloseConnection() as step:
-                    if not at_once:  # else it was sent, and cannot be asked for again
-                        self._let_arrive(sock, connection, asked_at)
-                    self._end(call, connection, step)  # who sends no more is told of it as well
+            self._end_if_sent(call, connection, asked_at)
         return sent
+
+    def _end_if_sent(self, call: SocketCall, connection: TcpConnection, asked_at: float) -> None:
+        """Let the connection end with what was sent, if it does: who sends no more is told too."""
+        __tracebackhide__ = True
+        match connection.send_queue.requests.next(0, self._engine.clock.monotonic()):
+            case ResetConnection() | CloseConnection() as step:
+                if not is_at_once(call):  # else it was sent, and cannot be asked for again
+                    self._let_arrive(call.args[0], connection, asked_at)
+                self._end(call, connection, step)
 
     def _tells_later(self, call: SocketCall, size: int) -> bool:
         """Whether a kernel takes what is sent, and tells of a reset who comes again.
