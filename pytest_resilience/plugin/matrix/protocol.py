@@ -22,6 +22,7 @@ from pytest_resilience.plugin.matrix.expectation import DEADLINE
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
+from pytest_resilience.plugin.matrix.leaks import old_objects_kept
 from pytest_resilience.plugin.matrix.plan import Planned
 from pytest_resilience.plugin.matrix.plan import in_shard
 from pytest_resilience.plugin.matrix.plan import plan_of
@@ -144,7 +145,8 @@ class Matrix:
             failed = idle or judge_baseline_run(reports, raised, item, alone=alone)
         leaked = before.leaked()
         try:
-            cells = [self._finished(item, each, failed, leaked) for each in planned]
+            with old_objects_kept():
+                cells = [self._finished(item, each, failed, leaked) for each in planned]
             end = tear_down(item, nextitem)
         except BaseException:
             tear_down(item, None)
