@@ -28,9 +28,10 @@ import websockets.sync.server
 from tests.end_to_end.network.clients import everything_closed
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
+from tests.waiting import PATIENCE
 
 
-TIMEOUT = 0.3
+TIMEOUT = 0.3  # seconds, of who is to meet silence
 EVENTS = 5
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
@@ -114,10 +115,10 @@ def feed(request: pytest.FixtureRequest, trust: Trust) -> Iterator[Feed]:
 Heard = tuple[list[str], str]
 
 
-def with_requests(url: str, ca: str) -> Heard:
+def with_requests(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     try:
-        with requests.get(url, stream=True, timeout=TIMEOUT, verify=ca) as response:
+        with requests.get(url, stream=True, timeout=patience, verify=ca) as response:
             for line in response.iter_lines(chunk_size=1):
                 heard += [line.decode()] if line else []
     except requests.RequestException as error:
@@ -125,12 +126,12 @@ def with_requests(url: str, ca: str) -> Heard:
     return heard, ""
 
 
-def with_httpx(url: str, ca: str) -> Heard:
+def with_httpx(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     try:
         context = ssl.create_default_context(cafile=ca)
         with (
-            httpx.Client(verify=context, timeout=TIMEOUT) as client,
+            httpx.Client(verify=context, timeout=patience) as client,
             client.stream("GET", url) as response,
         ):
             for line in response.iter_lines():
@@ -140,14 +141,14 @@ def with_httpx(url: str, ca: str) -> Heard:
     return heard, ""
 
 
-def with_httpx_async(url: str, ca: str) -> Heard:
+def with_httpx_async(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     context = ssl.create_default_context(cafile=ca)
 
     async def story() -> str:
         try:
             async with (
-                httpx.AsyncClient(verify=context, timeout=TIMEOUT) as client,
+                httpx.AsyncClient(verify=context, timeout=patience) as client,
                 client.stream("GET", url) as response,
             ):
                 async for line in response.aiter_lines():
@@ -161,12 +162,12 @@ def with_httpx_async(url: str, ca: str) -> Heard:
     return heard, asyncio.run(story())
 
 
-def with_aiohttp(url: str, ca: str) -> Heard:
+def with_aiohttp(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     context = ssl.create_default_context(cafile=ca)
 
     async def story() -> str:
-        timeout = aiohttp.ClientTimeout(sock_read=TIMEOUT)
+        timeout = aiohttp.ClientTimeout(sock_read=patience)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
@@ -186,19 +187,21 @@ def with_aiohttp(url: str, ca: str) -> Heard:
 every_client = pytest.mark.parametrize(
     "ask", [with_requests, with_httpx, with_httpx_async, with_aiohttp]
 )
-Ask = Callable[[str, str], Heard]
+Ask = Callable[[str, str, float], Heard]
+Listen = Callable[..., Heard]
 DATA = [f"data: {number}" for number in range(EVENTS)]
 
 
 @pytest.fixture
-def listen(feed: Feed, trust: Trust) -> Callable[[Ask], Heard]:
-    return lambda ask: ask(feed.url, trust.file)
+def listen(feed: Feed, trust: Trust) -> Listen:
+    """Hears all that a client is told, which gives up in silence alone: soon where that is sure."""
+    return lambda ask, *, silent=False: ask(feed.url, trust.file, TIMEOUT if silent else PATIENCE)
 
 
-def really(feed: Feed, listen: Callable[[Ask], Heard], ask: Ask, until: int, end: str) -> Heard:
+def really(feed: Feed, listen: Listen, ask: Ask, until: int, end: str) -> Heard:
     feed.until, feed.end = until, end
     try:
-        return listen(ask)
+        return listen(ask, silent=end == "timeout")
     finally:
         feed.until = ALL_WELL
 
@@ -206,11 +209,11 @@ def really(feed: Feed, listen: Callable[[Ask], Heard], ask: Ask, until: int, end
 @every_client
 @pytest.mark.parametrize("end", ["close", "reset", "timeout"])
 def test_a_stream_ends_after_so_many_events_as_if_its_server_had_ended_it(
-    ask: Ask, end: str, feed: Feed, listen: Callable[[Ask], Heard], inject: Inject
+    ask: Ask, end: str, feed: Feed, listen: Listen, inject: Inject
 ) -> None:
     expected = really(feed, listen, ask, 3, end)
     with inject("network_failure", mode=end, after_items=3, target=f"*:{feed.port}") as fault:
-        met = listen(ask)
+        met = listen(ask, silent=end == "timeout")
     assert met == expected
     assert met[0] == DATA[:3]
     assert fault.hits == 1
@@ -218,7 +221,7 @@ def test_a_stream_ends_after_so_many_events_as_if_its_server_had_ended_it(
 
 @every_client
 def test_one_message_is_lost_and_the_connection_lives(
-    ask: Ask, feed: Feed, listen: Callable[[Ask], Heard], inject: Inject
+    ask: Ask, feed: Feed, listen: Listen, inject: Inject
 ) -> None:
     target = f"*:{feed.port}"
     with inject("network_failure", mode="drop_message", after_items=2, target=target) as fault:
@@ -229,7 +232,7 @@ def test_one_message_is_lost_and_the_connection_lives(
 
 @every_client
 def test_what_comes_later_than_the_last_event_never_fires(
-    ask: Ask, feed: Feed, listen: Callable[[Ask], Heard], inject: Inject
+    ask: Ask, feed: Feed, listen: Listen, inject: Inject
 ) -> None:
     with inject("network_failure", mode="reset", after_items=9, target=f"*:{feed.port}") as fault:
         heard = listen(ask)
@@ -254,18 +257,18 @@ def ticker() -> Iterator[str]:
         thread.join(10)
 
 
-def with_websockets(url: str) -> Heard:
+def with_websockets(url: str, patience: float) -> Heard:
     heard: list[str] = []
     with websockets.sync.client.connect(url, close_timeout=0.2) as connection:
         connection.send("go")
         try:
             while True:
-                heard.append(str(connection.recv(timeout=TIMEOUT)))
+                heard.append(str(connection.recv(timeout=patience)))
         except (websockets.ConnectionClosed, TimeoutError) as error:
             return heard, type(error).__name__
 
 
-def with_websockets_async(url: str) -> Heard:
+def with_websockets_async(url: str, patience: float) -> Heard:
     heard: list[str] = []
 
     async def story() -> str:
@@ -273,7 +276,7 @@ def with_websockets_async(url: str) -> Heard:
             await connection.send("go")
             try:
                 while True:
-                    heard.append(str(await asyncio.wait_for(connection.recv(), TIMEOUT)))
+                    heard.append(str(await asyncio.wait_for(connection.recv(), patience)))
             except (websockets.ConnectionClosed, TimeoutError) as error:
                 return type(error).__name__
 
@@ -292,7 +295,7 @@ def with_websockets_async(url: str) -> Heard:
     ids=["drop_message", "close", "reset", "timeout"],
 )
 def test_messages_of_a_websocket_are_told_apart(
-    ask: Callable[[str], Heard],
+    ask: Callable[[str, float], Heard],
     given: dict[str, Any],
     expected: Heard,
     ticker: str,
@@ -301,7 +304,7 @@ def test_messages_of_a_websocket_are_told_apart(
     target = ticker.removeprefix("ws://")
     # The response to the handshake is the first: it has no messages.
     with inject("network_failure", target=target, nth=2, **given) as fault:
-        assert ask(ticker) == expected
+        assert ask(ticker, TIMEOUT if expected[1] == "TimeoutError" else PATIENCE) == expected
     assert fault.hits == 1
 
 
@@ -322,18 +325,19 @@ def test_lines_of_another_protocol_are_told_apart(
                 peer.sendall(b"".join(lines))
                 if mode == "drop_message":
                     peer.shutdown(socket.SHUT_WR)
-                client.settimeout(0 if polled else TIMEOUT)
-                got, end = received(client)
+                patience = TIMEOUT if mode == "timeout" else PATIENCE
+                client.settimeout(0 if polled else patience)
+                got, end = received(client, patience)
     kept = [lines[0], lines[2]] if mode == "drop_message" else lines[:1]
     assert got == b"".join(kept)
     assert end == ("silence" if mode == "timeout" else "EOF")
     assert fault.hits == 1
 
 
-def received(client: socket.socket) -> tuple[bytes, str]:
+def received(client: socket.socket, patience: float) -> tuple[bytes, str]:
     got = b""
     while True:
-        if client.gettimeout() == 0 and not select.select([client], [], [], TIMEOUT)[0]:
+        if client.gettimeout() == 0 and not select.select([client], [], [], patience)[0]:
             return got, "silence"
         try:
             data = client.recv(4)
@@ -348,12 +352,12 @@ def received(client: socket.socket) -> tuple[bytes, str]:
 
 @every_client
 def test_a_stream_pauses_after_so_many_events(
-    ask: Ask, feed: Feed, listen: Callable[[Ask], Heard], inject: Inject
+    ask: Ask, feed: Feed, listen: Listen, inject: Inject
 ) -> None:
     target = f"*:{feed.port}"
     asynchronous = ask in {with_httpx_async, with_aiohttp}
     with inject("network_latency", delay=2 * TIMEOUT, after_items=2, target=target) as fault:
-        heard, end = listen(ask)  # which has a timeout of half of that
+        heard, end = listen(ask, silent=True)  # which has a timeout of half of that
     if feed.url.startswith("https") and asynchronous:  # nobody sees where in the records it is
         assert (heard, end, fault.hits) == (DATA, "", 0)
     else:
