@@ -46,6 +46,7 @@ import pytest_resilience.proxy.proxy
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import ChaosType
+from tests.name_server import without_a_name_server
 
 
 for _name in pytest_resilience.__all__:
@@ -152,17 +153,6 @@ def test_a_page_tells_what_happens(
         return
     for block, now in found:
         assert same_everywhere(block.text) == same_everywhere(now), f"{page}:{block.line}"
-
-
-def without_a_name_server(lookup: Callable[..., Any]) -> Callable[..., Any]:
-    """Names of the pages' services are unknown everywhere. Some machines take long to find out."""
-
-    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
-        if str(host).endswith((".internal", ".invalid")):
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return lookup(host, *args, **options)
-
-    return getaddrinfo
 
 
 def run(pytester: pytest.Pytester, text: str, plugins: list[str]) -> str:

@@ -780,10 +780,10 @@ def test_a_slow_upload_stops_no_loop(run: Any, inject: Inject) -> None:
 
     with (
         serve(Sink()) as port,
-        inject("network_latency", bandwidth="100kB", stream="upstream") as thin,
+        inject("network_latency", bandwidth="20kB", stream="upstream") as thin,
     ):
         took, turns = run(by_trio, port) if run is trio.run else run(by_asyncio(port))
-    assert took >= 0.05
+    assert took >= 0.25  # of which a process that waits for a processor cannot miss all
     assert turns > 10
     assert thin.hits == 1
 

@@ -18,11 +18,18 @@ from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.diagnosis import never_fired
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
+from tests.name_server import without_a_name_server
 
 
 HOST = "payments.production.invalid"
 URL = f"http://{HOST}/charge"
 BODY = "x" * 300_000
+
+
+@pytest.fixture(autouse=True)
+def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+        monkeypatch.setattr(socket, name, without_a_name_server(getattr(socket, name)))
 
 
 def by_requests(url: str = URL) -> requests.Response:
