@@ -145,6 +145,16 @@ class ActiveExperiment:
         return self.started_at + self.experiment.duration
 
     @property
+    def opens_at(self) -> float:
+        """When its window begins, as `started_at`; that itself when it has none."""
+        return self.started_at + self.experiment.opens_after
+
+    @property
+    def closes_at(self) -> float:
+        """When it is over, or its window, as `started_at`; infinite when that never comes."""
+        return min(self.ends_at, self.started_at + self.experiment.closes_after)
+
+    @property
     def ended(self) -> bool:
         """Whether it is over, by its duration or by `stop`."""
         return self.stopped or self._clock.monotonic() >= self.ends_at

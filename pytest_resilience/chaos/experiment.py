@@ -35,6 +35,7 @@ from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.chaos.triggers import Always
+from pytest_resilience.chaos.triggers import Between
 from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -266,7 +267,7 @@ class ChaosExperiment(ExperimentConstructor):
             if fault.kinds & {HANDSHAKE, RECEIVE}
         )
 
-    @property
+    @cached_property
     def opens_after(self) -> float:
         """Seconds until it can happen to anything, from its start."""
         window = dict(self.parameters).get("between")
@@ -298,8 +299,12 @@ class ChaosExperiment(ExperimentConstructor):
     @property
     def ends_service(self) -> bool:
         """Whether a service is down for everybody, and not for some operations only."""
-        down = any(isinstance(fault, Outage) for fault in self.faults)
-        return down and self.trigger == Always()
+        return self.hits_all and any(isinstance(fault, Outage) for fault in self.faults)
+
+    @property
+    def hits_all(self) -> bool:
+        """Whether it happens to all that it matches, for its whole time or within its window."""
+        return isinstance(self.trigger, (Always, Between))
 
     @cached_property
     def varies(self) -> bool:

@@ -80,6 +80,7 @@ class Redirect(TcpForwarder):
         super().__init__(server, listen, enabled=True, loop=loop, engine=engine, seed=0)
         self._connecting = Connect(server, loop, connected=self._connected, failed=self._failed)
         self._connecting.start()
+        self.await_begin([each for each in engine.active if each.experiment.opens_after])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +90,29 @@ class Redirect(TcpForwarder):
     def operation(self) -> Operation:
         """What the client does, for the targets of experiments."""
         return self._asked.operation
+
+    def await_begin(self, started: Sequence[ActiveExperiment]) -> None:
+        """Who waits for a response meets an outage now, or when its window begins.
+
+        A service that is gone has closed the connections that nobody uses just now, too.
+        """
+        for each in started:
+            if each.experiment.is_outage:
+                self._await_outage(each)
+
+    def _await_outage(self, outage: ActiveExperiment) -> None:
+        clock, gone = self._settings.loop.clock, outage.experiment.ends_service
+
+        def begin() -> None:
+            if not outage.left(clock.monotonic()):
+                return
+            self.strike_waiting()
+            if gone and outage.matches_target(self.operation):
+                self.cut()
+
+        self._settings.loop.call_at_or_after(
+            outage.opens_at, lambda: outage.left(clock.monotonic()), begin
+        )
 
     def connected(self, seconds: float) -> bool:
         """Whether the server has accepted, within so many seconds. Raises OSError if it refuses."""
@@ -198,21 +222,15 @@ class Redirects:
             self._in_loop(lambda: loop.call_at_or_after(math.inf, effect.left, then))
 
     def refresh(self) -> None:
-        """The experiments have changed: who waits for a response meets an outage now.
-
-        A service that is gone has closed the connections that nobody uses just now, too.
-        """
+        """The experiments have changed: those that have begun are outages for some."""
         begun = [each for each in self._engine.active if each not in self._begun]
         self._begun.update(begun)
         if self._open and begun:
             self._in_loop(lambda: self._strike(begun))
 
     def _strike(self, begun: Sequence[ActiveExperiment]) -> None:
-        gone = [each for each in begun if each.experiment.ends_service]
         for redirect in list(self._open):
-            redirect.strike_waiting()
-            if any(each.matches_target(redirect.operation) for each in gone):
-                redirect.cut()
+            redirect.await_begin(begun)
 
     def remove(self) -> None:
         """Nothing is intercepted any more. What is connected goes on."""

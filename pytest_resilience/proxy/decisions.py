@@ -64,6 +64,15 @@ class Decisions:
         return self._engine.active
 
     @property
+    def opened(self) -> tuple[ActiveExperiment, ...]:
+        """The outages among them whose window has begun, if they have one."""
+        windows = [each for each in self.active if each.experiment.opens_after]
+        if not windows:
+            return ()
+        now = self._engine.clock.monotonic()
+        return tuple(each for each in windows if each.experiment.is_outage and each.opens_at <= now)
+
+    @property
     def awaits_head(self) -> bool:
         """Whether requests are meant, and it will soon be known whether this is one of them."""
         return self._requests.is_partial and any(

@@ -26,7 +26,6 @@ from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.spec import parse_spec
-from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.diagnosis import missed_by_chance
@@ -164,9 +163,7 @@ class Experiments:
         active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         self.ran.append(active_experiment)
         try:
-            self._refuse_all(active_experiment)
-            if experiment.is_outage:
-                self._loop.call(self._forwarder.strike_waiting)
+            self._loop.call(lambda: self._await_begin(active_experiment))
             yield active_experiment
         finally:
             active_experiment.stop()
@@ -189,8 +186,23 @@ class Experiments:
             "proxy.environment(...) or proxy.listen.",
         )
 
+    def _await_begin(self, active_experiment: ActiveExperiment) -> None:
+        """From now on, or its window, everybody is refused, and who waits is struck."""
+        clock, left = self._loop.clock, active_experiment.left
+
+        def begin() -> None:
+            if not left(clock.monotonic()):
+                return
+            self._refuse_all(active_experiment)
+            if active_experiment.experiment.is_outage:
+                self._forwarder.strike_waiting()
+
+        self._loop.call_at_or_after(
+            active_experiment.opens_at, lambda: left(clock.monotonic()), begin
+        )
+
     def _refuse_all(self, active_experiment: ActiveExperiment) -> None:
-        """Let the kernel refuse, where an experiment refuses everybody for its whole time.
+        """Let the kernel refuse, where an experiment refuses everybody for its time.
 
         A refusal of some can only be a connection that is accepted and reset: who is next
         is not known before. Here nobody can tell who was refused, so that is one hit.
@@ -201,26 +213,23 @@ class Experiments:
         operation = Operation(kind=CONNECT, target=names[0], names=names)
         if (
             refusal is None
-            or experiment.trigger != Always()
+            or not experiment.hits_all
             or experiment.names_connections
             or not experiment.matches_target(operation)
         ):
             return
 
-        def refuse() -> None:
-            self._forwarder.refuse(active_experiment)
-            self._loop.call_at_or_after(
-                active_experiment.ends_at,
-                lambda: active_experiment.left(self._loop.clock.monotonic()),
-                lambda: self._forwarder.refuse_no_more(active_experiment),
-            )
-
-        self._loop.call(refuse)
+        self._forwarder.refuse(active_experiment)
+        self._loop.call_at_or_after(
+            active_experiment.closes_at,
+            lambda: active_experiment.left(self._loop.clock.monotonic()),
+            lambda: self._forwarder.refuse_no_more(active_experiment),
+        )
         kind = min(refusal.kinds & self._forwarder.kinds)
         self._engine.record_fault(active_experiment, refusal, kind)
         outage = next((each for each in experiment.faults if isinstance(each, Outage)), None)
         if outage is not None:
-            for _ in range(self._loop.call(self._forwarder.cut)):
+            for _ in range(self._forwarder.cut()):
                 self._engine.record_fault(active_experiment, outage, CLOSE)
 
     def _experiment(

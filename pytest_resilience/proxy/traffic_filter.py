@@ -49,6 +49,9 @@ class Sink(Protocol):
         """There will be no more."""
 
 
+_Experiments = tuple[ActiveExperiment, ...]
+
+
 class ConnectionContext(Protocol):
     """A connection, as its directions and their filters see it."""
 
@@ -278,7 +281,8 @@ class ExperimentFilter(TrafficFilter):
         super().__init__(direction, following)
         self._decisions = direction.connection.decisions
         self._kinds = _OPERATIONS[direction.stream]
-        self._asked: tuple[int, tuple[ActiveExperiment, ...]] = (0, ())
+        # The turn, the experiments there were, and those whose window had begun.
+        self._asked: tuple[int, _Experiments, _Experiments] = (0, (), ())
         self._message: ResponseStream | None = None
         self._partition: Effect | None = None
 
@@ -292,14 +296,16 @@ class ExperimentFilter(TrafficFilter):
     def begin(self) -> None:
         """A message comes, or more of one: ask about each once.
 
-        Once more where an experiment has begun since that may be about it: not all that is sent
-        is answered, and there are responses that go on for ever.
+        Once more where an experiment has begun since that may be about it, or the window of an
+        outage: not all that is sent is answered, and there are responses that go on for ever.
         """
-        turn, active = self._decisions.turn, self._decisions.active
-        asked_turn, known = self._asked
-        if not active or (turn, active) == self._asked or self._decisions.awaits_head:
+        turn, active, opened = self._decisions.turn, self._decisions.active, self._decisions.opened
+        asked_turn, known, opened_before = self._asked
+        asked = (turn, active, opened)
+        if not active or asked == self._asked or self._decisions.awaits_head:
             return
-        self._asked = (turn, active)
+        self._asked = asked
+        known = tuple(each for each in known if each in opened_before or each not in opened)
         if turn != asked_turn or self._decisions.is_newly_targeted(known):
             effect = self._decisions.decide(self._kinds[0])
             self._message = None if effect is None else ResponseStream(effect)

@@ -22,6 +22,7 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
+from tests.native.conftest import met
 
 
 HOST = "127.0.0.1"
@@ -140,6 +141,25 @@ def test_what_is_kept_is_closed_by_a_service_that_goes_down(
     with inject("network_failure", mode="down", rate=1):
         assert client.ask(b"") == b""  # EOF
         assert code_of(Client(), port) == errno.ECONNREFUSED
+
+
+@pytest.mark.parametrize(("mode", "meets"), [("reset", errno.ECONNRESET), ("down", b"")])
+def test_who_waits_is_struck_when_a_window_begins(
+    client: Client, inject: Inject, mode: str, meets: int | bytes
+) -> None:
+    def keeps_silent(connection: socket.socket) -> None:
+        connection.settimeout(10)
+        with contextlib.suppress(TimeoutError):
+            while connection.recv(100):
+                pass
+        connection.sendall(b"late")
+
+    with (
+        serve(keeps_silent) as port,
+        inject("network_failure", mode=mode, rate=1, between="100ms..60s") as outage,
+    ):
+        assert met(port, client) == meets
+        assert outage.hits >= 1
 
 
 def test_who_does_not_block_learns_of_a_refusal_from_a_poll(port: int, inject: Inject) -> None:

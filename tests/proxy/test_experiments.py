@@ -131,6 +131,50 @@ def test_who_waits_already_is_struck_when_it_begins(mode: Any, serve: Serve) -> 
         assert asked.wait(10)
 
 
+_MET = {"reset": "ConnectionResetError", "close": "EOF", "down": "EOF", "timeout": "TimeoutError"}
+
+
+def met(client: socket.socket) -> str:
+    """How it ends to receive, if it does within 10,000 bytes."""
+    left = 10_000
+    try:
+        while left > 0:
+            data = client.recv(100)
+            if not data:
+                return "EOF"
+            left -= len(data)
+    except OSError as error:
+        return type(error).__name__
+    return "it goes on"
+
+
+def silent_server(connection: socket.socket) -> None:
+    while connection.recv(100):
+        pass
+
+
+def streaming_server(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"tick" * 10)
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("server", [silent_server, streaming_server])
+@pytest.mark.parametrize("mode", _MET)
+def test_who_waits_already_is_struck_when_its_window_begins(
+    mode: Any, server: Callable[[socket.socket], None], serve: Serve
+) -> None:
+    with (
+        ChaosProxy(("127.0.0.1", serve(server))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", mode=mode, rate=1, between="100ms..60s") as outage,
+    ):
+        client.sendall(b"order")
+        client.settimeout(0.5 if mode == "timeout" else 10)
+        assert met(client) == _MET[mode]
+        assert outage.hits
+
+
 def test_silence_ends_with_the_experiment(proxy: ChaosProxy, connect: Connect) -> None:
     client = connect()
     assert ask(client) == b"ping"
@@ -201,6 +245,24 @@ def test_a_refusal_ends_with_its_duration(proxy: ChaosProxy, connect: Connect) -
     with proxy.inject("network_failure", mode="refuse", rate=1, duration=0.05):
         assert not works()
         until(works)
+
+
+def test_refusing_everybody_within_a_window_is_the_kernels_refusal(
+    proxy: ChaosProxy, connect: Connect
+) -> None:
+    def is_refused() -> bool:
+        try:
+            return ask(connect()) != b"ping"
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:  # just when it begins it is too late for that
+            return False
+
+    with proxy.inject("network_failure", mode="refuse", rate=1, between="50ms..150ms") as failure:
+        assert not is_refused()
+        until(is_refused)
+        until(lambda: not is_refused())
+    assert failure.hits >= 1
 
 
 def test_refusing_some_is_a_reset_that_counts(proxy: ChaosProxy, connect: Connect) -> None:

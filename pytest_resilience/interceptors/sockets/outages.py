@@ -124,7 +124,7 @@ class Outages:
         """It begins now, and happens to nothing for a while."""
         clock = self._engine.clock
         while outage.left(now := clock.monotonic()):
-            rest = outage.started_at + outage.experiment.opens_after - now
+            rest = outage.opens_at - now
             if rest <= 0:
                 self._connections.divide([each for each in self._engine.active if each != outage])
                 self._strike_all([outage])

@@ -60,7 +60,7 @@ class SendQueue:
         found = [
             each
             for each in engine.active
-            if since < each.started_at + each.experiment.opens_after <= now
+            if since < each.opens_at <= now
             and any(SEND in fault.kinds and _ends_it(fault) for fault in each.experiment.faults)
         ]
         if begins or found:
