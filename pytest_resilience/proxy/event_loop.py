@@ -56,7 +56,7 @@ class EventLoop:
         self.clock = clock
         with limits_lifted():
             self._selector = selectors.DefaultSelector()
-            self._wake_pipe = os.pipe()  # read, write
+            self._wake_pipe: tuple[int, ...] = os.pipe()  # read, write; none once it is closed
         for descriptor in self._wake_pipe:
             os.set_blocking(descriptor, False)
         self._selector.register(self._wake_pipe[0], selectors.EVENT_READ, self._drain_pipe)
@@ -155,7 +155,8 @@ class EventLoop:
     def _close_descriptors(self) -> None:
         with limits_lifted():
             self._selector.close()
-            for descriptor in self._wake_pipe:
+            closing, self._wake_pipe = self._wake_pipe, ()  # the numbers are somebody else's now
+            for descriptor in closing:
                 os.close(descriptor)
 
     def descriptors(self) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 from pytest_resilience import ManualClock
 from pytest_resilience import ShutdownError
 from pytest_resilience import SystemClock
+from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.proxy.event_loop import EventLoop
 from tests.proxy.conftest import until
 
@@ -99,6 +100,14 @@ def test_one_that_fails_is_logged_and_not_asked_again(
         assert loop.call(lambda: "alive") == "alive"
         assert len(asked) == 1
     assert caplog.messages == ["a connection was given up"]
+
+
+def test_closed_it_has_no_descriptors() -> None:
+    """Others get their numbers, to whom faults happen."""
+    loop = EventLoop("loop", SystemClock())
+    assert set(loop.descriptors()) <= private_descriptors()
+    loop.close(lambda: None)
+    assert loop.descriptors() == []
 
 
 def test_closed_it_does_nothing_more() -> None:
