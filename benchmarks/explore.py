@@ -10,8 +10,9 @@ files take a part of that, and it calculates for the rest. Each process first fi
 that is. The files are in memory where there is such a file system: what a disk takes for one
 differs from moment to moment, from 20 to 500 us, and none of it is the exploration's.
 
-Times are of the CPU. The three ways to run a test take turns in one process, one run each, and what
-is compared are the runs of one turn, so that a busy machine tells much the same.
+Times are of the CPU. The three ways to run a test take turns in one process, and what is compared
+are the runs of one turn, so that a busy machine tells much the same. The first run of a turn, alone
+and recorded, is not counted: what was put in place, or removed, has emptied Python's caches.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ from pytest_resilience.plugin.exploration.settings import ExploreSettings, plan_
 found = {}
 
 def in_turns(item, explored, oracle, files):
+    alone(item)
     plain = alone(item)
     with explored.observing():
         explored.run(item, (), oracle)
