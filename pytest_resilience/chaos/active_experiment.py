@@ -202,7 +202,7 @@ class ActiveExperiment:
         hit when it happens: see `Effect`.
         """
         experiment = self.experiment
-        if experiment.only_observes or not self.left(now):
+        if not self.left(now):
             return ()
         on_http2 = operation.tcp.multiplexed or operation.http.stream
         possible = []

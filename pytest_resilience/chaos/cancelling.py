@@ -90,10 +90,12 @@ def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
     `loop_objects` may lead to the task that does. What a coroutine does without awaiting it
     cannot be cancelled.
     """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
-    current, called = current_task(), None
+    current = current_task()
     if current is None and not loop_objects:
-        return _cancelling(_task_of_worker(frame))
+        task = _task_of_worker()
+        return None if task is None else _cancelling(task)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as in call_site
+    called: FrameType | None = None
     while frame is not None and control_role(frame.f_code) != LOOP:
         if not is_library(frame.f_code.co_filename):
             awaited = called is not None and called.f_code.co_flags & _AWAITED
@@ -103,13 +105,14 @@ def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
     return _cancelling(task, is_here=current is not None)
 
 
-def _task_of_worker(frame: FrameType | None) -> Any:
+def _task_of_worker() -> Any:
     """The task that waits for the job of this thread; None where nobody does.
 
     One of the futures that the thread's frames have is that of its job.
     """
     if threading.get_ident() == threading.main_thread().ident:
         return None  # it does nobody's job
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # as in call_site
     futures: list[object] = []
     while frame is not None:
         for value in frame.f_locals.values():

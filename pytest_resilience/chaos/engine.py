@@ -129,7 +129,7 @@ class _Interceptors:
 
     def use(self, needed: frozenset[str]) -> None:
         """Have those in place that see operations of these kinds, and no others."""
-        if self.waits or (not needed and not self._in_place):
+        if not needed and not self._in_place:
             return
         used = [each for each in self._all if not needed.isdisjoint(each.kinds)]
         unused = [each for each in self._in_place if each not in used]
@@ -324,7 +324,8 @@ class Engine:
     def _set_active(self, active: tuple[ActiveExperiment, ...]) -> None:
         self.active = active
         self.active_kinds = _NO_KINDS.union(*(each.kinds for each in active))
-        self._interceptors.use(self.kinds)
+        if not self._interceptors.waits:
+            self._interceptors.use(self.kinds)
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
@@ -439,9 +440,16 @@ class Engine:
         """
         if self.recorder is not None:
             self.recorder.note(operation, again=among is not None)
+        able = [
+            each
+            for each in (self.active if among is None else among)
+            if not each.experiment.only_observes
+        ]
+        if not able:
+            return None
         now = self.clock.monotonic()
         hits: list[Hit] = []
-        for active_experiment in self.active if among is None else among:
+        for active_experiment in able:
             hits += active_experiment.decide(operation, now)
         if not hits:
             return None

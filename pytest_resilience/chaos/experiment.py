@@ -192,6 +192,13 @@ class ChaosExperiment(ExperimentConstructor):
         vars(other).update(fields)
         return other
 
+    def all_derived(self) -> ChaosExperiment:
+        """Itself, with all that its properties keep: copies need not derive it anew."""
+        for name, each in vars(type(self)).items():
+            if isinstance(each, cached_property):
+                getattr(self, name)
+        return self
+
     def starting_always(self) -> ChaosExperiment:
         """This experiment with probability 1."""
         return self._changed(probability=1.0)

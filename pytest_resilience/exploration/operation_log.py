@@ -50,6 +50,9 @@ __all__ = [
 ]
 
 
+_OF_CONVERSATIONS = frozenset({SEND, RECEIVE})
+
+
 class StormError(BaseException):
     """Too many operations. Not an Exception: code that survives anything would catch it."""
 
@@ -133,26 +136,25 @@ class _Points:
     def of(self, operation: Operation, place: str) -> tuple[Point, int]:
         """The next point, and its number among those of its kind and target."""
         kind, target = operation.kind, self._names.of(operation)
-        function = self._function_of(operation, place)
-        overall = self._next(kind, target, "")
-        number = self._next(kind, target, function) if function else overall
+        function, numbers = _function(place), self._numbers
+        if kind in _OF_CONVERSATIONS:
+            function = self._who_asks(operation, function)
+        site = kind, target, ""
+        number = overall = numbers[site] = numbers.get(site, 0) + 1
+        if function:
+            site = kind, target, function
+            number = numbers[site] = numbers.get(site, 0) + 1
         return _point(kind, target, function, number), overall
 
-    def _next(self, kind: str, target: str, function: str) -> int:
-        site = kind, target, function
-        number = self._numbers[site] = self._numbers.get(site, 0) + 1
-        return number
-
-    def _function_of(self, operation: Operation, place: str) -> str:
-        """Who does it; of a response, who has asked for it.
+    def _who_asks(self, operation: Operation, function: str) -> str:
+        """Who sends; of a response, who has asked for it.
 
         Who receives it is not known in every run: silence begins before anybody can receive.
         """
-        function, connection = _function(place), operation.tcp.connection
-        if operation.kind == SEND:
-            self._asking.setdefault(connection, function)
-        elif operation.kind == RECEIVE:
+        connection = operation.tcp.connection
+        if operation.kind == RECEIVE:
             return self._asking.pop(connection, function)
+        self._asking.setdefault(connection, function)
         return function
 
 

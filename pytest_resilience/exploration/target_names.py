@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
@@ -59,6 +60,8 @@ class TargetNames:
         name = self._known.get(target)
         if name is None:
             name = self._known[target] = self._of_target(target)
+        if not self._patterns:
+            return name
         for pattern, expression in self._patterns.get(operation.kind, ()):
             if _may_vary(target) and expression.fullmatch(name):
                 self._varying[name] = pattern
@@ -85,7 +88,12 @@ class TargetNames:
             path = f"tmp/{path[len(self._machine) :]}"
         elif self._project and path.startswith(self._project):
             path = path[len(self._project) :]
-        return _TEMPORARY.sub(_TEMPORARY_NAME, path)
+        return _without_random(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_random(path: str) -> str:
+    return _TEMPORARY.sub(_TEMPORARY_NAME, path)
 
 
 def may_be_random(site: Site) -> bool:

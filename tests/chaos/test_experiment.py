@@ -179,3 +179,10 @@ def test_a_name_is_resolved_before_there_is_a_connection(mode: str) -> None:
     with pytest.raises(ConfigurationError, match="happens before there is a connection; leave"):
         ChaosExperiment("x", "network_failure", mode=mode, target="api:443#2")  # type: ignore[call-overload]
     ChaosExperiment("x", "network_failure", mode=mode, target="!api:443")  # type: ignore[call-overload]
+
+
+def test_a_copy_of_one_that_has_all_derived_derives_nothing_anew() -> None:
+    usual = ChaosExperiment("x", ChaosType.DISK_FAILURE, mode="disk_full")
+    assert usual.counting_only().kinds is not usual.kinds
+    known = ChaosExperiment("x", ChaosType.DISK_FAILURE, mode="disk_full").all_derived()
+    assert known.counting_only().kinds is known.kinds

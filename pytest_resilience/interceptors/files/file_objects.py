@@ -213,7 +213,7 @@ def _buffer(mode: str) -> type[Any]:
 
 
 def _block_size(raw: io.FileIO) -> int:
-    block = os.fstat(raw.fileno()).st_blksize
+    block: int = raw._blksize  # type: ignore[attr-defined]  # noqa: SLF001  # as `open` does
     if sys.version_info >= (3, 14):
         return max(min(block, _MOST_BLOCK), io.DEFAULT_BUFFER_SIZE)
     return block if block > 1 else io.DEFAULT_BUFFER_SIZE

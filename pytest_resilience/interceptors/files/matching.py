@@ -64,9 +64,9 @@ class FileTargets:
 
     def refresh(self) -> None:
         """Other experiments are active."""
-        traced = self._engine.file_trace is not None
+        self._trace = self._engine.file_trace
         aimed = any(each.kinds & FILE_KINDS for each in self._engine.active)
-        self.only_recording = not traced and not aimed
+        self.only_recording = self._trace is None and not aimed
         self.forget()
 
     def forget(self) -> None:
@@ -79,6 +79,7 @@ class FileTargets:
     def remove(self) -> None:
         """From now on no file is targeted."""
         self._removed = True
+        self._trace = None
         self.forget()
 
     def names_at(self, path: Any, folder: int | None = None) -> Names | None:
@@ -95,7 +96,7 @@ class FileTargets:
         if folder is not None:
             names = _names(given, folder)
             return names if names is not None and self._is_target(names) else None
-        return self._look_up(given, lambda: self._names_in_folder(given))
+        return self._look_up(given, self._names_in_folder)
 
     def names_of(self, descriptor: Any) -> Names | None:
         """The name of the file behind a descriptor; None if no experiment is aimed at it."""
@@ -110,7 +111,7 @@ class FileTargets:
             return None
         if not name.startswith("/") or name.endswith(" (deleted)"):
             return None
-        return self._look_up(name, lambda: (name,))  # all its links are resolved
+        return self._look_up(name, _alone)  # all its links are resolved
 
     def _names_in_folder(self, given: str) -> Names | None:
         """As `_names`, but the links on the way to a folder are resolved once, until `forget`."""
@@ -134,13 +135,13 @@ class FileTargets:
             return None
         return names
 
-    def _look_up(self, key: str, find: Callable[[], Names | None]) -> Names | None:
+    def _look_up(self, key: str, find: Callable[[str], Names | None]) -> Names | None:
         untargeted, targeted = self.untargeted, self._targeted
         if key in untargeted:
             return None
         if key in targeted:
             return targeted[key]
-        names = find()
+        names = find(key)
         is_target = names is not None and self._is_target(names)
         if not self._engine.is_recording(FILE_KINDS):
             if len(untargeted) + len(targeted) >= _MOST_REMEMBERED:
@@ -154,10 +155,7 @@ class FileTargets:
     def _is_target(self, names: Names) -> bool:
         if self._removed or _is_no_file(names[-1]):
             return False
-        trace = self._engine.file_trace
-        found = self._engine.is_recording(FILE_KINDS) or (
-            trace is not None and trace.covers(names[-1])
-        )
+        found = self._trace is not None and self._trace.covers(names[-1])
         for active_experiment in self._engine.active:
             experiment = active_experiment.experiment
             if experiment.kinds.isdisjoint(FILE_KINDS):
@@ -165,16 +163,16 @@ class FileTargets:
             if experiment.only_observes:
                 found = True
                 continue
-            operation = Operation(kind=OPEN, target=names[0], names=names)
+            operation = Operation(OPEN, names[0], names)
             if experiment.matches_target(operation):
                 found = True
             elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
                 active_experiment.unmatched.note(operation)
-        return found
+        return found or self._engine.is_recording(FILE_KINDS)
 
     def may_concern(self) -> bool:
         """Whether what is done here may be hit or traced: it is a look at who does it."""
-        return self._engine.file_trace is not None or not _is_of_a_tool(sys._getframe(1))  # noqa: SLF001  # as in chaos.call_site
+        return self._trace is not None or not _is_of_a_tool(sys._getframe(1))  # noqa: SLF001  # as in chaos.call_site
 
     def apply(self, kind: str, names: Names, *given: Any) -> Effect | None:
         """Let an operation on a file wait or fail, as its experiments say.
@@ -191,7 +189,7 @@ class FileTargets:
         began = self._engine.clock.monotonic()
         self._deciding.add(thread)
         try:
-            effect = self._engine.decide(Operation(kind=kind, target=names[0], names=names))
+            effect = self._engine.decide(Operation(kind, names[0], names))
             if effect is not None and effect.delay:
                 # What it took to decide is part of the delay: it is as much as 0.4 ms.
                 spent = effect.clock.monotonic() - began
@@ -204,11 +202,15 @@ class FileTargets:
 
     def done(self, kind: str, *of: Names | None) -> None:
         """An operation was done: it may be traced. Of a rename, from the first to the second."""
-        trace = self._engine.file_trace
+        trace = self._trace
         if trace is not None:
             paths = [names[-1] for names in of if names is not None]
             if any(trace.covers(path) for path in paths):
                 trace.done(kind, *paths)
+
+
+def _alone(name: str) -> Names:
+    return (name,)
 
 
 def error_of(code: int, *given: Any) -> OSError:

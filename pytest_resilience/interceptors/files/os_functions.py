@@ -53,6 +53,7 @@ class FileFunctions:
                 path = os.fspath(file)
                 if path in files.untargeted and not kwargs.get("opener"):
                     return original(path, *args, **kwargs)
+                file = path
             return make_stream(files, original, file, *args, **kwargs)
 
         return opened

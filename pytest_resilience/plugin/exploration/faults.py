@@ -110,5 +110,5 @@ def _experiment_of(step: Step) -> ChaosExperiment:
     fault = fault_named(site.kind, step.fault)
     key = (site.kind, step.fault, site.target if fault.of_service else "")
     if key not in _experiments:
-        _experiments[key] = fault.experiment(step.fault, site.target)
+        _experiments[key] = fault.experiment(step.fault, site.target).all_derived()
     return _experiments[key]
