@@ -410,8 +410,7 @@ class ChaosExperiment(ExperimentConstructor):
         for target in self._included:
             if _is_about(target, operation, numbers, otherwise=True):
                 return True
-        is_left_alone = operation.http.in_process or operation.tcp.accepted
-        return not (self._included or is_left_alone)
+        return not (self._included or operation.http.in_process or operation.is_accepted)
 
     def refusing(self, operation: Operation) -> Sequence[str]:
         """The parameters that keep an operation from being hit that would be, without them."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 
 __all__ = [
-    "ACCEPT", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END",
-    "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE", "OPEN",
-    "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE",
+    "ACCEPT", "ACCEPTED_FROM", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE",
+    "DATAGRAMS", "END", "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE",
+    "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE",
     "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP",
     "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
     "SqlDetails", "TcpDetails", "new_connection",
@@ -53,6 +53,8 @@ START: Final = "thread.start"
 ACCEPT: Final = "network.accept"  # nothing happens to it: it is noted where no target names it
 PROCESS_START: Final = "process.start"  # nothing happens to it: it is noted where it is unreached
 
+ACCEPTED_FROM: Final = "from "  # before the name of a peer that has opened the connection
+
 # All that something can happen to.
 KINDS: Final = DATAGRAMS | {
     RESOLVE, CONNECT, CALL, EXECUTE, HANDSHAKE, OPEN_CONNECTION, CHECK_OUT, COMMIT, FETCH, SEND,
@@ -71,7 +73,6 @@ class TcpDetails:
 
     Attributes:
         connection: what `new_connection` gave it; 0 where it is not known which it is.
-        accepted: the peer opened it, and it is chaos only for those who name it.
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
         bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
@@ -84,7 +85,6 @@ class TcpDetails:
     """
 
     connection: int = 0
-    accepted: bool = False
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False
@@ -226,6 +226,11 @@ class Operation(NamedTuple):
     call_site: CallSite = _ON_THE_STACK
     remark: str = ""
     advice: str = ""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the peer opened the connection: it is chaos only for those who name it."""
+        return self.target.startswith(ACCEPTED_FROM) and self.kind.startswith("network.")
 
     @property
     def is_plain(self) -> bool:

@@ -186,3 +186,19 @@ def test_a_copy_of_one_that_has_all_derived_derives_nothing_anew() -> None:
     assert usual.counting_only().kinds is not usual.kinds
     known = ChaosExperiment("x", ChaosType.DISK_FAILURE, mode="disk_full").all_derived()
     assert known.counting_only().kinds is known.kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "is_meant"),
+    [
+        ("file.write", "from the press.txt", True),
+        ("network.receive", "press:80", True),
+        ("network.receive", "from press:80", False),
+    ],
+)
+def test_without_targets_all_is_meant_but_what_peers_have_opened(
+    kind: str, name: str, is_meant: bool
+) -> None:
+    operation = Operation(kind=kind, target=name, names=(name,))
+    slow = ChaosExperiment("slow", "network_latency", delay=1)
+    assert slow.matches_target(operation) is is_meant

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pytest_resilience.chaos.operation import ACCEPTED_FROM
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
@@ -19,7 +20,6 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = ["Target", "accepted_from", "as_shown", "is_accepted", "parse_targets"]
 
 _HIGHEST_PORT = 65535
-_FROM = "from "  # before whom a connection was accepted from
 _LONGEST = 300  # characters: a name of the DNS has 253, and globs take time to match
 _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|(?!!)[\w.*?\-\[\]!]+")
 _ONE_BRACKET = re.compile(r"\[[^\]]*\]")
@@ -116,7 +116,7 @@ class Target:
 
     @cached_property
     def _parts(self) -> tuple[str, str]:
-        text = self._written[1].removeprefix(_FROM).lstrip()
+        text = self._written[1].removeprefix(ACCEPTED_FROM).lstrip()
         host, colon, port = text.rpartition(":")
         if not colon or _ONE_BRACKET.fullmatch(text):  # the latter: all of it is a v6 address
             host, port = text, "*"
@@ -141,7 +141,7 @@ class Target:
         name = name.lower()
         if is_accepted(name) is not self.accepted:
             return False
-        host, _, port = name.removeprefix(_FROM).rpartition(":")
+        host, _, port = name.removeprefix(ACCEPTED_FROM).rpartition(":")
         host_pattern, matches_port = self._patterns
         return bool(
             host_pattern.match(host.strip("[]").rstrip(".")) and (not port or matches_port(port))
@@ -157,12 +157,12 @@ class Target:
 
 def accepted_from(peer: str) -> str:
     """The name of a connection that was accepted from `peer`, a `host:port`."""
-    return _FROM + peer
+    return ACCEPTED_FROM + peer
 
 
 def is_accepted(name: str) -> bool:
     """Whether it is the name of a connection that was accepted."""
-    return name.startswith(_FROM)
+    return name.startswith(ACCEPTED_FROM)
 
 
 def _range(text: str) -> tuple[int, int] | None:

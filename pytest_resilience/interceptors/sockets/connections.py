@@ -17,7 +17,6 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
@@ -327,5 +326,4 @@ def _accepting(name: str) -> Operation:
     """What is noted of a connection that was accepted, whose peer has any port."""
     peer = name.rpartition(":")[0]
     remark = f"accepted here: only target={peer!r} is about it"
-    tcp = TcpDetails(accepted=True)
-    return Operation(kind=ACCEPT, target=peer, names=(), tcp=tcp, remark=remark)
+    return Operation(kind=ACCEPT, target=peer, names=(), remark=remark)

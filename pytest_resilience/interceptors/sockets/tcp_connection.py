@@ -320,17 +320,16 @@ class TcpConnection:
         mid_message: bool = False,
     ) -> Operation:
         """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
-        turn, requests, accepted = self.turn, self.turn.requests, self.accepted
+        turn, requests = self.turn, self.turn.requests
         return Operation(
             kind=kind,
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=TcpDetails(connection=self.number, accepted=accepted, mid_message=mid_message)
+            tcp=TcpDetails(connection=self.number, mid_message=mid_message)
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
-                accepted=accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,
