@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import stat
@@ -75,18 +76,20 @@ class Snapshot:
 
         Not all that is new is more. The pool of a fixture puts another connection for one that
         died, or for one of which an earlier run has left none: there are as many then as after
-        the run whose `baseline` that is.
+        the run whose `baseline` that is. Without one all that is new is: what of old has gone
+        meanwhile may be what a test before it has left.
         """
         allowed = baseline or LeakedResources()
         if self._new().more_than(allowed):
             # What only a cycle keeps open is closed: in the next run it would hide another one.
             gc.collect()
+        compare = self._new if baseline is None else functools.partial(self._more, allowed.there)
         for _ in range(_PATIENCE):
-            found = self._more(allowed.there)
+            found = compare()
             if not found.more_than(allowed):
                 return found
             self._await_threads()
-        return self._more(allowed.there)
+        return compare()
 
     def _await_threads(self) -> None:
         """Give those that are just ending the time to close what they have."""
@@ -104,8 +107,9 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
-        threads = set(threading.enumerate()) - self._threads
-        return LeakedResources(len(threads), *_counted(_descriptors() - self._open))
+        threads, now = set(threading.enumerate()), _descriptors()
+        new = len(threads - self._threads), *_counted(now - self._open)
+        return LeakedResources(*new, there=(len(threads), *_counted(now)))
 
     def _more(self, usual: tuple[int, int, int]) -> LeakedResources:
         before = (len(self._threads), *_counted(self._open))

@@ -47,9 +47,21 @@ def test_one_for_another_is_no_leak(tmp_path: Path) -> None:
     first.close()
     second.close()
     with (tmp_path / "two").open("w"), socket.socket():
-        assert before.leaked() == LeakedResources()
+        assert before.leaked(LeakedResources()) == LeakedResources()
         with socket.socket():
-            assert before.leaked() == LeakedResources(sockets=1)
+            assert before.leaked(LeakedResources()) == LeakedResources(sockets=1)
+
+
+def test_what_is_closed_of_others_hides_nothing_of_the_run_that_others_are_held_against() -> None:
+    first = socket.socket()
+    before = Snapshot()
+    first.close()
+    with socket.socket():
+        calm = before.leaked()
+        assert calm == LeakedResources(sockets=1)
+        before = Snapshot()
+        with socket.socket():
+            assert not before.leaked(calm).more_than(calm)
 
 
 def test_what_a_cycle_holds_hides_no_leak_of_the_next_run() -> None:
