@@ -131,15 +131,20 @@ def hold_sending(
 ) -> None:
     """Hold a send up until `due`, the end of the experiments, or the socket's timeout.
 
-    The timeout counts from `asked_at` on, if that was before.
+    The timeout counts from `asked_at` on, if that was before. `ended`: as in `SendQueue`.
     """
     __tracebackhide__ = True
     now, limit = effect.clock.monotonic(), send_timeout(sock)
+    tls: Any = getattr(sock, "_sslobj", None)  # of which `shutdown` makes a plain socket
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
     _hold(effect, due - now, limit, functools.partial(send_timed_out, sock), ended)
+    if ended.is_set() and sock.fileno() >= 0:
+        if tls is not None:
+            tls.write(b".")  # which raises
+        raise os_error(errno.EPIPE)
     if ended.is_set():
-        raise os_error(errno.EPIPE if sock.fileno() >= 0 else errno.EBADF)
+        raise os_error(errno.EBADF)
 
 
 def hold_a_call(effect: Effect) -> None:
@@ -270,8 +275,15 @@ def _given_up(sock: socket.socket) -> OSError:
     if not speaks_tls(sock):
         return os_error(errno.ECONNRESET)
     ssl = tls_modules()[0]  # as above
-    made: OSError = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
-    return made
+    nothing = ssl.MemoryBIO()
+    nothing.write_eof()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    handshake = context.wrap_bio(nothing, ssl.MemoryBIO(), server_hostname="peer")
+    try:
+        handshake.do_handshake()
+    except OSError as error:
+        return error.with_traceback(None)
+    raise AssertionError("nothing was there to shake hands with")
 
 
 def speaks_tls(sock: object) -> bool:

@@ -405,7 +405,12 @@ class SocketPatches:
         if effect is None:
             return proceed()
         timeout = sock.gettimeout()
-        left = effects.hold_before(sock, effect, timed_out, connection.inbound.ended)
+        inbound, me = connection.inbound, threading.get_ident()
+        inbound.threads.add(me)
+        try:
+            left = effects.hold_before(sock, effect, timed_out, inbound.ended)
+        finally:
+            inbound.threads.discard(me)
         if left == timeout:
             return proceed()
         sock.settimeout(left)
@@ -428,18 +433,22 @@ class SocketPatches:
 
     def _shut_down(self, sock: socket.socket, proceed: _Proceed) -> None:
         __tracebackhide__ = True
-        connection = self._look(self._connections.known, sock)
+        # Or of another descriptor of the same, as `dup` makes one, that was not seen before.
+        connection = self._look(self._connections.known, sock) or self._look(
+            self._connections.at, sock.fileno()
+        )
         if connection is None or len(proceed.args) != 2:
             if proceed.args[1:] != (socket.SHUT_WR,):
                 self._look(self._datagrams.end, sock)
             proceed()
             return
-        try:
-            if not self._sender.partitions.shut_down(sock, connection, proceed):
-                proceed()
-        finally:  # a connect that is held is not connected, as the kernel says
-            if proceed.args[1] != socket.SHUT_WR:
-                self._receiver.end(sock, connection)
+        if connection.ends is None and connection.inbound.threads:
+            # It is held up in connecting, which the kernel would end, and does not know of.
+            self._receiver.end(sock, connection)
+            return
+        if not self._sender.partitions.shut_down(sock, connection, proceed):
+            proceed()
+        self._receiver.end(sock, connection, proceed.args[1])
 
     def _is_copied(self, sock: socket.socket, connection: TcpConnection) -> bool:
         """Whether the connection goes on when `sock` is closed, by another descriptor."""

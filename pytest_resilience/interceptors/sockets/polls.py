@@ -18,7 +18,6 @@ import operator
 import select
 import selectors
 import socket
-import sys
 import threading
 
 from collections.abc import Callable
@@ -227,14 +226,12 @@ class Polls:
     def _early(self, polled: Iterable[tuple[int, int]]) -> _Early:
         """What is not to be told yet of these, for so many seconds."""
         early: _Early = {}
-        trio = sys.modules.get("trio")
-        receives = trio is None or not trio.lowlevel.in_trio_run()  # which tries again
         for descriptor, events in polled:
             connection = self._connections.targeted_at(descriptor)
             sock = None if connection is None else connection.owner()
             if connection is None or sock is None:
                 continue
-            if events & _READ and receives:
+            if events & _READ:
                 early[descriptor, _READ] = self._receiver.held_for(sock, connection)
             if events & _WRITE:
                 early[descriptor, _WRITE] = self._sender.held_for(connection)

@@ -208,14 +208,21 @@ class Receiver:
             with contextlib.suppress(OSError):  # no descriptor to be had
                 effects.end_once(connection, ResetConnection())
 
-    def end(self, sock: socket.socket, connection: TcpConnection) -> None:
-        """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
-        connection.inbound.ended.set()
-        experiment_ends.tell()
-        if connection in self.nonblocking.readiness.held:
-            self.nonblocking.readiness.release(connection)
+    def end(
+        self, sock: socket.socket, connection: TcpConnection, how: int = socket.SHUT_RDWR
+    ) -> None:
+        """This side takes or sends no more: whoever is held goes on, as the kernel wakes them."""
+        takes, is_held = how == socket.SHUT_WR, connection in self.nonblocking.readiness.held
+        if is_held and not takes:
             connection.give_up_response()
-            effects.discard(sock)
+            effects.discard(sock)  # before anybody comes for it
+        if how != socket.SHUT_RD:
+            connection.send_queue.ended.set()
+        if not takes:
+            connection.inbound.ended.set()
+        experiment_ends.tell()
+        if is_held and not takes:
+            self.nonblocking.readiness.release(connection)
 
     def _receive_tickets(
         self, connection: TcpConnection, stream: ResponseStream, call: SocketCall
@@ -268,6 +275,8 @@ class Receiver:
         __tracebackhide__ = True
         inbound = connection.inbound
         most = self._await_turn(sock, connection, asked_at)
+        if inbound.ended.is_set() and sock.fileno() >= 0:  # whatever comes from now on
+            return ReceiveArguments(call).returned(b"")
         stream = inbound.stream
         if stream is not None and stream.is_replaced:
             return effects.replay(sock, inbound, call)
@@ -288,19 +297,33 @@ class Receiver:
             if eof is not None:
                 eof.arrive(self._engine.clock.monotonic())
                 return self._deliver_eof(sock, connection, eof, arguments)
-        while arguments.wants_all and data and len(data) < arguments.size:
-            if stream is not None and stream.is_reset:
-                break
+        if arguments.wants_all and data:
+            data += self._read_rest(
+                sock, connection, arguments, arguments.size - len(data), asked_at
+            )
+        return arguments.returned(data)
+
+    def _read_rest(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        arguments: ReceiveArguments,
+        size: int,
+        asked_at: float,
+    ) -> bytes:
+        """Receive all of `size` bytes (MSG_WAITALL), or less where no more comes."""
+        data, stream = b"", connection.inbound.stream
+        while len(data) < size and not (stream is not None and stream.is_reset):
             more: bytes | None = b""
             with contextlib.suppress(TimeoutError, BlockingIOError):  # what is there is enough
                 most = self._await_turn(sock, connection, asked_at)
-                if inbound.stream is not stream:  # the connection is reset
+                if connection.inbound.stream is not stream:  # the connection is reset
                     break
-                more = _fetch(sock, connection, arguments, min(most, arguments.size - len(data)))
+                more = _fetch(sock, connection, arguments, min(most, size - len(data)))
             if more == b"":
                 break
             data += more or b""
-        return arguments.returned(data)
+        return data
 
     def _await_turn(self, sock: socket.socket, connection: TcpConnection, asked_at: float) -> int:
         """Do what the stream says until something can be read; returns how many bytes at most."""

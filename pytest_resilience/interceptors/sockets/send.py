@@ -7,6 +7,7 @@ was closed meanwhile is still delivered. Only where TLS is made within a socket,
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import math
 import os
@@ -89,7 +90,11 @@ class Sender:
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
-        turn = connection.turn
+        turn, queue = connection.turn, connection.send_queue
+        if queue.ended.is_set():
+            if queue.messages and sock.fileno() >= 0:  # the kernel learns of the end after those
+                raise effects.os_error(errno.EPIPE)
+            return call()
         _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         blocking = sock.gettimeout() != 0
@@ -106,7 +111,7 @@ class Sender:
                     self._receiver.cut(sock, connection)
                 result = self.partitions.keep(sock, connection, call)
             else:
-                connection.send_queue.flush(sock)
+                queue.flush(sock)
                 result = self._pass_on(sock, connection, call)
         except OSError:
             turn.receiving = before  # nothing new has been asked
@@ -125,7 +130,7 @@ class Sender:
     def held_for(self, connection: TcpConnection) -> float:
         """Seconds in which a poll tells of no room to send; 0 if it tells what the kernel does."""
         queue, requests = connection.send_queue, connection.send_queue.requests
-        if queue.threads:
+        if queue.threads or queue.ended.is_set():
             return 0.0
         if requests.cut is not None and queue.is_full:
             return requests.cut.left()
@@ -222,7 +227,7 @@ class Sender:
         assert effect is not None  # it is what is in the way
         if at_once:
             raise effects.no_room(sock)
-        ended = connection.inbound.ended
+        ended = connection.send_queue.ended
         effects.hold_sending(sock, effect, ended, due=due, asked_at=asked_at)
 
     def _let_arrive(
@@ -253,7 +258,7 @@ class Sender:
         ends = math.inf if limit is None else asked_at + limit
         if not is_cut:  # it strikes at once, whoever has what was sent before
             ends = min(ends, clock.monotonic() + _SOON)
-        ended = connection.inbound.ended
+        ended = connection.send_queue.ended
         while unacknowledged(sock) and effect.left() and not ended.is_set():
             if clock.monotonic() >= ends:
                 if is_cut:
@@ -345,7 +350,7 @@ class PartitionedSends:
         if kept < len(data) and (whole or not kept):
             if is_at_once(call):
                 raise effects.no_room(sock)
-            effects.hold_sending(sock, cut, connection.inbound.ended)
+            effects.hold_sending(sock, cut, connection.send_queue.ended)
             queue.flush(sock)
             while kept < len(data):
                 sent = send(sock, data[kept:])
@@ -369,6 +374,7 @@ class PartitionedSends:
         if not self._is_kept(sock, connection) or cut is None:
             return
         queue, connection.send_queue = connection.send_queue, SendQueue()
+        connection.send_queue.ended = queue.ended
         self._keep_open(sock, queue, cut)
 
     def keep_open(self, sock: socket.socket, effect: Effect) -> None:
@@ -390,7 +396,8 @@ class PartitionedSends:
     @staticmethod
     def _is_kept(sock: socket.socket, connection: TcpConnection) -> bool:
         queue = connection.send_queue
-        return bool(queue.messages) and not effects.speaks_tls(sock)
+        sender = connection.owner() or sock  # of which `sock` may be a copy
+        return bool(queue.messages) and not effects.speaks_tls(sender)
 
     def flush_all(self) -> None:
         """Send on, everywhere, what nothing keeps back any more."""
@@ -403,7 +410,8 @@ class PartitionedSends:
 
     def remove(self) -> None:
         """Keep nothing any more."""
-        watcher, self._watcher = self._watcher, None
+        with self._lock:  # or it may not have been started yet
+            watcher, self._watcher = self._watcher, None
         if watcher is not None:
             self._over.set()
             experiment_ends.tell()

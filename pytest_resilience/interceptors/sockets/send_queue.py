@@ -32,6 +32,7 @@ class SendQueue:
         lock: held by who uses the socket for it, or must not be disturbed there.
         watched: a thread has to see when they can be sent: no loop does.
         threads: those in one of the sending methods: one may be made of others.
+        ended: set when this side has shut it down or closed it: nobody sends more.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class SendQueue:
         self.watched = False
         self.threads: set[int] = fork_safe(self, "threads", set)
         self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self.ended = threading.Event()
         self._room = CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)
         self._flushed_by: int | None = None

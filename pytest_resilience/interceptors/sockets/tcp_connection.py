@@ -105,7 +105,8 @@ class Inbound:
         tickets: something of TLS's own may come before the response, and look like it.
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
-        threads: those in one of the receiving methods: one may be made of others.
+        threads: those in one of the receiving methods, which may be made of others, or held up
+            in connecting.
         expected: what happens to the response was decided before the client has come for it.
         ended: set when this side has shut it down or closed it: nobody waits for more.
     """

@@ -271,3 +271,23 @@ def test_many_at_once(echo_port: int, inject: Inject) -> None:
         took = time.monotonic() - started
     assert latency.hits == 100
     assert took >= 2 * DELAY
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_who_only_waits_until_it_can_read_hears_nothing_either(
+    mode: str, echo_port: int, inject: Inject
+) -> None:
+    """As libraries do that wait by trio, or by anyio, and read a socket of Python's."""
+
+    async def hears(sock: socket.socket) -> bool:
+        with trio.move_on_after(DELAY):
+            await trio.lowlevel.wait_readable(sock)
+            return True
+        return False
+
+    with socket.create_connection((HOST, echo_port)) as sock:
+        sock.setblocking(False)
+        with inject("network_failure", mode=mode, rate=1) as silence:
+            sock.send(b"tea")
+            assert not trio.run(hears, sock)
+        assert silence.hits
