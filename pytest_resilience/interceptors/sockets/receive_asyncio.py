@@ -193,7 +193,7 @@ class AsyncioReceiver:
         among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
         # In TLS 1.3 a server's tickets may come before its response, and look the same.
-        connection.inbound.tickets = connection.turn.after_handshake
+        connection.inbound.tickets = connection.turn.after_handshake > 0
         return connection.begin_response(self._engine, through=protocol.protocol, among=among)
 
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:

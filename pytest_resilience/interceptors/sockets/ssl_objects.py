@@ -162,7 +162,9 @@ class SslObjects:
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False
             result = self._read(connection, made, call)
-            connection.send_queue.requests.is_answered |= bool(result)
+            if result:
+                connection.send_queue.requests.is_answered = True
+                connection.turn.after_handshake = 0
             return result
 
         return read

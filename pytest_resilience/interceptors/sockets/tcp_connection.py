@@ -52,7 +52,8 @@ class Turn:
         tls: TLS is made above the socket, so that what is sent are its records.
         decrypted: that TLS is known, so that faults can change what is in its records.
         handshaking: what is awaited is the response to a TLS hello.
-        after_handshake: nothing has come since the handshake.
+        after_handshake: how many responses have begun, of which the first was to a handshake, since
+            anything was read; of tickets of TLS nothing is.
         requests: reads what was sent, or what is in its records.
     """
 
@@ -70,7 +71,7 @@ class Turn:
         self.tls = False
         self.decrypted = False
         self.handshaking = False
-        self.after_handshake = False
+        self.after_handshake = 0
         self.requests = RequestReader()
 
     def asks(self, message: bytes) -> bool:
@@ -228,11 +229,22 @@ class TcpConnection:
             return stream is not None and not stream.needs_response and not self.is_sending
         return not self.turn.receiving and not self.is_sending
 
+    @property
+    def _has_tickets_only(self) -> bool:
+        """Whether what has come since the handshake, like a response, is TLS's own so far."""
+        turn, stream, late = self.turn, self.inbound.stream, self.send_queue.requests.late
+        is_late_only = late is None if stream is None else stream.content is None
+        return turn.receiving and turn.after_handshake > 1 and is_late_only
+
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream
         if self.turn.partial and stream is None:
             self.inbound.expected = False  # who has polled has found nothing more of that before
+        if self._has_tickets_only:
+            self.inbound.expected = True
+            if stream is not None:
+                stream.await_again()
         if self.inbound.expected:
             self.turn.sent_at = now  # it is more of the same request
         elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
@@ -255,7 +267,11 @@ class TcpConnection:
         turn = self.turn
         turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
-        turn.after_handshake, turn.handshaking = turn.handshaking, False
+        if turn.handshaking or not turn.decrypted:
+            turn.after_handshake = int(turn.handshaking)
+        elif turn.after_handshake:
+            turn.after_handshake += 1
+        turn.handshaking = False
         about = self.operation(kind, through=through, asked=True)
         effect = engine.decide(about, among=among)
         if turn.request == FRAMED:

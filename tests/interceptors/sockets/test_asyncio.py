@@ -538,6 +538,44 @@ def test_goodbyes_are_no_answers(trust: Trust, inject: Inject) -> None:
     assert latency.matched == len(expected(trust.client, 1))
 
 
+@pytest.mark.parametrize(
+    ("given", "matched"), [({"stream": "upstream"}, 1), ({}, 3)], ids=["upload", "response"]
+)
+def test_tickets_in_the_middle_of_an_upload_are_no_response_to_it(
+    given: dict[str, Any], matched: int, trust: Trust, inject: Inject
+) -> None:
+    """A server of TLS 1.3 sends them when it likes, and nobody sees them before they are read."""
+
+    def thank(connection: socket.socket) -> None:
+        received = b""
+        while not received.endswith(b"milk and tea"):
+            received += connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 204 Thanks\r\n\r\n")
+        connection.recv(100)
+
+    async def story(port: int) -> float:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
+        writer.write(b"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n")
+        tls = writer.get_extra_info("ssl_object")
+        await until(lambda: tls.session is not None and tls.session.has_ticket)
+        for piece in (b"milk ", b"and ", b"tea"):
+            await asyncio.sleep(0)
+            sent_at = time.monotonic()
+            writer.write(piece)
+        await reader.readuntil(b"\r\n\r\n")
+        took = time.monotonic() - sent_at
+        writer.close()
+        await writer.wait_closed()
+        return took
+
+    with (
+        serve(trust.over_tls(thank)) as port,
+        inject("network_latency", delay=DELAY, **given) as latency,
+    ):
+        assert run(story(port)) >= DELAY  # after the last part of it
+    assert (latency.matched, latency.hits) == (matched, matched)
+
+
 def test_a_peer_that_speaks_first(inject: Inject, events: list[FaultInjected]) -> None:
     def greet(connection: socket.socket) -> None:
         connection.sendall(b"220 ready\r\n")
