@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.experiment import Numbers
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.targets import Numbers
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations

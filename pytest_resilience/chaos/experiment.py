@@ -30,6 +30,7 @@ from pytest_resilience.chaos.parsing.path_globs import Paths
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.parsing.quantities import seconds
 from pytest_resilience.chaos.parsing.quantities import share
+from pytest_resilience.chaos.parsing.targets import Numbers
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
@@ -51,7 +52,7 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["ChaosExperiment", "ChaosType", "Filter", "Numbers"]
+__all__ = ["ChaosExperiment", "ChaosType", "Filter"]
 
 _WAYS = {UPSTREAM: ", upstream", DOWNSTREAM: "", BOTH: ", both ways"}
 _INTENSITY = 0.5  # of an experiment that names none
@@ -62,13 +63,6 @@ class Filter(Protocol):
 
     def accepts(self, operation: Operation) -> bool:
         """Whether the operation is one of them."""
-
-
-class Numbers(Protocol):
-    """The numbers of connections among those of a target."""
-
-    def of(self, target: Target, operation: Operation) -> int:
-        """That of the operation's connection, from 1; 0 where it has none."""
 
 
 @dataclass(frozen=True, init=False)
@@ -405,10 +399,10 @@ class ChaosExperiment(ExperimentConstructor):
         if self.target_services and not self.targets:
             return False  # services without a host
         for target in self._excluded:
-            if _is_about(target, operation, numbers, otherwise=False):
+            if target.is_about(operation, numbers, otherwise=False):
                 return False
         for target in self._included:
-            if _is_about(target, operation, numbers, otherwise=True):
+            if target.is_about(operation, numbers, otherwise=True):
                 return True
         return not (self._included or operation.http.in_process or operation.is_accepted)
 
@@ -441,25 +435,6 @@ class ChaosExperiment(ExperimentConstructor):
             return f"{self.name}: {self.fault_text}"
         which = "" if self.trigger == Never() else f", {self.trigger}"
         return f"{self.name}: {self.fault_text}{which}, target {self.target_text}"
-
-
-def _is_about(
-    target: Target, operation: Operation, numbers: Numbers | None, *, otherwise: bool
-) -> bool:
-    """Whether a target is about an operation; `otherwise` where it goes by an unknown number."""
-    for name in operation.names:
-        if target.matches(name):
-            break
-    else:
-        return False
-    if target.connections is None:
-        return True
-    first, last = target.connections
-    if numbers is None:
-        return otherwise
-    if number := numbers.of(target, operation):
-        return first <= number <= last
-    return otherwise and bool(operation.tcp.connection)
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from typing import Protocol
 
 from pytest_resilience.chaos.operation import ACCEPTED_FROM
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Target", "accepted_from", "as_shown", "is_accepted", "parse_targets"]
+__all__ = ["Numbers", "Target", "accepted_from", "as_shown", "is_accepted", "parse_targets"]
 
 _HIGHEST_PORT = 65535
 _LONGEST = 300  # characters: a name of the DNS has 253, and globs take time to match
@@ -30,6 +32,13 @@ _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")  # 2, or 2-5
 def _host_in(url: str) -> str:
     """Host and port of a URL, quoted as one would write them; an example where it has none."""
     return repr(url.partition("://")[2].partition("/")[0] or "api.example.com:443")
+
+
+class Numbers(Protocol):
+    """The numbers of connections among those of a target."""
+
+    def of(self, target: Target, operation: Operation) -> int:
+        """That of the operation's connection, from 1; 0 where it has none."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,22 @@ class Target:
         return bool(
             host_pattern.match(host.strip("[]").rstrip(".")) and (not port or matches_port(port))
         )
+
+    def is_about(self, operation: Operation, numbers: Numbers | None, *, otherwise: bool) -> bool:
+        """Whether it is about an operation; `otherwise` where it goes by an unknown number."""
+        for name in operation.names:
+            if self.matches(name):
+                break
+        else:
+            return False
+        if self.connections is None:
+            return True
+        first, last = self.connections
+        if numbers is None:
+            return otherwise
+        if number := numbers.of(self, operation):
+            return first <= number <= last
+        return otherwise and bool(operation.tcp.connection)
 
     def __str__(self) -> str:
         return self.text
