@@ -204,8 +204,25 @@ def known_by_tls(sock: object, names: tuple[str, ...]) -> tuple[str, ...]:
     That of the names is a proxy's where one leads to it.
     """
     host = text_of(or_none(lambda: sock.server_hostname))  # type: ignore[attr-defined]
-    name = _join(host, "")
-    return names if not host or any(each.startswith(name) for each in names) else (*names, name)
+    for each in filter(None, [host] if host else or_none(_hosts_above, sock) or ()):
+        if not any(known.startswith(_join(each, "")) for known in names):
+            names = (*names, _join(each, ""))
+    return names
+
+
+def _hosts_above(sock: Any) -> list[str]:
+    """Those for which TLS asks that a transport of the loop here makes above the socket.
+
+    TLS to a proxy, and then through it to somebody else, are one above the other.
+    """
+    loop = sys.modules["asyncio.events"]._get_running_loop()  # noqa: SLF001  # None if none runs
+    transport = loop._transports.get(sock.fileno())  # noqa: SLF001  # which notes them
+    protocol, hosts = None if transport is None else transport.get_protocol(), []
+    while protocol is not None:
+        tls = getattr(protocol, "_sslobj", None)
+        hosts.append(text_of(getattr(tls, "server_hostname", None)))
+        protocol = getattr(protocol, "_app_protocol", None)
+    return hosts
 
 
 def _join(host: str, port: str) -> str:

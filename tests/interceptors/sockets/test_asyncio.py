@@ -558,6 +558,7 @@ def test_tickets_in_the_middle_of_an_upload_are_no_response_to_it(
         writer.write(b"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n")
         tls = writer.get_extra_info("ssl_object")
         await until(lambda: tls.session is not None and tls.session.has_ticket)
+        sent_at = 0.0
         for piece in (b"milk ", b"and ", b"tea"):
             await asyncio.sleep(0)
             sent_at = time.monotonic()

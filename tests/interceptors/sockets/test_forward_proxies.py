@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import ssl
+
+from collections.abc import Iterator
 
 import pytest
 import trustme
@@ -159,7 +162,9 @@ def test_who_polls_before_it_asks_the_proxy(polls: Poll, inject: Inject) -> None
     assert fault.hits == 1
 
 
-def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(inject: Inject) -> None:
+@pytest.fixture
+def shop() -> Iterator[tuple[int, ssl.SSLContext]]:
+    """The port of somebody who has the certificate of `shop.internal`, and who trusts it."""
     authority = trustme.CA()
     server, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("shop.internal").configure_cert(server)
@@ -169,8 +174,15 @@ def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(inject: Injec
         with server.wrap_socket(connection, server_side=True) as wrapped:
             echo(wrapped)
 
+    with serve(over_tls) as port:
+        yield port, trusting
+
+
+def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(
+    shop: tuple[int, ssl.SSLContext], inject: Inject
+) -> None:
+    port, trusting = shop
     with (
-        serve(over_tls) as port,
         socket.create_connection((HOST, port)) as to_proxy,
         trusting.wrap_socket(to_proxy, server_hostname="shop.internal") as client,
         inject("network_failure", mode="close", target="shop.internal:443") as fault,
@@ -178,3 +190,28 @@ def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(inject: Injec
         client.sendall(b"hello")
         assert client.recv(100) == b""
         assert fault.hits == 1
+
+
+def test_a_kept_tunnel_of_a_loop_is_known_so_too(
+    shop: tuple[int, ssl.SSLContext], inject: Inject
+) -> None:
+    port, trusting = shop
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection(
+            HOST, port, ssl=trusting, server_hostname="shop.internal"
+        )
+        writer.write(b"one")
+        assert await reader.read(100) == b"one"
+        with (
+            inject("network_failure", mode="close", target="other.internal:443") as other,
+            inject("network_failure", mode="close", target="shop.internal:443") as fault,
+        ):
+            writer.write(b"two")
+            received = await reader.read(100)
+            writer.close()
+            await writer.wait_closed()
+        assert (fault.hits, other.matched) == (1, 0)
+        return received
+
+    assert asyncio.run(ask()) == b""
