@@ -182,8 +182,8 @@ class SocketPatches:
         """Only pass on, from now on; who has made the patches takes them out."""
         for connection in self._connections.all():
             self._receiver.give_up(connection)
+        self._sender.partitions.remove()  # who sends meanwhile comes after what was kept
         self._installed = False
-        self._sender.partitions.remove()
         self._receiver.nonblocking.readiness.remove()
         self._datagrams.remove()
         self._outages.remove()
