@@ -21,10 +21,12 @@ from pytest_resilience.plugin.pytest_internals import Progress
 from pytest_resilience.report.cell import Cell
 
 
-__all__ = ["EXPLORED", "ExplorationSummary", "Failure", "Found"]
+__all__ = ["EXPLORED", "REPLAYED", "ExplorationSummary", "Failure", "Found"]
 
 EXPLORED = "resilience_explored"
 """The attribute of a report under which what was found in a test travels."""
+REPLAYED = "resilience_replayed"
+"""Likewise, what came of a test under the schedule of a replay, in a line."""
 
 _NAME = "resilience-exploration-summary"
 _MOST_NOTES = 20  # lines about tests in which there was nothing to explore
@@ -135,6 +137,7 @@ class ExplorationSummary:
         self._store = store
         self._process = os.getpid()
         self._found: list[dict[str, Any]] = []
+        self._replayed: list[str] = []
 
     @classmethod
     def register(cls, config: pytest.Config, store: Store) -> None:
@@ -143,6 +146,9 @@ class ExplorationSummary:
             config.pluginmanager.register(cls(config, store), _NAME)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        replayed: str | None = vars(report).pop(REPLAYED, None)
+        if replayed is not None:
+            self._replayed.append(replayed)
         found = vars(report).pop(EXPLORED, None)  # pytest keeps reports until the run ends
         if found is not None:
             self._found.append(found)
@@ -184,7 +190,13 @@ class ExplorationSummary:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """What was tried, what was not, and each way to fail with the line that repeats it."""
-        if os.getpid() != self._process or not self._found:
+        if os.getpid() != self._process:
+            return
+        if self._replayed:
+            terminalreporter.section("chaos replay")
+        for line in self._replayed:
+            terminalreporter.line(printable(line))
+        if not self._found:
             return
         terminalreporter.section("exploration")
         notes = 0

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
 from pytest_resilience.plugin.exploration.explorer import run_judged
 from pytest_resilience.plugin.exploration.found import EXPLORED
+from pytest_resilience.plugin.exploration.found import REPLAYED
 from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
@@ -178,7 +180,15 @@ class Exploration:
             reports = _judged(ran, schedule)
             if not ran.outcome.verdict.good:
                 break
+            if schedule is ExploreSettings.of(item.config).replay:  # which somebody looks at
+                vars(reports[-1])[REPLAYED] = _line(item, ran.outcome)
         return reports
+
+
+def _line(item: pytest.Item, outcome: Outcome) -> str:
+    """What came of a test that has passed, which a dot does not tell."""
+    why = "".join(f": {line}" for line in outcome.reason.splitlines()[:1])
+    return f"{item.nodeid}: {outcome.verdict.words}{why}"
 
 
 def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:

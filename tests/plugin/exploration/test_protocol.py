@@ -212,6 +212,34 @@ def test_a_replay_is_green_only_if_its_operation_came_and_the_test_held(
     result.stdout.fnmatch_lines([told])
 
 
+@pytest.mark.parametrize("distributed", [(), ONE_WORKER])
+def test_a_replay_that_passes_says_what_the_test_has_made_of_the_fault(
+    shop: pytest.Pytester, distributed: tuple[str, ...]
+) -> None:
+    shop.makepyfile(
+        test_notes="""
+        def test_loads(tmp_path):
+            (tmp_path / "note.txt").write_text("hello")
+
+        def test_shrugs(tmp_path):
+            try:
+                (tmp_path / "note.txt").write_text("hello")
+            except OSError:
+                pass
+        """
+    )
+    schedule = "--chaos-replay=create(tmp_path/note.txt)#1=disk_full"
+    result = run(shop, "test_notes.py", schedule, *distributed)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*= chaos replay =*",
+            "test_notes.py::test_loads: degraded: OSError: *No space left on device*note.txt'",
+            "test_notes.py::test_shrugs: survived",
+        ]
+    )
+
+
 RANDOM_NAMES = """
 import uuid
 import shop
