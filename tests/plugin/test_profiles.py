@@ -247,7 +247,7 @@ def test_none_of_them_proves_nothing_of_ordinary_tests(suite: pytest.Pytester, n
         import requests
 
         def test_it(url, tmp_path):
-            requests.get(url.replace("127.0.0.1", "localhost"), timeout=0.1).raise_for_status()
+            requests.get(url.replace("127.0.0.1", "localhost"), timeout=0.5).raise_for_status()
             with contextlib.closing(sqlite3.connect(tmp_path / "orders")) as orders, orders:
                 orders.execute("CREATE TABLE tea (name)")
                 orders.execute("INSERT INTO tea VALUES ('green')")
