@@ -68,7 +68,7 @@ class Snapshot:
     """The threads, sockets and files before a run."""
 
     def __init__(self) -> None:
-        self._threads = set(threading.enumerate())
+        self._threads = _threads()
         self._open = _descriptors()
 
     def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
@@ -95,11 +95,7 @@ class Snapshot:
         """Give those that are just ending the time to close what they have."""
         me = threading.current_thread()
         # Nobody can join one that is just being started.
-        ending = [
-            each
-            for each in set(threading.enumerate()) - self._threads
-            if each is not me and each.is_alive()
-        ]
+        ending = [each for each in _threads() - self._threads if each is not me and each.is_alive()]
         for each in ending:
             each.join(0.05)
         if not ending and threading.active_count() > 1:
@@ -107,18 +103,24 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
-        threads, now = set(threading.enumerate()), _descriptors()
+        threads, now = _threads(), _descriptors()
         new = len(threads - self._threads), *_counted(now - self._open)
         return LeakedResources(*new, there=(len(threads), *_counted(now)))
 
     def _more(self, usual: tuple[int, int, int]) -> LeakedResources:
         before = (len(self._threads), *_counted(self._open))
-        there = (threading.active_count(), *_counted(_descriptors()))
+        there = (len(_threads()), *_counted(_descriptors()))
         threads, sockets, files = (
             max(0, now - max(had, most))
             for now, had, most in zip(there, before, usual, strict=True)
         )
         return LeakedResources(threads, sockets, files, there)
+
+
+def _threads() -> set[threading.Thread]:
+    """Those of Python; of one that C has started it is not known when it ends."""
+    of_c = threading._DummyThread  # noqa: SLF001  # has no public name
+    return {each for each in threading.enumerate() if not isinstance(each, of_c)}
 
 
 _Descriptor: TypeAlias = tuple[int, bool, int, int]  # number, is a socket, device, inode

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import gc
 import socket
 import threading
@@ -24,6 +25,21 @@ def test_a_thread_that_is_just_being_started_counts_and_cannot_be_joined() -> No
     finally:
         del threading._limbo[thread]  # type: ignore[attr-defined]
     assert before.leaked().threads == 0
+
+
+def test_a_thread_that_c_has_started_is_none_of_the_tests() -> None:
+    """Nobody can join it, and Python lists it for ever."""
+    before, listed, over = Snapshot(), threading.Event(), threading.Event()
+
+    def runs() -> None:
+        threading.current_thread()
+        listed.set()
+        over.wait(10)
+
+    _thread.start_new_thread(runs, ())
+    assert listed.wait(10)
+    assert before.leaked() == LeakedResources()
+    over.set()
 
 
 def test_sockets_and_files_are_told_apart(tmp_path: Path) -> None:
