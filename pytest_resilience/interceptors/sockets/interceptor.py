@@ -435,7 +435,7 @@ class SocketPatches:
         __tracebackhide__ = True
         # Or of another descriptor of the same, as `dup` makes one, that was not seen before.
         connection = self._look(self._connections.known, sock) or self._look(
-            self._connections.at, sock.fileno()
+            lambda: self._connections.at(sock.fileno())
         )
         if connection is None or len(proceed.args) != 2:
             if proceed.args[1:] != (socket.SHUT_WR,):
