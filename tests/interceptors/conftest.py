@@ -36,7 +36,10 @@ class Trust:
     def __init__(self, folder: Path) -> None:
         authority = trustme.CA()
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
+        certificate = authority.issue_cert(HOST, "localhost")
+        certificate.configure_cert(self.server)
+        self.server_file = str(folder / "server.pem")
+        certificate.private_key_and_cert_chain_pem.write_to_path(self.server_file)
         self.client = ssl.create_default_context()
         authority.configure_trust(self.client)
         # For a client that reads in one thread while it writes in another. OpenSSL allows that only

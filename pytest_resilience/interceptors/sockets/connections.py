@@ -145,6 +145,8 @@ class ConnectionTable:
 
     def receives(self, sock: socket.socket, connection: TcpConnection) -> None:
         """The client receives from who may be a proxy, on a connection that nobody targets."""
+        if connection.turn.decrypted:
+            return  # who speaks first there is TLS
         self.proxies.receive(connection)
         self._let_pass_if_known(sock, connection)
 

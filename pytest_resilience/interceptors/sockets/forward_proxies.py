@@ -108,6 +108,10 @@ class ForwardProxies(Generic[_K]):
         """It is open, or about to be, to a peer with these names, and nothing was sent on it."""
         self._conversations[connection] = _Conversation(names)
 
+    def has_begun(self, connection: _K) -> bool:
+        """Whether something was said on it that one says to a proxy."""
+        return self._conversations[connection].has_begun
+
     def hear(self, connection: _K, message: bytes) -> tuple[str, ...] | None:
         """The client sends this, or what begins so: by which names the peer is known it is for.
 

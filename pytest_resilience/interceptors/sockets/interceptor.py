@@ -159,7 +159,9 @@ class SocketPatches:
         http2 = Http2Streams(engine, patches)
         partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, self._connections, loops)
-        ssl_objects = SslObjects(engine, http2, patches, self._receiver.stall)
+        ssl_objects = SslObjects(
+            engine, http2, patches, self._receiver.stall, connections=self._connections
+        )
         self._sender = Sender(
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
@@ -300,7 +302,7 @@ class SocketPatches:
         if connection is None:
             return call()
         if connection in self._connections.proxies and len(call.args) > 1:
-            self._look(self._connections.sends, sock, connection, call.args[1])
+            self._look(self._sender.ssl_objects.hear, sock, connection, call.args[1])
         if connection.untargeted:
             if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
                 self._look(_note_request, connection, call.args[1])

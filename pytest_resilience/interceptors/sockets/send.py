@@ -68,6 +68,7 @@ class Sender:
 
     Attributes:
         partitions: keeps what does not get through.
+        ssl_objects: what is encrypted above the sockets.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Sender:
         self._receiver = receiver
         self.partitions = partitions
         self._loops = loops
-        self._ssl_objects = ssl_objects
+        self.ssl_objects = ssl_objects
         self._http2 = http2
 
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
@@ -124,7 +125,7 @@ class Sender:
                 self._receiver.asyncio.expect(sock, connection)
             connection.task = self._loops.task() or connection.task
         if turn.handshaking and not turn.decrypted:
-            self._ssl_objects.sent_hello(connection, message)
+            self.ssl_objects.sent_hello(connection, message)
         return result
 
     def held_for(self, connection: TcpConnection) -> float:

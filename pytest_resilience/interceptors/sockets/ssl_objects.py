@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -32,6 +34,7 @@ from pytest_resilience.patching import Patches
 
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
 
@@ -47,12 +50,15 @@ class SslObjects:
         http2: Http2Streams,
         patches: Patches,
         stall: Callable[[TcpConnection], None],
+        *,
+        connections: ConnectionTable,
     ) -> None:
         """`stall`: told of a connection of which nothing more is delivered."""
         self._engine = engine
         self._stall = stall
         self._http2 = http2
         self._patches = patches
+        self._table = connections
         self._installed = False
         self._outgoing: weakref.WeakKeyDictionary[Any, ssl.MemoryBIO]
         self._outgoing = weakref.WeakKeyDictionary()
@@ -80,13 +86,36 @@ class SslObjects:
             if table:  # else it takes longer than all of the rest
                 table.clear()
 
-    def sent_hello(self, connection: TcpConnection, hello: bytes) -> None:
-        """`hello` has been sent on `connection`: whose was it?"""
+    def sent_hello(self, connection: TcpConnection, hello: bytes) -> bool:
+        """`hello` is sent on `connection`: whose is it? Whether that is known."""
         found = self._made.pop(client_random(hello), None)
         made = None if found is None else found()
         if made is not None:
             self._connections[made] = connection
             connection.turn.decrypted = True
+        return made is not None
+
+    def hear(self, sock: socket.socket, connection: TcpConnection, message: object) -> None:
+        """The client sends this to who may be a proxy; of records it is heard what is in them."""
+        if connection.turn.decrypted:
+            return
+        said = beginning(message)
+        begins = is_hello(said) and not self._table.proxies.has_begun(connection)
+        if not (begins and self.sent_hello(connection, said)):
+            self._table.sends(sock, connection, said)
+
+    def _hear_within(self, made: Any, connection: TcpConnection, said: bytes) -> None:
+        """The same of what is encrypted by `made`, which may begin TLS with who is behind."""
+        sock = connection.owner()
+        if sock is None:
+            return
+        if connection in self._table.proxies:
+            self._table.sends(sock, connection, said)
+        elif connection.stale:
+            self._table.of(sock, SEND)
+        if is_hello(said) and self.sent_hello(connection, said):
+            del self._connections[made]  # it only carries the other
+            connection.turn.handshaking = True
 
     def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -133,7 +162,13 @@ class SslObjects:
             connection = or_none(self._connections.get, made) if self._installed else None
             if connection is None or not connection.client:
                 return original(made, data)
+            is_known = not (connection.stale or connection in self._table.proxies)
+            if connection.untargeted and is_known:
+                return original(made, data)
             message, requests = beginning(data), connection.send_queue.requests
+            or_none(self._hear_within, made, connection, message)
+            if connection.untargeted or made not in self._connections:
+                return original(made, data)
             self._http2.sent(connection, message)
             connection.begin_request(self._engine, message)
             if requests.is_unchanged:
@@ -157,7 +192,7 @@ class SslObjects:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            if connection is None:
+            if connection is None or connection.untargeted:
                 return original(made, *args, **kwargs)
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -36,6 +37,38 @@ async def main():
 
 asyncio.run(main())
 """
+# One that is spoken to over TLS, with the certificate in the file that is named.
+SEALED_PROXY = """
+import asyncio, ssl, sys, urllib.parse
+
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+async def lead(reader, writer):
+    head = await reader.readuntil(b"\\r\\n\\r\\n")
+    method, where, *_ = head.split()
+    is_tunnel = method == b"CONNECT"
+    peer = urllib.parse.urlsplit((b"//" + where if is_tunnel else where).decode())
+    there = await asyncio.open_connection(peer.hostname, peer.port)
+    (writer if is_tunnel else there[1]).write(b"HTTP/1.1 200 OK\\r\\n\\r\\n" if is_tunnel else head)
+    await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1])
+    server = await asyncio.start_server(lead, "127.0.0.1", 0, ssl=context)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
 Get = Callable[[str, str, Trust], int]
 Go = Callable[[str], int]
 
@@ -48,13 +81,15 @@ def by_requests(url: str, proxy: str, trust: Trust) -> int:
 
 
 def by_httpx(url: str, proxy: str, trust: Trust) -> int:
-    with httpx.Client(proxy=proxy, verify=trust.client, trust_env=False) as client:
+    way = httpx.Proxy(proxy, ssl_context=trust.client if proxy.startswith("https") else None)
+    with httpx.Client(proxy=way, verify=trust.client, trust_env=False) as client:
         return client.get(url).status_code
 
 
 def by_httpx_awaited(url: str, proxy: str, trust: Trust) -> int:
     async def get() -> int:
-        client = httpx.AsyncClient(proxy=proxy, verify=trust.client, trust_env=False)
+        way = httpx.Proxy(proxy, ssl_context=trust.client if proxy.startswith("https") else None)
+        client = httpx.AsyncClient(proxy=way, verify=trust.client, trust_env=False)
         async with client:
             return (await client.get(url)).status_code
 
@@ -107,17 +142,32 @@ SOCKS = {
     "httpx awaited": ["socks5"],
     "aiohttp": ["socks4", "socks5"],
 }
+OVER_TLS = ["httpx", "httpx awaited", "aiohttp"]
 WAYS = [(client, way) for client in CLIENTS for way in ("http", *SOCKS.get(client, ()))]
+WAYS += [(client, "https") for client in OVER_TLS]
 
 
-@pytest.fixture(scope="module")
-def proxy() -> Iterator[str]:
+@contextlib.contextmanager
+def running(script: str, *arguments: str) -> Iterator[str]:
+    """Where a proxy listens."""
     with subprocess.Popen(
-        [sys.executable, "-I", "-c", PROXY], stdout=subprocess.PIPE, text=True, env={}
+        [sys.executable, "-I", "-c", script, *arguments], stdout=subprocess.PIPE, text=True, env={}
     ) as process:
         assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}"
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[str]:
+    with running(PROXY) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def sealed_proxy(trust: Trust) -> Iterator[str]:
+    with running(SEALED_PROXY, trust.server_file) as address:
+        yield address
 
 
 closed: list[bytes] = []  # the requests that a server has not answered
@@ -139,10 +189,11 @@ def url(request: pytest.FixtureRequest, trust: Trust) -> Iterator[str]:
 
 
 @pytest.fixture(params=WAYS, ids=" by ".join)
-def go(request: pytest.FixtureRequest, proxy: str, trust: Trust) -> Go:
+def go(request: pytest.FixtureRequest, proxy: str, sealed_proxy: str, trust: Trust) -> Go:
     """Have a client ask for a URL by way of the proxy; returns the status."""
     client, way = request.param
-    return lambda url: CLIENTS[client](url, f"{way}://{proxy}", trust)
+    address = sealed_proxy if way == "https" else proxy
+    return lambda url: CLIENTS[client](url, f"{way}://{address}", trust)
 
 
 def met(go: Go, url: str) -> tuple[object, ...]:
