@@ -13,6 +13,7 @@ import sys
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience import proc
@@ -24,10 +25,15 @@ from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
+from pytest_resilience.interceptors.sockets.waiting_threads import IN_RECEIVE
 from pytest_resilience.interceptors.sockets.waiting_threads import Wait
-from pytest_resilience.interceptors.sockets.waiting_threads import receives_still
+from pytest_resilience.interceptors.sockets.waiting_threads import waits_still
 
+
+if TYPE_CHECKING:
+    from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 
 __all__ = ["put_abandoned", "replace_under", "reset"]
 
@@ -109,26 +115,35 @@ def _duplicate() -> Callable[[int, socket.SocketType, int], int] | None:
     return duplicate
 
 
-def replace_under(wait: Wait, sock: KernelSocket) -> bool:
-    """Put a connection that its peer has reset in the place of `sock`, while a thread receives.
+def replace_under(
+    wait: Wait, sock: KernelSocket, connection: TcpConnection, *, accepted: bool
+) -> bool:
+    """Put a connection that its peer has ended in the place of `sock`, while a thread waits.
 
-    `sock`: by a descriptor of our own. The thread's own number could be another's at any time:
-    it goes on, and closes it, and somebody opens something. So it is kept where it is. Nothing
-    comes any more that would wake it, and then it is seen to sleep. Returns False, and has
-    replaced nothing, where it had gone on before, or may do so for it has waited long enough.
+    `sock`: of `connection`, by a descriptor of our own. The thread's own number could be
+    another's at any time: it goes on, and closes it, and somebody opens something. So it is kept
+    where it is. Nothing comes any more that would wake it, and then it is seen to sleep. Returns
+    False, and has replaced nothing, where it had gone on before, or may do so for the kernel has
+    a limit.
     """
     deafen(sock)
-    if kernel_timeout(sock, socket.SO_RCVTIMEO) is not None:
+    if wait.how == IN_RECEIVE and kernel_timeout(sock, socket.SO_RCVTIMEO) is not None:
         return False
     number = wait.descriptor
-    with limits_lifted(), contextlib.closing(_abandoned(accepted=False)) as other:
+    with limits_lifted(), contextlib.ExitStack() as stack:
+        other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))
         os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
         inode, inheritable = os.fstat(sock.fileno()).st_ino, os.get_inheritable(number)
+        copy = stack.enter_context(borrowed(number))
         # In this order: what it sleeps for is what the number stood for, and does so still.
-        sleeps = receives_still(wait) and os.fstat(number).st_ino == inode
-        if sleeps:
+        if not waits_still(wait) or os.fstat(number).st_ino != inode:
+            return False
+        if (duplicate := _duplicate()) is None:
             os.dup2(other.fileno(), number, inheritable=inheritable)
-        return sleeps
+        else:  # as a poll may end by itself just now, whose thread then needs the interpreter
+            duplicate(other.fileno(), copy, 0 if inheritable else os.O_CLOEXEC)
+        connection.ends = ends_of(other)  # it is still the same to who looks at descriptors
+        return True
 
 
 def reset(sock: KernelSocket) -> None:

@@ -260,9 +260,10 @@ class Outages:
             effects.end_of_stream(sock)
             return False
         connection.is_over()
-        if failure.resets and wait.how == waiting_threads.IN_RECEIVE:
+        if failure.closes or wait.how == waiting_threads.IN_RECEIVE:
             until_told.callback(hear, sock)
-            if replace_under(wait, sock):
+            replaced = replace_under(wait, sock, connection, accepted=not failure.resets)
+            if replaced and failure.resets:
                 return True
         if failure.resets:
             reset(sock)

@@ -341,6 +341,8 @@ class PartitionedSends:
         __tracebackhide__ = True
         queue, cut = connection.send_queue, connection.send_queue.awaited
         assert cut is not None  # it is what is in the way
+        if queue.ended.is_set():
+            raise effects.os_error(errno.EPIPE)
         send, data = message_of(call, later=True)
         kept = queue.keep(send, data)
         if not cut.left():  # since it was looked at

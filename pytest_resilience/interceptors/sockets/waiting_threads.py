@@ -19,7 +19,7 @@ from pytest_resilience import proc
 from pytest_resilience.interceptors.foreign_objects import or_none
 
 
-__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "Wait", "receives_still", "waits"]
+__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "Wait", "waits", "waits_still"]
 
 IN_RECEIVE: Final = "a thread receives"
 IN_POLL: Final = "a thread polls"
@@ -45,7 +45,7 @@ class Wait(NamedTuple):
     Attributes:
         descriptor: of what.
         how: one of the above.
-        thread: the kernel's number of the thread that receives; None of others.
+        thread: the kernel's number of the thread that does; None of those in an epoll object.
     """
 
     descriptor: int
@@ -63,22 +63,21 @@ def waits() -> Iterator[Wait]:
         name, given = _call_of(number)
         if name == "receive":
             yield Wait(given[0], IN_RECEIVE, number)
-        elif name == "poll":
-            for descriptor in _polled(*given[:2]):
-                yield Wait(descriptor, IN_POLL)
-        elif name == "select":
-            for descriptor in _selected(*given[:2]):
-                yield Wait(descriptor, IN_POLL)
+        elif name in _POLLED_BY:
+            for descriptor in _POLLED_BY[name](*given[:2]):
+                yield Wait(descriptor, IN_POLL, number)
         elif name == "epoll":
             polls.add(given[0])
     for poll in polls:
         yield from _registered(poll)
 
 
-def receives_still(wait: Wait) -> bool:
-    """Whether that thread sleeps in such a receive now."""
+def waits_still(wait: Wait) -> bool:
+    """Whether that thread sleeps in such a call now."""
     name, given = _call_of(wait.thread)
-    return name == "receive" and given[0] == wait.descriptor
+    if name in _POLLED_BY:
+        return wait.how == IN_POLL and wait.descriptor in _POLLED_BY[name](*given[:2])
+    return name == "receive" and wait.how == IN_RECEIVE and given[0] == wait.descriptor
 
 
 def _selector_here() -> int | None:
@@ -111,6 +110,9 @@ def _selected(count: int, address: int) -> Iterator[int]:
     size = (count + 7) // 8
     bits = int.from_bytes(proc.read("/proc/self/mem", size=size, at=address), sys.byteorder)
     return (descriptor for descriptor in range(count) if bits >> descriptor & 1)
+
+
+_POLLED_BY = {"poll": _polled, "select": _selected}
 
 
 def _registered(poll: int) -> Iterator[Wait]:

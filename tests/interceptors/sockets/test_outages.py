@@ -353,6 +353,50 @@ def test_who_waited_before_is_struck(
     assert (outage.matched, outage.hits) == (1, 1)
 
 
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+@pytest.mark.parametrize(
+    "wait",
+    [in_recv, in_recv_with_a_timeout, in_select, in_poll, in_a_selector],
+    ids=lambda wait: wait.__name__,
+)
+def test_who_waited_before_goes_on_as_after_the_real_event(
+    wait: Callable[[socket.socket], object], mode: str, inject: Inject
+) -> None:
+    """What is sent to who has closed goes out, and is answered with RST: the next does not."""
+    told = threading.Event()
+
+    def hang_up(connection: socket.socket) -> None:
+        told.wait(PATIENCE)
+        if mode == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def story(port: int, trouble: AbstractContextManager[object]) -> list[str]:
+        with socket.create_connection((HOST, port)) as sock:
+            thread = threading.Thread(target=lambda: outcome(lambda: wait(sock)), name="waits")
+            thread.start()
+            until_all_wait()
+            with trouble:
+                thread.join(PATIENCE)
+                met = [outcome(lambda: sock.recv(8)), outcome(lambda: sock.send(b"?"))]
+                answered = select.poll()
+                answered.register(sock, 0)  # what is told all the same: an error, and the end
+                assert answered.poll(PATIENCE * 1000)
+                return [*met, outcome(lambda: sock.recv(8)), outcome(lambda: sock.send(b"?"))]
+
+    with serve(hang_up) as port:
+        real = story(port, _telling(told))
+    with serve(silent) as port:
+        target = f"{HOST}:{port}"
+        outage = inject("network_failure", mode=mode, rate=1, target=target)
+        assert story(port, outage) == real
+
+
+@contextlib.contextmanager
+def _telling(told: threading.Event) -> Iterator[None]:
+    told.set()
+    yield
+
+
 def in_poll_only(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)

@@ -358,6 +358,17 @@ def test_what_was_closed_meanwhile_arrives_and_then_its_end(engine: Engine) -> N
         assert [server.content.get(timeout=10) for _ in range(2)] == [b"last words"] * 2
 
 
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_who_has_shut_it_down_sends_no_more(
+    how: int, client: socket.socket, engine: Engine
+) -> None:
+    start(engine)
+    client.sendall(b"last words")
+    client.shutdown(how)
+    with pytest.raises(BrokenPipeError):
+        client.sendall(b"and another thing")
+
+
 def test_it_is_over_for_those_who_do_nothing_more(engine: Engine) -> None:
     server = Everything()
     with serve(server) as port:
