@@ -47,6 +47,7 @@ __all__ = [
     "Watch",
     "differences",
     "is_at",
+    "shared",
 ]
 
 
@@ -390,16 +391,26 @@ def _function(place: str) -> str:
 def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:
     """What two runs did not do alike, in words; "" if they are alike.
 
-    Not in which order: threads that do the same have an order of their own each time.
+    Not in which order: threads that do the same have an order of their own each time. And not how
+    often what nobody of the test asks for is done, if at all: a client's own threads keep a
+    connection up.
     """
     one, other = (Counter(each.point for each in run) for run in (first, second))
+    both = one & other
     lines = []
-    for which, missing in (("first", one - other), ("second", other - one)):
+    for which, only in (("first", one - other), ("second", other - one)):
+        missing = [each for each in only if each.site.function or Point(each.site, 1) not in both]
         if missing:
-            shown = ", ".join(str(each) for each in list(missing)[:_MOST_SHOWN])
+            shown = ", ".join(map(str, missing[:_MOST_SHOWN]))
             more = len(missing) - _MOST_SHOWN
             lines.append(f"only the {which} did {shown}{f' and {more} more' if more > 0 else ''}")
     return "; ".join(lines)
+
+
+def shared(first: Iterable[Seen], second: Iterable[Seen]) -> list[Seen]:
+    """What the second did, as far as the first did it too."""
+    points = {each.point for each in first}
+    return [each for each in second if each.point in points]
 
 
 _MOST_SHOWN = 3

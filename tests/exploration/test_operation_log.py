@@ -19,6 +19,7 @@ from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.exploration.target_names import TargetNames
@@ -169,6 +170,18 @@ def test_what_differs_between_two_runs_is_told_in_any_order() -> None:
         other.observe(operation(target))
     assert differences(one.seen, reversed(one.seen)) == ""
     assert differences(one.seen, other.seen) == "only the second did connect(a:1)@shop.pay#2"
+
+
+def test_how_often_is_none_where_nobody_of_the_project_asks() -> None:
+    """As of a client's own threads, which keep its connection up."""
+    one, other = log_of(place=""), log_of(place="")
+    for log, targets in ((one, "aab"), (other, "aaabb")):
+        for target in targets:
+            log.observe(operation(f"{target}:1"))
+    assert differences(one.seen, other.seen) == differences(other.seen, one.seen) == ""
+    assert list(map(str, (each.point for each in shared(one.seen, other.seen)))) == points(one)
+    other.observe(operation("c:1"))
+    assert differences(one.seen, other.seen) == "only the second did connect(c:1)#1"
 
 
 def test_the_clock_waits_for_nothing_and_finds_out_who_waits_for_ever() -> None:

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Schedule
@@ -56,6 +57,7 @@ from pytest_resilience.stacks import shown_file
 
 __all__ = ["Explorer", "run_judged"]
 
+_PAUSES = (0.0, 0.1, 0.5, 2.0)  # seconds, before a run without faults is as the first ones
 _MOST_SHRINKING = 20  # runs to make one failure smaller
 _MOST_ENTRIES = 100  # of a timeline
 
@@ -84,6 +86,7 @@ class Explorer:
         self._shard = (1, 1) if settings.matrix is None else settings.matrix.shard
         self._found = Found(nodeid=item.nodeid)
         self._calm: Sequence[Seen] = ()
+        self._last: Schedule = ()
         self._after_faults: dict[Schedule, Outcome] = {}  # and a crash
 
     def left_alone(self, why: str) -> tuple[list[pytest.TestReport], Found]:
@@ -157,7 +160,8 @@ class Explorer:
                 return ran, f"without faults it did not pass every time: {ran.outcome.reason}"
             reason = differences(earlier.outcome.seen, ran.outcome.seen)
             if not reason:
-                return ran, ""
+                both = shared(earlier.outcome.seen, ran.outcome.seen)
+                return replace(ran, outcome=replace(ran.outcome, seen=both)), ""
         patterns = varying(*((op.point.site for op in each.outcome.seen) for each in (again, ran)))
         if patterns and not self._runs.patterns:  # once more, by names that they share
             self._runs.patterns = patterns
@@ -180,8 +184,13 @@ class Explorer:
             if budget.is_over:
                 return None
             outcome = self._named(schedule, budget, run)
-            if outcome.verdict.bad:
-                self._check_state(search, schedule, outcome)
+            if outcome.verdict is CellVerdict.STALE and not (schedule[1:] or outcome.impossible):
+                self._await_state(self._last)  # an operation of all runs without faults
+                outcome = self._named(schedule, budget, run)
+            elif outcome.verdict.bad:
+                search.outcomes[schedule] = outcome
+                self._await_state(schedule)
+            self._last = schedule
             return outcome
 
         search = Search(
@@ -268,17 +277,20 @@ class Explorer:
             if each.signature not in known:  # else it takes no fault
                 self._after_faults[*faults, step] = each
 
-    def _check_state(self, search: Search, schedule: Schedule, outcome: Outcome) -> None:
-        """See that what a failure has left does not make others."""
-        ran = self._runs.run(self._item, (), self._plan.oracle)
-        differs = differences(self._calm, ran.outcome.seen)
-        if ran.outcome.verdict is not CellVerdict.SURVIVED or differs:
-            search.outcomes[schedule] = outcome
-            raise _StateLeaksError(
-                f"{format_schedule(schedule)} has left something that outlives the test's "
-                "fixtures, so that it is not the same test any more without faults: "
-                f"{differs or ran.outcome.reason}; the rest was not explored"
-            )
+    def _await_state(self, schedule: Schedule) -> None:
+        """See that what `schedule` has left makes no other fail: a client's back-off ends soon."""
+        differs = ""
+        for pause in _PAUSES:
+            MACHINE_CLOCK.sleep(pause)
+            ran = self._runs.run(self._item, (), self._plan.oracle)
+            differs = differences(self._calm, ran.outcome.seen) or ran.outcome.reason
+            if ran.outcome.verdict is CellVerdict.SURVIVED and not differs:
+                return
+        raise _StateLeaksError(
+            f"{format_schedule(schedule)} has left something that outlives the test's fixtures, "
+            f"so that it is not the same test any more without faults: {differs}; the rest was "
+            "not explored"
+        )
 
     def _is_meant(self, fault: str) -> bool:
         return not self._plan.faults or fault in self._plan.faults

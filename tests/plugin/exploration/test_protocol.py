@@ -950,6 +950,43 @@ def test_a_leak_is_what_comes_each_time(shop: pytest.Pytester, most: int, ways: 
     result.stdout.fnmatch_lines([f"*::test_writes: 2 operations, * {ways} to fail"])
 
 
+BACKING_OFF = """
+    import pytest
+
+    class Client:
+        rest = 0
+
+        def write(self, path):
+            self.rest -= 1
+            try:
+                if self.rest < 0:
+                    path.write_text("x")
+            except OSError:
+                self.rest = {times}
+
+    @pytest.fixture(scope="module")
+    def client():
+        return Client()
+
+    def test_writes(client, tmp_path):
+        client.write(tmp_path / "a")
+"""
+
+
+def test_a_client_that_backs_off_is_waited_for(shop: pytest.Pytester) -> None:
+    shop.makepyfile(test_client=BACKING_OFF.format(times=4))
+    result = shop.runpytest("--chaos-explore=1", "test_client.py")
+    result.stdout.fnmatch_lines(["*::test_writes: 2 operations, * 0 ways to fail"])
+    result.stdout.no_fnmatch_line("*stale*")
+
+
+def test_one_that_does_not_come_back_is_told(shop: pytest.Pytester) -> None:
+    shop.makepyfile(test_client=BACKING_OFF.format(times=1_000_000))
+    result = shop.runpytest("--chaos-explore=1", "test_client.py")
+    result.stdout.fnmatch_lines(["*create(*#1=disk_full has left something that outlives *"])
+    result.stdout.no_fnmatch_line("*stale*")
+
+
 def test_what_a_run_has_not_closed_does_not_spoil_the_next(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_writes="""
