@@ -20,7 +20,10 @@ The way of the bytes:
 
 from __future__ import annotations
 
+import contextlib
+
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +118,7 @@ class Connection:
         if direction is self._up:
             self.decisions.note_request(data)
         else:
-            self.decisions.note_response()
+            self.decisions.note_response(data)
         if not direction.replaced:
             direction.write(data)
 
@@ -126,11 +129,21 @@ class Connection:
         else:  # the request is on its way
             self.strike_waiting()
 
-    def strike_waiting(self) -> None:
-        """A reset or a silence need not wait for the response that the client waits for."""
-        asked = self._directions and self.decisions.turn and not self.decisions.answered
+    def strike_waiting(self, awaited: Container[Any] = ()) -> None:
+        """A reset or a silence need not wait for the response that the client waits for.
+
+        `awaited`: the addresses of clients that are known to wait, though they have asked for
+        nothing more.
+        """
+        asked = self._directions and (self.decisions.awaits_response or self._is_among(awaited))
         if asked and self.is_open and not self._down.replaced:
             self._down.experiments.begin()
+
+    def _is_among(self, addresses: Container[Any]) -> bool:
+        """Whether its client is at one of them."""
+        with contextlib.suppress(OSError):  # it has gone again
+            return bool(addresses) and self._transports[0].sock.getpeername() in addresses
+        return False
 
     def fail(self, stream: str) -> None:
         """A request or a response is lost, and the connection with it."""

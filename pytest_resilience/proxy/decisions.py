@@ -73,6 +73,12 @@ class Decisions:
         return tuple(each for each in windows if each.experiment.is_outage and each.opens_at <= now)
 
     @property
+    def awaits_response(self) -> bool:
+        """Whether the client waits for one, or in HTTP/2 for more of one that has begun."""
+        asked = bool(self.turn) and not self.answered
+        return asked or (self._frames is not None and bool(self._frames.unanswered))
+
+    @property
     def awaits_head(self) -> bool:
         """Whether requests are meant, and it will soon be known whether this is one of them."""
         return self._requests.is_partial and any(
@@ -92,9 +98,11 @@ class Decisions:
         elif self.active:
             self._requests.feed(bytes(data), answered=is_new)
 
-    def note_response(self) -> None:
-        """The server has sent something."""
+    def note_response(self, data: memoryview) -> None:
+        """The server has sent this."""
         self.turn = self.turn or 1  # it may speak first
+        if self._frames is not None:
+            self._frames.feed_response(bytes(data))
         if self._frames is not None and not self.active:
             self._requests.forget()  # as in `decide`
 

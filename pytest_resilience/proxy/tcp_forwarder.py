@@ -7,6 +7,7 @@ import os
 import socket
 import weakref
 
+from collections.abc import Container
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -111,10 +112,13 @@ class TcpForwarder:
         """Take in those who have connected already: what begins now is not for their connect."""
         self._listener.accept_waiting()
 
-    def strike_waiting(self) -> None:
-        """An outage has begun: who waits for a response meets it now."""
+    def strike_waiting(self, awaited: Container[Any] = ()) -> None:
+        """An outage has begun: who waits for a response meets it now.
+
+        `awaited`: as of `Connection.strike_waiting`.
+        """
         for connection in list(self.open.values()):
-            connection.strike_waiting()
+            connection.strike_waiting(awaited)
 
     def refuse(self, reason: object) -> None:
         """Refuse new clients for a reason; those there are stay."""

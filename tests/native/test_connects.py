@@ -23,6 +23,7 @@ from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
 from tests.native.conftest import met
+from tests.waiting import asleep
 
 
 HOST = "127.0.0.1"
@@ -160,6 +161,36 @@ def test_who_waits_is_struck_when_a_window_begins(
     ):
         assert met(port, client) == meets
         assert outage.hits >= 1
+
+
+@pytest.mark.parametrize(("mode", "meets"), [("reset", errno.ECONNRESET), ("close", b"")])
+def test_who_listens_for_what_is_said_unasked_is_struck(
+    client: Client, port: int, inject: Inject, mode: str, meets: int | bytes
+) -> None:
+    """As one that has subscribed to something, and not as one that is kept for later."""
+    found: list[bytes | int | None] = []
+
+    def listen() -> None:
+        try:
+            found.append(client.ask(b""))
+        except OSError as error:
+            found.append(error.errno)
+
+    kept = Client()
+    with contextlib.closing(kept):
+        with inject("network_latency", delay="1ms"):
+            for each in (client, kept):
+                each.connect(HOST, port)
+                assert each.ask(b"tea") == b"tea"
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        asleep_for = 0
+        while asleep_for < 20:
+            asleep_for = asleep_for + 1 if asleep(listener) else 0
+        with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}") as outage:
+            listener.join(10)
+            assert found == [meets]
+            assert outage.hits == 1
 
 
 def test_who_does_not_block_learns_of_a_refusal_from_a_poll(port: int, inject: Inject) -> None:

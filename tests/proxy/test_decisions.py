@@ -29,7 +29,7 @@ def request(decisions: Decisions, data: bytes) -> int:
 
 def test_a_request_begins_when_the_one_before_is_answered(decisions: Decisions) -> None:
     assert [request(decisions, b"a"), request(decisions, b"more of it")] == [1, 1]
-    decisions.note_response()
+    decisions.note_response(memoryview(b"answer"))
     assert request(decisions, b"and more") == 1
     decisions.answered = True  # some of the response has passed
     assert [request(decisions, b"b"), request(decisions, b"more of it")] == [2, 2]
@@ -37,7 +37,7 @@ def test_a_request_begins_when_the_one_before_is_answered(decisions: Decisions) 
 
 
 def test_a_server_that_speaks_first_is_in_its_first_turn(decisions: Decisions) -> None:
-    decisions.note_response()
+    decisions.note_response(memoryview(b"answer"))
     assert (decisions.turn, decisions.encrypted) == (1, True)
     request(decisions, b"hello")
     assert not decisions.encrypted  # from now on responses can be injected

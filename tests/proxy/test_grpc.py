@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 
 from collections.abc import Callable
@@ -31,11 +32,20 @@ IMPATIENT = [
 ]
 
 
+def keep(request: bytes, context: Any) -> Iterator[bytes]:
+    """Say it once, and then nothing more."""
+    over = threading.Event()
+    yield request
+    if context.add_callback(over.set):
+        over.wait(30)
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Of a server that answers with what it is asked, or with it four times in a stream."""
     methods = {
         "Say": grpc.unary_unary_rpc_method_handler(lambda request, _: request),
+        "Keep": grpc.unary_stream_rpc_method_handler(keep),
         "Repeat": grpc.unary_stream_rpc_method_handler(lambda request, _: iter([request] * 4)),
     }
     server = grpc.server(futures.ThreadPoolExecutor(8))
@@ -108,6 +118,22 @@ def test_silence(proxy: ChaosProxy, call: Call, mode: Any) -> None:
         assert code(call, timeout=0.2) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert silence.hits >= 1
     assert recovers(call)
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+@pytest.mark.parametrize("window", [{}, {"between": "200ms..60s"}])
+def test_who_waits_for_more_of_a_stream_is_struck(
+    proxy: ChaosProxy, mode: Any, window: dict[str, Any]
+) -> None:
+    pytest.importorskip("hpack")
+    with grpc.insecure_channel(proxy.listen, options=IMPATIENT) as channel:
+        replies = channel.unary_stream("/Echo/Keep")(b"hello", timeout=10)
+        assert next(replies) == b"hello"
+        with proxy.inject("network_failure", mode=mode, **window) as outage:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(replies)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert outage.hits == 1
 
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import struct
 
+from collections.abc import Container
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from typing import Final
@@ -33,9 +36,12 @@ _MOST_HEAD: Final = 64 << 10  # bytes; what goes on for longer is no head
 _MOST_DIGITS: Final = 18  # of the length of a body: no position in a text has more
 _OPAQUE = re.compile(rb"[\x14-\x17]\x03|PRI ")  # a record of TLS, or the beginning of HTTP/2
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_FRAME_HEAD: Final = 9  # bytes: length in three, type, flags, stream in four
-_HEADERS, _CONTINUATION = 1, 9
+_FRAME: Final = struct.Struct("!BHBBI")  # length in three bytes, type, flags, stream
+_FRAME_HEAD: Final = _FRAME.size
+_DATA, _HEADERS, _RST_STREAM, _CONTINUATION = 0, 1, 3, 9
 _HEADS = frozenset({_HEADERS, _CONTINUATION})
+_ENDING = frozenset({_DATA, _HEADERS})  # those that may have the next flag
+_END_STREAM = 1
 _END_HEADERS, _PADDED, _PRIORITY = 4, 8, 32
 
 
@@ -224,13 +230,41 @@ class RequestReader:
         return self._request
 
 
+class _Frames:
+    """The frames of HTTP/2 in what one side sends, in any pieces."""
+
+    def __init__(self, preface: int) -> None:
+        """`preface`: bytes before the first."""
+        self._received = bytearray()
+        self._skipped = preface
+
+    def feed(self, data: bytes, kept: Container[int]) -> Iterator[tuple[int, int, int, bytes]]:
+        """Each that is told by more `data`: its type, flags, stream, and what is in it.
+
+        That is left out, and not waited for, unless the type is one to be `kept`.
+        """
+        skipped = min(self._skipped, len(data))
+        self._skipped -= skipped
+        self._received += data[skipped:]
+        while len(self._received) >= _FRAME_HEAD and not self._skipped:
+            high, low, kind, flags, stream = _FRAME.unpack_from(self._received)
+            end = _FRAME_HEAD + (high << 16 | low)
+            if kind in kept and len(self._received) < end:
+                return
+            payload = bytes(self._received[_FRAME_HEAD:end]) if kind in kept else b""
+            self._skipped = max(0, end - len(self._received))
+            del self._received[:end]
+            yield kind, flags, stream, payload
+
+
 class FrameReader:
-    """Reads the requests that a client sends over one connection in HTTP/2, from its beginning.
+    """Reads what is asked for over one connection in HTTP/2, from its beginning.
 
     What a head says depends on all that came before it, and takes the library hpack to read.
 
     Attributes:
         request: the latest; None where none was read.
+        unanswered: the streams whose responses have not ended, by their numbers.
     """
 
     def __init__(self) -> None:
@@ -238,29 +272,27 @@ class FrameReader:
         import hpack
 
         self.request: HttpRequest | None = None
+        self.unanswered = set[int]()
         self._decoder: Any = hpack.Decoder(_MOST_HEAD)
-        self._received = bytearray()
-        self._skipped = len(_PREFACE)
+        self._requests, self._responses = _Frames(len(_PREFACE)), _Frames(0)
         self._block = b""  # of a head whose end is in another frame
 
     def feed(self, data: bytes) -> int:
         """The client sends this; returns how many requests have begun in it."""
-        skipped = min(self._skipped, len(data))
-        self._skipped -= skipped
-        self._received += data[skipped:]
         begun = 0
-        while len(self._received) >= _FRAME_HEAD and not self._skipped:
-            size, kind, flags = int.from_bytes(self._received[:3]), *self._received[3:5]
-            if kind not in _HEADS:
-                self._skipped = max(0, _FRAME_HEAD + size - len(self._received))
-                del self._received[: _FRAME_HEAD + size]
-            elif len(self._received) < _FRAME_HEAD + size:
-                break
-            else:
-                payload = bytes(self._received[_FRAME_HEAD : _FRAME_HEAD + size])
-                del self._received[: _FRAME_HEAD + size]
-                begun += self._read_head(kind, flags, payload)
+        for kind, flags, stream, payload in self._requests.feed(data, _HEADS):
+            if kind == _RST_STREAM:
+                self.unanswered.discard(stream)
+            elif kind in _HEADS and self._read_head(kind, flags, payload):
+                self.unanswered.add(stream)
+                begun += 1
         return begun
+
+    def feed_response(self, data: bytes) -> None:
+        """The server sends this."""
+        for kind, flags, stream, _ in self._responses.feed(data, ()):
+            if kind == _RST_STREAM or (kind in _ENDING and flags & _END_STREAM):
+                self.unanswered.discard(stream)
 
     def _read_head(self, kind: int, flags: int, payload: bytes) -> bool:
         """Read what is in one frame; whether it has completed the head of a request."""

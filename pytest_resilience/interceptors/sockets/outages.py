@@ -54,7 +54,7 @@ from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 
 
-__all__ = ["Outages"]
+__all__ = ["Outages", "loops_at_work"]
 
 _SOON = 0.01  # seconds until a transport has read what is there
 
@@ -159,7 +159,7 @@ class Outages:
     def _strike_tasks(self, begun: Sequence[ActiveExperiment]) -> frozenset[int]:
         """Those that wait for a transport of asyncio, each in its loop; all its descriptors."""
         found = set()
-        for loop in _loops():
+        for loop in loops_at_work():
             noted = getattr(loop, "_transports", None)
             if noted is None or not is_a(noted, Mapping):
                 continue
@@ -298,7 +298,7 @@ def _aimed(
     return [each for each in begun if each.matches_target(operation)]
 
 
-def _loops() -> Iterable[Any]:
+def loops_at_work() -> Iterable[Any]:
     """The loops of asyncio in which there is a task."""
     tasks = sys.modules.get("asyncio.tasks")
     loops: dict[int, Any] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import h2.config
 import h2.connection
 import h11
 import pytest
@@ -247,5 +248,34 @@ def test_http_2_is_read_in_any_pieces(paths: list[str], body: bytes, cuts: list[
         if begun:
             assert str(reader.request) == f"POST {paths[begun - 1]}"
     assert begun == len(paths)
+    assert reader.unanswered == {2 * number + 1 for number in range(len(paths))}
     assert reader.request is not None
     assert dict(reader.request.headers) == {"host": "api", "x-tenant": "acme" * 10}
+
+
+@given(body=st.binary(min_size=1, max_size=10_000), cuts=st.lists(st.integers(1, 12_000)))
+def test_responses_of_http_2_end_in_any_pieces(body: bytes, cuts: list[int]) -> None:
+    client, server = (
+        FrameReader(),
+        h2.connection.H2Connection(h2.config.H2Configuration(client_side=False)),
+    )
+    asking = h2.connection.H2Connection()
+    asking.initiate_connection()
+    for stream in (1, 3, 5, 7):
+        head = [(":method", "GET"), (":path", "/"), (":authority", "api"), (":scheme", "http")]
+        asking.send_headers(stream, head, end_stream=True)
+    asking.reset_stream(7)  # nobody waits for that one
+    asked = asking.data_to_send()
+    client.feed(asked)
+    server.receive_data(asked)
+    for stream in (1, 3, 5):
+        server.send_headers(stream, [(":status", "200")])
+        server.send_data(stream, body)
+    server.send_data(1, b"", end_stream=True)
+    server.reset_stream(5)
+    sent = server.data_to_send()
+    ends = sorted({*(cut for cut in cuts if cut < len(sent)), len(sent)})
+    assert client.unanswered == {1, 3, 5}
+    for start, end in zip([0, *ends], ends, strict=False):
+        client.feed_response(sent[start:end])
+    assert client.unanswered == {3}
