@@ -90,7 +90,7 @@ class Receiver:
     ) -> Any:
         __tracebackhide__ = True
         turn, inbound = connection.turn, connection.inbound
-        stream = inbound.stream
+        asked_at, stream = self._engine.clock.monotonic(), inbound.stream
         readiness = self.nonblocking.readiness
         if connection in readiness.held and not readiness.is_silent(connection):
             readiness.release(connection)
@@ -103,7 +103,6 @@ class Receiver:
             self._await_more(sock, connection)  # of this response; or another thread asks meanwhile
         elif not inbound.unread and connection.is_sending:
             self._await_more(sock, connection)
-        asked_at = self._engine.clock.monotonic()
         was_expected, inbound.expected = inbound.expected, False
         expected, asked = was_expected or not turn.receiving, was_expected or turn.asked
         if expected:
