@@ -1,15 +1,22 @@
-"""What a blocked event loop of asyncio waits for, and whether that can still come."""
+"""What a blocked event loop of asyncio or trio waits for, and whether that can still come.
+
+In trio it is so in `trio.run`, not in a guest run: there the loop of the host waits.
+"""
 
 from __future__ import annotations
 
 import _socket
+import functools
 import math
 import os
+import signal
 import socket
 import sys
 import threading
 import weakref
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -34,14 +41,18 @@ class LoopWait:
     """All tasks of an event loop wait, and for a time nothing is to be done.
 
     Attributes:
-        loop: the event loop.
-        awaited: each task with the future that it waits for, which after a step is another one.
+        loop: the event loop, or what trio has in its place.
+        awaited: each task with the future that it waits for, or with the number of its steps:
+            after a step it is another one.
         tasks: the frames of each task, outermost first.
+        watched: gives the descriptors through which something may come, but for those by which
+            threads wake the loop; None where a signal may let it do something.
     """
 
     loop: Any
     awaited: frozenset[tuple[Any, ...]]
     tasks: tuple[tuple[FrameType, ...], ...]
+    watched: Callable[[], list[int] | None]
 
     @classmethod
     def of(cls, frame: FrameType | None, seconds: float) -> LoopWait | None:
@@ -50,17 +61,40 @@ class LoopWait:
         None if it does not wait, or if a timer lets it do something within so many `seconds`.
         """
         asyncio: Any = sys.modules.get("asyncio")
-        turn = None if asyncio is None else _turn(frame, asyncio)
-        if turn is None:
-            return None
+        if asyncio is not None:
+            code = asyncio.base_events.BaseEventLoop._run_once.__code__  # noqa: SLF001
+            turn = _turn(frame, code, waits_in="select")
+            if turn is not None:
+                return cls._of_asyncio(turn, seconds)
+        run = getattr(sys.modules.get("trio"), "run", None)
+        turn = None if run is None else _turn(frame, run.__code__, waits_in="get_events")
+        return None if turn is None else cls._of_trio(turn, seconds)
+
+    @classmethod
+    def _of_asyncio(cls, turn: FrameType, seconds: float) -> LoopWait | None:
         loop = turn.f_locals["self"]
         if turn.f_locals["timeout"] == 0 or seconds_left(loop) < seconds:
             return None
-        tasks = asyncio.all_tasks(loop)
         return cls(
             loop=loop,
             awaited=awaited_in(loop),
-            tasks=tuple(filter(None, (tuple(suspended_frames(task)) for task in tasks))),
+            tasks=_frames_of(sys.modules["asyncio"].all_tasks(loop)),
+            watched=functools.partial(_watched_by_asyncio, loop),
+        )
+
+    @classmethod
+    def _of_trio(cls, turn: FrameType, seconds: float) -> LoopWait | None:
+        runner = turn.f_locals["runner"]
+        jumps = runner.waiting_for_idle or runner.clock_autojump_threshold < math.inf
+        left = runner.deadlines.next_deadline() - runner.clock.current_time()
+        if turn.f_locals["timeout"] == 0 or jumps or left < seconds:
+            return None
+        steps = ((weakref.ref(each), each._schedule_points) for each in runner.tasks)  # noqa: SLF001
+        return cls(
+            loop=runner,
+            awaited=frozenset(steps),
+            tasks=_frames_of(runner.tasks),
+            watched=functools.partial(_watched_by_trio, runner),
         )
 
     @property
@@ -78,11 +112,10 @@ class LoopWait:
         What the loop's own sockets say to each other, and listeners of its own, end nothing: none
         of its tasks goes on to say anything.
         """
-        loop = self.loop
-        if getattr(loop, "_signal_handlers", True) or not _all_other_threads_wait():
+        watched = self.watched() if _all_other_threads_wait() else None
+        if watched is None:
             return False
-        own = loop._ssock.fileno()  # noqa: SLF001  # by which threads and signals wake it
-        pairs = [_pair(fd) for fd in loop._selector.get_map() if fd != own]  # noqa: SLF001
+        pairs = [*map(_pair, watched)]
         here = {each for each in pairs if each is not None}
         listens = any(each[1] is None for each in here)
         is_closed = all(
@@ -91,15 +124,39 @@ class LoopWait:
         return is_closed and not (listens and _has_children())
 
 
-def _turn(frame: FrameType | None, asyncio: Any) -> FrameType | None:
+def _watched_by_asyncio(loop: Any) -> list[int] | None:
+    if getattr(loop, "_signal_handlers", True):
+        return None
+    own = loop._ssock.fileno()  # noqa: SLF001  # by which threads and signals wake it
+    return [fd for fd in loop._selector.get_map() if fd != own]  # noqa: SLF001
+
+
+def _watched_by_trio(runner: Any) -> list[int] | None:
+    handlers = map(signal.getsignal, signal.valid_signals())
+    registered = getattr(runner.io_manager, "_registered", None)  # of epoll
+    if registered is None or any(map(_is_receiver_of_trio, handlers)):
+        return None
+    wakes = (runner.io_manager._force_wakeup, runner.entry_queue.wakeup)  # noqa: SLF001
+    own = [each.wakeup_sock.fileno() for each in wakes]
+    return [fd for fd in registered if fd not in own]
+
+
+def _is_receiver_of_trio(handler: object) -> bool:
+    return getattr(handler, "__module__", None) == "trio._signals"
+
+
+def _frames_of(tasks: Iterable[Any]) -> tuple[tuple[FrameType, ...], ...]:
+    return tuple(filter(None, (tuple(suspended_frames(task)) for task in tasks)))
+
+
+def _turn(frame: FrameType | None, code: CodeType, *, waits_in: str) -> FrameType | None:
     """The frame of the loop's turn that waits in a selector."""
-    code = asyncio.base_events.BaseEventLoop._run_once.__code__  # noqa: SLF001
     inner = None
     for _ in range(_MOST_FRAMES):
         if frame is None:
             return None
         if frame.f_code is code:
-            return frame if inner is not None and inner.f_code.co_name == "select" else None
+            return frame if inner is not None and inner.f_code.co_name == waits_in else None
         inner, frame = frame, frame.f_back
     return None
 

@@ -15,9 +15,13 @@ import time
 
 from collections.abc import Callable
 from collections.abc import Coroutine
+from types import FrameType
 from typing import Any
 
 import pytest
+import trio
+
+from trio.testing import wait_all_tasks_blocked
 
 from pytest_resilience import proc
 from pytest_resilience.plugin.matrix import deadline as module
@@ -263,6 +267,109 @@ def test_an_event_loop_that_waits_for_nothing_need_not_wait_for_the_deadline(
     told = _hang_in_a_loop(KnownHangs(0.1), waiting)
     assert told.startswith("it was still running after 0.1 s, at ")
     assert f"in {waiting.__name__}" in told
+
+
+def _told_of_trio(waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
+    """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or ""."""
+    known, told = KnownHangs(0.1), list[str]()
+
+    async def arm() -> None:
+        await wait_all_tasks_blocked()
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+
+    async def run() -> None:
+        with trio.CancelScope() as scope:
+            token = trio.lowlevel.current_trio_token()
+
+            def look(_number: int, frame: FrameType | None) -> None:
+                if frame is not None and frame.f_code.co_name == "get_events":
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    told.append(known.add(frame) if known.is_one(frame, 10.0) else "")
+                    token.run_sync_soon(scope.cancel)
+
+            signal.signal(signal.SIGALRM, look)
+            trio.lowlevel.spawn_system_task(arm)
+            await waiting()
+
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        trio.run(run)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return told[0]
+
+
+async def _for_an_event_of_trio() -> None:
+    await trio.Event().wait()
+
+
+async def _for_a_time_of_trio() -> None:
+    await trio.sleep(60)
+
+
+async def _for_each_other_in_trio() -> None:
+    """Two ends of a connection in one run, each of which waits for the other to say something."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        _connected(listener) as client,
+        trio.socket.from_stdlib_socket(listener.accept()[0]) as accepted,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accepted.recv, 1)
+            await client.recv(1)
+
+
+def _connected(listener: socket.socket) -> trio.socket.SocketType:
+    return trio.socket.from_stdlib_socket(socket.create_connection(listener.getsockname()))
+
+
+@pytest.mark.parametrize(
+    "waiting", [_for_an_event_of_trio, _for_a_time_of_trio, _for_each_other_in_trio]
+)
+def test_trio_that_waits_for_nothing_need_not_wait_for_the_deadline(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+) -> None:
+    assert f"in {waiting.__name__}" in _told_of_trio(waiting)
+
+
+async def _for_somebody_elsewhere_in_trio() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, _connected(listener) as client:
+        await client.recv(1)
+
+
+async def _for_a_thread_of_trio() -> None:
+    reader, writer = os.pipe()
+    try:
+        await trio.to_thread.run_sync(os.read, reader, 1, abandon_on_cancel=True)
+    finally:
+        os.close(writer)  # which ends the thread
+
+
+async def _again_and_again_in_trio() -> None:
+    while True:  # noqa: ASYNC110  # it waits for nothing else
+        await trio.sleep(0.05)
+
+
+async def _for_a_signal_in_trio() -> None:
+    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+        async for _ in signals:
+            return
+
+
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        _for_somebody_elsewhere_in_trio,
+        _for_a_thread_of_trio,
+        _again_and_again_in_trio,
+        _for_a_signal_in_trio,
+    ],
+)
+def test_trio_that_may_yet_be_woken_has_until_the_deadline(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+) -> None:
+    assert not _told_of_trio(waiting)
 
 
 async def _for_somebody_elsewhere() -> None:
