@@ -152,6 +152,26 @@ def test_asyncio_over_tls(trust: Trust, outage: ActiveExperiment) -> None:
     assert outage.hits == 1
 
 
+def test_a_connection_in_tls_of_a_loop_that_another_experiment_has_left_alone(
+    trust: Trust, inject: Inject
+) -> None:
+    async def story(port: int) -> bytes:
+        with inject("network_latency", delay=0.001, target="other.internal:443"):
+            reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+            with inject("network_failure", mode="status", status=503, target=HOST) as fault:
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                answered = await reader.readline()
+                assert fault.hits == 1
+        writer.close()
+        await writer.wait_closed()
+        return answered
+
+    with serve(trust.over_tls(answer)) as port:
+        assert asyncio.run(story(port)) == b"HTTP/1.1 503 Service Unavailable\r\n"
+
+
 def unavailable(connection: socket.socket) -> None:
     connection.recv(65536)
     connection.sendall(MESSAGE)
