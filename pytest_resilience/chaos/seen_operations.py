@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from typing import Any
 from typing import Final
 from typing import NamedTuple
 
@@ -92,10 +93,13 @@ class CountedOperations:
 
     Attributes:
         connections: the numbers of theirs; None where nothing goes by these.
+        tell: called with each number and what `adopt` takes for it, in a child process; with
+            nothing for one that is given back.
     """
 
     def __init__(self, connections: ConnectionNumbers | None) -> None:
         self.connections = connections
+        self.tell: Callable[[int, Sequence[Any]], object] | None = None
         self._by_number: dict[int, _CountedOperation] = {}
 
     def note(self, number: int, operation: Operation, elapsed: float) -> None:
@@ -106,10 +110,21 @@ class CountedOperations:
                 target = f"{target}#{connection}"
             what = operation.http.request or operation.sql.statement[:_LONGEST]
             self._by_number[number] = _CountedOperation(operation.kind, target, what, elapsed)
+            if self.tell is not None:
+                self.tell(number, (operation.kind, target, str(what), elapsed))
 
     def forget(self, number: int) -> None:
         """Give a number back: the next operation has it."""
         self._by_number.pop(number, None)
+        if self.tell is not None:
+            self.tell(number, ())
+
+    def adopt(self, number: int, *told: Any) -> None:
+        """Keep what a child process has noted."""
+        if told:
+            self._by_number[number] = _CountedOperation(*told)
+        else:
+            self._by_number.pop(number, None)
 
     def lines(self, matched: int, *, with_times: bool = False) -> tuple[str, ...]:
         """Those kept, for people, of `matched`: like ones that follow each other share a line."""

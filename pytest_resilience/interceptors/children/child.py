@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from pytest_resilience.interceptors.children.folder import Member
 
 
-__all__ = ["FAILED", "FAULT", "UNMATCHED", "Mirror", "follow", "shown"]
+__all__ = ["COUNTED", "FAILED", "FAULT", "UNMATCHED", "Mirror", "follow", "shown"]
 
-FAULT, UNMATCHED, FAILED = "fault", "unmatched", "failed"  # what a child tells of
+# What a child tells of.
+FAULT, UNMATCHED, COUNTED, FAILED = "fault", "unmatched", "counted", "failed"
 
 _FOLDER = "pytest_resilience.interceptors"
 _NETWORK = "pytest_resilience.native.interceptor:network_interceptors"
@@ -153,7 +154,7 @@ class Mirror:
         """This process is a child of that which made it."""
         for key, each in self._running.items():
             each.reseed(derive(each.seed, "child", self._member.name))
-            self._tell_unmatched(key, each)
+            self._tell_seen(key, each)
 
     def update(self, experiments: Sequence[tuple[int, bytes]]) -> None:
         """End what has ended in the parent, and begin what has begun there."""
@@ -184,11 +185,11 @@ class Mirror:
             paused=True,  # until it counts where the parent looks
         )
         self._running[key] = active_experiment
-        self._tell_unmatched(key, active_experiment)
+        self._tell_seen(key, active_experiment)
         active_experiment.started_at = started_at
         active_experiment.counts.join(self._pages.at(key))
 
-    def _tell_unmatched(self, key: int, active_experiment: ActiveExperiment) -> None:
+    def _tell_seen(self, key: int, active_experiment: ActiveExperiment) -> None:
         def tell(unmatched: UnmatchedOperations, found: UnmatchedOperation) -> None:
             fields = found._asdict()
             conditions = fields.pop("conditions")
@@ -197,6 +198,10 @@ class Mirror:
             self._member.tell([UNMATCHED, key, fields, known, *known_of, unmatched.met_target])
 
         active_experiment.unmatched.tell = tell
+        if active_experiment.counted is not None:
+            active_experiment.counted.tell = lambda number, noted: self._member.tell(
+                [COUNTED, key, number, *noted]
+            )
 
     def _tell(self, event: Event) -> None:
         if isinstance(event, FaultInjected):

@@ -21,6 +21,7 @@ from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.events import describe
+from pytest_resilience.interceptors.children.child import COUNTED
 from pytest_resilience.interceptors.children.child import FAULT
 from pytest_resilience.interceptors.children.child import UNMATCHED
 from pytest_resilience.interceptors.children.child import Mirror
@@ -134,6 +135,8 @@ class _Published:
             known = None if conditions is None else frozenset(conditions)
             found = UnmatchedOperation(**fields, conditions=known)
             active_experiment.unmatched.adopt(found, *known_of)
+        elif what == COUNTED and active_experiment.counted is not None:
+            active_experiment.counted.adopt(*more)
         else:
             experiment, (why,) = active_experiment.experiment, more
             advice = f"A child process could not begin {experiment.name}: {why}."

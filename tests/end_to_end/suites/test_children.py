@@ -415,3 +415,33 @@ def test_it(chaos):
 )
 def test_a_pytest_that_is_a_child_has_children_of_its_own(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)
+
+
+@runs(
+    test_it=COMMON
+    + """
+@pytest.fixture(params=["process", "fork"])
+def elsewhere(request):
+    def run():
+        if request.param == "process":
+            subprocess.run([sys.executable, "-c", PROGRAM], check=True)
+            return
+        child = os.fork()
+        if child == 0:
+            ask()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    return run
+
+@pytest.mark.chaos("network_failure", mode="dns", target=NOWHERE, nth=9)
+def test_it(elsewhere):
+    ask()
+    elsewhere()
+    ask()
+""",
+)
+def test_what_was_counted_in_a_child_is_listed_by_its_number(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2, errors=2)
+    lines = [each.strip() for each in ran.outlines]
+    assert lines.count("1-3 network.resolve nowhere.example:80") == 2
