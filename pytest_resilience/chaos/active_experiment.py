@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
@@ -231,7 +232,7 @@ class ActiveExperiment:
             share = Stream.at(self._draws.seed, "delays").draw(number)
         for fault in possible:
             drawn = fault.drawn(share) if experiment.varies else fault
-            hits.append(Hit(self, drawn, number, operation, drawn.awaits(operation.kind)))
+            hits.append(Hit(self, drawn, number, operation, _awaited(drawn, operation)))
         happening = [hit for hit in hits if not hit.awaits]
         self.counts.add(chosen=1, hits=1 if happening else 0)
         return hits
@@ -278,3 +279,13 @@ class ActiveExperiment:
             f"<ActiveExperiment {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
         )
+
+
+def _awaited(fault: Fault, operation: Operation) -> str:
+    """As `Fault.awaits`: what becomes of a stream of HTTP/2 is told when something of it comes.
+
+    But for silence, of which nobody is told.
+    """
+    awaited = fault.awaits(operation.kind)
+    is_told = operation.http.stream and fault.delay < math.inf
+    return RECEIVED if is_told and not awaited else awaited

@@ -21,6 +21,7 @@ import trio
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.errors import NeverFired
 from tests.http2_server import BODY
 from tests.http2_server import Serve
 from tests.http2_server import ok
@@ -120,6 +121,36 @@ def test_only_the_response_that_is_meant(
     with inject("network_failure", path="/v1/*", **given) as failure:
         assert client(url, PATHS, trust.client) == [OK, met, OK]
     assert (failure.matched, failure.hits) == (1, 1)
+
+
+@every_client
+@pytest.mark.parametrize(
+    ("given", "hits"),
+    [
+        ({"mode": "reset"}, 0),
+        ({"mode": "close"}, 0),
+        ({"status": 503}, 0),
+        ({"mode": "timeout"}, 1),
+    ],
+    ids=["reset", "close", "status", "timeout"],
+)
+def test_a_response_that_never_comes_fails_by_silence_alone(  # noqa: PLR0917  # all by name
+    client: Client,
+    given: dict[str, Any],
+    hits: int,
+    over_http2: Serve,
+    trust: Trust,
+    inject: Inject,
+) -> None:
+    """The others share its connection, and so nobody can be told of it but by what comes."""
+    with (
+        over_http2(lambda *_: None) as url,
+        inject("network_failure", path="/v1/*", **given) as failure,
+    ):
+        assert client(url, ["/v1/pay"], trust.client) == ["ReadTimeout"]
+    assert (failure.matched, failure.hits) == (1, hits)
+    if not hits:
+        assert never_fired(failure).why == NeverFired.TOO_LITTLE
 
 
 @every_client
