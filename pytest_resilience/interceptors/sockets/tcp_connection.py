@@ -24,6 +24,7 @@ from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
@@ -134,8 +135,10 @@ class Inbound:
 
         A thread that receives just now delivers it by itself.
         """
-        tls = getattr(sock, "_sslobj", None)
-        if tls is not None and self.unread and not self.threads:
+        if not self.unread or self.threads:
+            return
+        tls = or_none(getattr, sock, "_sslobj")  # which gevent's do not say once they are closed
+        if tls is not None:
             data, self.unread = self.unread, b""
             sock._sslobj = _GivenBack(sock, tls, data)  # noqa: SLF001  # below all that reads
 
