@@ -169,13 +169,7 @@ def control_role(code: CodeType) -> str:
 
 def _format(frame: FrameType, folder: str) -> str:
     code = frame.f_code
-    return _text(code.co_filename, frame.f_lineno, code.co_name, folder)
-
-
-@lru_cache(maxsize=4096)
-def _text(filename: str, line: int, function: str, folder: str) -> str:
-    """The same in every run, which takes less to find than to make."""
-    return f"{shown_file(filename, folder)}:{line} in {function}"
+    return f"{shown_file(code.co_filename, folder)}:{frame.f_lineno} in {code.co_name}"
 
 
 def current_task() -> object:
