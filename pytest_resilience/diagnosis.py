@@ -234,11 +234,13 @@ def _why_unaltered(active_experiment: ActiveExperiment) -> str:
 def had_nothing_to_alter(active_experiment: ActiveExperiment) -> bool:
     """Whether it chose responses, and could happen to none: each was without a body, or items.
 
-    A body that is too short for the place where it begins is none of these.
+    As the one by which a server becomes a WebSocket's, after which the client speaks first. A body
+    that is too short for the place where it begins is none of these.
     """
-    unmatched = active_experiment.unmatched
+    unmatched, counts = active_experiment.unmatched, active_experiment.counts
     unaltered = any(each.remark == UNALTERABLE for each in unmatched.all)
-    return unaltered and not active_experiment.counts.chosen and unmatched.furthest <= 0
+    is_head_alone = unmatched.furthest == 0 and not counts.hits
+    return unmatched.furthest <= 0 and (is_head_alone or (unaltered and not counts.chosen))
 
 
 def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:

@@ -181,17 +181,7 @@ class Explorer:
             ).outcome  # fmt: skip
 
         def attempt(schedule: Schedule) -> Outcome | None:
-            if budget.is_over:
-                return None
-            outcome = self._named(schedule, budget, run)
-            if outcome.verdict is CellVerdict.STALE and not (schedule[1:] or outcome.impossible):
-                self._await_state(self._last)  # an operation of all runs without faults
-                outcome = self._named(schedule, budget, run)
-            elif outcome.verdict.bad:
-                search.outcomes[schedule] = outcome
-                self._await_state(schedule)
-            self._last = schedule
-            return outcome
+            return None if budget.is_over else self._settled(schedule, search, budget, run)
 
         search = Search(
             self._calm, attempt, depth=plan.depth, prune=self._flags.prune,
@@ -212,6 +202,20 @@ class Explorer:
             search.unexplored += [(step,) for step in crashes.left]
         self._found.runs = budget.spent
         self._collect(search, run)
+
+    def _settled(
+        self, schedule: Schedule, search: Search, budget: Budget, run: Callable[..., Outcome]
+    ) -> Outcome:
+        """A run whose fault is not spoilt by those before it, nor spoils the ones after it."""
+        outcome = self._named(schedule, budget, run)
+        if outcome.verdict is CellVerdict.STALE and not (schedule[1:] or outcome.impossible):
+            self._await_state(self._last)  # for all runs without faults do its operation
+            outcome = self._named(schedule, budget, run)
+        elif outcome.verdict.bad:
+            search.outcomes[schedule] = outcome
+            self._await_state(schedule)
+        self._last = schedule
+        return outcome
 
     def _named(self, schedule: Schedule, budget: Budget, run: Callable[..., Outcome]) -> Outcome:
         """A run in which what a first fault leads to has a name that others have as well."""

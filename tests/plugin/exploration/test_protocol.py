@@ -289,19 +289,50 @@ def test_it(stub_server):
 """
 
 
-def test_of_a_response_without_a_body_nothing_is_cut_off(pytester: pytest.Pytester) -> None:
-    """It cannot have that fault, so that no cell of it is there to prove nothing."""
-    pytester.makepyfile("""
-        import requests
+STATUS_204 = """
+    import requests
 
-        def test_it(stub_server):
-            requests.put(stub_server.respond("/tea", method="PUT", status=204).url, timeout=5)
-    """)
+    def test_it(stub_server):
+        requests.put(stub_server.respond("/tea", method="PUT", status=204).url, timeout=5)
+"""
+HANDSHAKE_OF_A_WEBSOCKET = """
+    import threading
+    import pytest
+    import websockets.sync.client
+    import websockets.sync.server
+
+    @pytest.fixture(scope="module")
+    def port():
+        with websockets.sync.server.serve(lambda peer: list(peer), "127.0.0.1", 0) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            yield server.socket.getsockname()[1]
+            server.shutdown()
+            thread.join()
+
+    def test_it(port):
+        limits = {"open_timeout": 5, "close_timeout": 0.2}
+        with websockets.sync.client.connect(f"ws://127.0.0.1:{port}", **limits):
+            pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "is_followed"),  # by messages, of which something is cut off
+    [(STATUS_204, False), (HANDSHAKE_OF_A_WEBSOCKET, True)],
+    ids=["204", "websocket"],
+)
+def test_of_a_response_without_a_body_nothing_is_cut_off(
+    pytester: pytest.Pytester, code: str, is_followed: bool
+) -> None:
+    """It cannot have that fault, so that no cell of it is there to prove nothing."""
+    pytester.makepyfile(code)
     arguments = ("--chaos-explore=1", "--chaos-explore-budget=60", "--resilience-report=out.json")
     assert pytester.runpytest("-q", *arguments).ret == 0
     tried = {each["experiment"] for each in cells_of(Path("out.json"))}
     assert any("=reset" in name for name in tried)
-    assert not any("=truncate" in name or "=corrupt" in name for name in tried)
+    for fault in ("=truncate", "=corrupt"):
+        assert any(fault in name for name in tried) is is_followed
 
 
 def test_a_client_that_sends_and_receives_in_two_functions(shop: pytest.Pytester) -> None:
