@@ -80,9 +80,11 @@ class Snapshot:
         meanwhile may be what a test before it has left.
         """
         allowed = baseline or LeakedResources()
-        if self._new().more_than(allowed):
-            # What only a cycle keeps open is closed: in the next run it would hide another one.
-            gc.collect()
+        found = self._new()
+        if not found.more_than(allowed):  # nor are there more then: who is more is new
+            return found
+        # What only a cycle keeps open is closed: in the next run it would hide another one.
+        gc.collect()
         compare = self._new if baseline is None else functools.partial(self._more, allowed.there)
         for _ in range(_PATIENCE):
             found = compare()
