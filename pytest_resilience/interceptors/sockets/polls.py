@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import Protocol
 
@@ -207,16 +208,28 @@ class Polls:
             held = self._early([(each, asked[each]) for each in [*self.targeted] if each in asked])
             # The kernel keeps quiet of what is to be received later, as far as it can.
             loud = {key: each for key, each in held.items() if key[1] == _WRITE or key in in_vain}
-            rest = max(0.0, ends - MACHINE_CLOCK.monotonic())
+            kept = self._kept(asked)
+            rest = 0.0 if kept else max(0.0, ends - MACHINE_CLOCK.monotonic())
             if loud and rest:
                 _wait_for_others(asked, loud, min(rest, *held.values()))
             rest = 0.0 if loud else min(rest, *held.values(), math.inf)
             found = call.real(None if rest == math.inf else min(rest, _MOST))
             early = self._early(call.ready(found))
             told = call.without(found, early) if early else found
+            told = call.also(told, kept) if kept else told
             if any(told) or ends <= MACHINE_CLOCK.monotonic():
                 return told
             in_vain |= early.keys() & held.keys()
+
+    def _kept(self, asked: Mapping[int, int]) -> list[int]:
+        """What can be read though the kernel has it no more: it was received to know what it is."""
+        kept = []
+        for descriptor in [*self.targeted]:
+            if asked.get(descriptor, 0) & _READ:
+                connection = self._connections.targeted_at(descriptor)
+                if connection is not None and connection.inbound.unread:
+                    kept.append(descriptor)
+        return kept
 
     def lacks_room(self, descriptor: int) -> bool:
         """Whether who sends there was told of no room, and has not come back."""
@@ -292,6 +305,15 @@ def _left_of(descriptor: int, events: int, early: _Early) -> int:
     return events & ~_OUT if (descriptor, _WRITE) in early else events
 
 
+def _also(
+    found: Sequence[tuple[int, int]], kept: Sequence[int], readable: int
+) -> list[tuple[int, int]]:
+    """Those events, and that what is `kept` is `readable`."""
+    told = dict(found)
+    told |= {descriptor: told.get(descriptor, 0) | readable for descriptor in kept}
+    return [*told.items()]
+
+
 class _Call(Protocol):
     """One call that polls."""
 
@@ -306,6 +328,9 @@ class _Call(Protocol):
 
     def without(self, found: Any, early: _Early) -> Any:
         """The rest of what was found."""
+
+    def also(self, found: Any, kept: Sequence[int]) -> Any:
+        """What was found, and that these can be read, which are asked for."""
 
 
 class _Select:
@@ -338,6 +363,11 @@ class _Select:
             others,
         )
 
+    def also(self, found: Any, kept: Sequence[int]) -> Any:
+        readers, *others = found
+        more = (each for each in self._files[0] if each not in readers)
+        return ([*readers, *(each for each in more if number_of(each) in kept)], *others)
+
 
 class _Selector:
     """A call of a selector's `select`."""
@@ -365,6 +395,11 @@ class _Selector:
             if told:
                 left.append((key, told))
         return left
+
+    def also(self, found: Any, kept: Sequence[int]) -> Any:
+        keys = self._selector.get_map()
+        told = _also([(key.fd, events) for key, events in found], kept, _READ)
+        return [(keys[fd], events) for fd, events in told]
 
 
 class _Poll(PollObject):
@@ -401,6 +436,9 @@ class _Poll(PollObject):
     def without(self, found: Any, early: _Early) -> Any:
         left = ((fd, _left_of(fd, events, early)) for fd, events in found)
         return [(fd, events) for fd, events in left if events]
+
+    def also(self, found: Any, kept: Sequence[int]) -> Any:
+        return _also(found, kept, _IN)
 
 
 class _Epoll(EpollObject):
@@ -453,6 +491,9 @@ class _EpollCall:
             if left != events and self._masks.get(fd, 0) & (_EDGE if left else _EDGE | _ONE_SHOT):
                 self._tell_again(fd)  # it has told of nothing yet, or not of all
         return told
+
+    def also(self, found: Any, kept: Sequence[int]) -> Any:
+        return _also(found, kept, _IN)
 
     def _tell_again(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # closed meanwhile

@@ -190,6 +190,32 @@ def test_it_is_told_of_each_piece_when_that_has_come(
         assert time.monotonic() - began >= 0.03
 
 
+@every_poll
+def test_it_is_told_of_what_was_received_to_know_what_it_is(
+    polls: Poll, trust: Trust, inject: Inject
+) -> None:
+    """As the first response in TLS 1.3, which looks like the tickets that come before it."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(MANY)
+        connection.recv(1)  # or the kernel would tell of the end
+
+    with (
+        serve(trust.over_tls(answer)) as port,
+        inject("network_latency", mode="dribble", piece=250, delay=0.01),
+        socket.create_connection((HOST, port)) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as sock,
+    ):
+        sock.sendall(b"?")
+        received = sock.recv(65536)
+        assert len(received) < len(MANY)
+        while len(received) < len(MANY):
+            assert polls(sock, PATIENCE)
+            received += sock.recv(65536)
+    assert received == MANY
+
+
 def test_the_end_of_an_experiment_is_told(inject: Inject) -> None:
     """Also where the kernel would tell of an end before, and is not asked."""
     told = []
