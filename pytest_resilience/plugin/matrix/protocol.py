@@ -218,12 +218,12 @@ class Matrix:
             active_experiment = next(
                 (each for request, each in started if request is planned.request), None
             )
-            verdict, reason = judge_cell(reports, raised, item.stash[_EXPECTED], active_experiment)
+            opened = self._baseline_runs.opened_before(planned.request)
+            verdict, reason = judge_cell(
+                reports, raised, item.stash[_EXPECTED], active_experiment, opened
+            )
             at_fault = verdict is CellVerdict.INVALID and bool(raised)
             place = place_of(next(iter(raised.values()), None), item)
-        opened = self._baseline_runs.opened_before(planned.request)
-        if opened and verdict is CellVerdict.NEVER_FIRED:
-            reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
         left = before.leaked(baseline)
         if verdict.good and (leaked := left.more_than(baseline)):
             verdict, reason = CellVerdict.LEAK, f"it left {leaked} behind"

@@ -68,11 +68,13 @@ def judge_cell(
     raised: Mapping[str, BaseException],
     expected: Expectation,
     active_experiment: ActiveExperiment | None,
+    opened: Sequence[str],
 ) -> Judgement:
     """The verdict on a run under one experiment.
 
     `raised` are the exceptions by phase, which reports have as text alone. `active_experiment` is
-    None where the experiment was not started.
+    None where the experiment was not started. `opened`: the fixtures that have opened before it
+    what it could have hit.
     """
     bad = next((report for report in reports if report.failed), None)
     skipped = next((report for report in reports if report.skipped), None)
@@ -86,11 +88,33 @@ def judge_cell(
     if skipped is not None:
         return CellVerdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
     if not active_experiment.hits:
-        # What it matched and did not choose, it could have happened to.
-        idle = not active_experiment.matched and had_nothing_to_alter(active_experiment)
-        verdict = CellVerdict.NOT_APPLICABLE if idle else CellVerdict.NEVER_FIRED
-        return verdict, _why_never_fired(active_experiment)
+        return _judge_never_fired(active_experiment, opened)
     return CellVerdict.SURVIVED, ""
+
+
+def _judge_never_fired(active_experiment: ActiveExperiment, opened: Sequence[str]) -> Judgement:
+    why = _why_never_fired(active_experiment)
+    # What it matched and did not choose, it could have happened to.
+    if not active_experiment.matched and had_nothing_to_alter(active_experiment):
+        return CellVerdict.NOT_APPLICABLE, why
+    if opened:
+        why += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
+    elif _is_done_no_more(active_experiment):
+        return CellVerdict.NOT_APPLICABLE, (
+            f"{why}. Only the first run of the test did more, and has left that open: a fixture of "
+            "narrower scope, or none, would open it each time"
+        )
+    return CellVerdict.NEVER_FIRED, why
+
+
+def _is_done_no_more(active_experiment: ActiveExperiment) -> bool:
+    """Whether nothing of its kinds was done, though the test did other things.
+
+    A target that is never met may be a mistake.
+    """
+    experiment = active_experiment.experiment
+    aims = experiment.target_patterns or experiment.target_services or experiment.aims_at_requests
+    return not (aims or active_experiment.matched) and bool(never_fired(active_experiment).seen)
 
 
 def place_of(error: BaseException | None, item: pytest.Item) -> str:

@@ -265,6 +265,28 @@ def test_what_ends_so_without_a_fault_proves_nothing(
     assert (cell["verdict"], cell["reason"]) == ("invalid", f"{reason}\n{place}")
 
 
+def test_what_only_the_first_run_of_a_test_does_is_not_of_the_test(suite: pytest.Pytester) -> None:
+    """The client of a fixture is connected by then, as it is for the tests after this one."""
+    profile(suite, REFUSED)
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.fixture(scope="module")
+        def session():
+            with requests.Session() as session:
+                yield session
+
+        def test_it(session, url):
+            session.get(url, timeout=5)
+    """)
+    assert matrix(suite).ret == MATRIX_FAILED  # for there is nothing else
+    cell = only_cell(suite.path)
+    assert cell["verdict"] == "not_applicable"
+    assert cell["reason"].startswith("no operation matched any; the code did: network.receive ")
+    assert "a fixture of narrower scope" in cell["reason"]
+
+
 def test_a_response_without_a_body_cannot_be_cut_off(suite: pytest.Pytester) -> None:
     profile(suite, f'{REFUSED}\nmode = "truncate"')
     suite.makepyfile("""
