@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
 import threading
 
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.injecting import injecting
+from tests.resets import reset_when_closed
 
 
 Handler = Callable[[socket.socket], None]
@@ -107,7 +107,7 @@ def echo(connection: socket.socket) -> None:
 def reset(connection: socket.socket) -> None:
     """Read a request, then tear the connection down with RST."""
     connection.recv(65536)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def all_names_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:

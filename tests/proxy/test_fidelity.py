@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-import struct
 import urllib.request
 
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import requests
 
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import Serve
+from tests.resets import reset_when_closed
 
 
 BODY = b"x" * 100
@@ -75,7 +75,7 @@ def good(connection: socket.socket) -> None:
 
 def resets(connection: socket.socket) -> None:
     connection.recv(65536)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def gives_half(connection: socket.socket) -> None:
@@ -85,7 +85,7 @@ def gives_half(connection: socket.socket) -> None:
 
 def resets_half(connection: socket.socket) -> None:
     gives_half(connection)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def closes(connection: socket.socket) -> None:

@@ -25,6 +25,7 @@ from tests.proxy.conftest import echo
 from tests.proxy.conftest import read_all
 from tests.proxy.conftest import receive
 from tests.proxy.conftest import until
+from tests.resets import reset_when_closed
 
 
 Connect = Callable[[], socket.socket]
@@ -89,7 +90,7 @@ def test_a_server_that_resets_is_seen_to_reset(serve: Serve) -> None:
     def reset(connection: socket.socket) -> None:
         connection.sendall(b"bye")
         receive(connection, 2)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset_when_closed(connection)
 
     with (
         ChaosProxy(("127.0.0.1", serve(reset))) as proxy,
@@ -115,7 +116,7 @@ def test_a_client_that_resets_is_seen_to_reset(serve: Serve) -> None:
     with ChaosProxy(("127.0.0.1", serve(wait))) as proxy:
         client = socket.create_connection(proxy.address, timeout=10)
         assert client.recv(1) == b"x"
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        reset_when_closed(client)
         client.close()
         until(lambda: bool(seen))
     assert seen == [errno.ECONNRESET]

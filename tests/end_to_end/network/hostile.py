@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import struct
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
 
 from tests.end_to_end.network.stand_ins import Speaker
+from tests.resets import reset_when_closed
 from tests.waiting import until_all_wait
 
 
@@ -175,7 +175,7 @@ def place(handler: Handler) -> Iterator[Place]:
 
 def will_reset(connection: socket.socket) -> None:
     """Closing it sends RST."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def swallow(connection: socket.socket) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import select
 import socket
 import ssl
-import struct
 import threading
 
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import websockets.sync.server
 from tests.end_to_end.network.clients import everything_closed
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
+from tests.resets import reset_when_closed
 from tests.waiting import PATIENCE
 
 
@@ -100,7 +100,7 @@ class Feed:
             client.settimeout(0.1)
             with contextlib.suppress(TimeoutError):  # so that what was sent is read before
                 client.recv(1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(client)
         elif self.end == "timeout":
             client.recv(1)  # until the client goes
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from tests.interceptors.conftest import met
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.resets import reset_when_closed
 
 
 Inject = Callable[..., AbstractContextManager[Any]]
@@ -126,7 +126,7 @@ def cut_off() -> AbstractContextManager[int]:
 def cut_off_by_a_reset() -> AbstractContextManager[int]:
     def handle(connection: socket.socket) -> None:
         respond(head("200 OK", Content_Length=str(len(BODY))), BODY[: len(BODY) // 2])(connection)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(connection)
 
     return serve(handle)
 

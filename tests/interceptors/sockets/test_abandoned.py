@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from tests.interceptors.conftest import outcome
+from tests.resets import reset_when_closed
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_all_that_is_done_after_a_reset_meets_what_it_really_does() -> None:
                 return state(sock)
 
     def really(_: KernelSocket, accepted: socket.socket) -> None:
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(accepted)
         accepted.close()
 
     assert after(lambda sock, _: abandoned.reset(sock)) == after(really)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ftplib
 import socket
-import struct
 import threading
 
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import met
 from tests.interceptors.conftest import serve
+from tests.resets import reset_when_closed
 
 
 FILE = b"x" * 8000
@@ -38,10 +38,6 @@ Delivery = Callable[[KernelSocket], object]
 
 def sending(data: KernelSocket) -> None:
     data.sendall(FILE)
-
-
-def resetting(data: KernelSocket) -> None:
-    data.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def cutting(data: KernelSocket) -> None:
@@ -101,7 +97,7 @@ def fetch(port: int, got: bytearray, timeout: float = PATIENCE) -> None:
 @pytest.mark.parametrize(
     ("really", "fault"),
     [
-        (resetting, {"mode": "reset"}),
+        (reset_when_closed, {"mode": "reset"}),
         (cutting, {"mode": "truncate", "after_bytes": CUT}),
         (keeping_silent, {"mode": "timeout"}),
     ],

@@ -7,7 +7,6 @@ import contextlib
 import os
 import selectors
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from tests.interceptors.sockets.test_send_faults import UPLOAD
 from tests.interceptors.sockets.test_send_faults import UPSTREAM
 from tests.interceptors.sockets.test_send_faults import Sink
 from tests.interceptors.sockets.test_send_faults import reset
+from tests.resets import reset_when_closed
 
 
 # Each sends a file over an open connection, of which it knows nothing but that.
@@ -340,7 +340,7 @@ def half(connection: socket.socket) -> None:
 def half_then_reset(connection: socket.socket) -> None:
     half(connection)
     client_has_it.wait(10)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 client_has_it = threading.Event()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.polls import by_poll
+from tests.resets import reset_when_closed
 
 
 DELAY = 0.01  # seconds
@@ -107,7 +107,7 @@ def test_one_connection_ends_once(copy: Copy, asks: int, mode: str, inject: Inje
 
 
 def reset_at_once(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def close_at_once(_: socket.socket) -> None:

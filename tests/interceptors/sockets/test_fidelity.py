@@ -8,7 +8,6 @@ import errno
 import http.client
 import selectors
 import socket
-import struct
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -35,6 +34,7 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.resets import reset_when_closed
 
 
 Inject = Callable[..., AbstractContextManager[Any]]
@@ -284,7 +284,7 @@ def goes_on(connection: socket.socket) -> None:
 
 
 def break_off(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 async def all_of(port: int) -> tuple[int, str]:

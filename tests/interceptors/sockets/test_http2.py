@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 
 from collections.abc import AsyncIterator
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from tests.http2_server import speaking_http2
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
+from tests.resets import reset_when_closed
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_reset_without_a_request_is_one_of_the_connection(
         received = b""
         while b"/reset" not in received and len(received) < 100:
             received += connection.recv(65536)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(connection)
 
     with serve(trust.over_tls(resetting)) as port:  # Pythons differ: for some it is an EOF
         real = outcome(f"https://localhost:{port}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import queue
 import select
@@ -45,6 +46,7 @@ from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.test_reader_thread import Conversation
+from tests.resets import reset_when_closed
 from tests.waiting import asleep
 from tests.waiting import eventually
 from tests.waiting import until_all_wait
@@ -65,7 +67,7 @@ def closing(connection: socket.socket) -> None:
 
 def resetting(connection: socket.socket) -> None:
     closing(connection)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 def busy(connection: socket.socket) -> None:
@@ -328,6 +330,13 @@ def waiting(wait: Callable[[socket.socket], object], port: int) -> Iterator[Call
         yield meet
 
 
+def hanging_up(told: threading.Event, mode: str, connection: socket.socket) -> None:
+    """A peer that ends its connection once it is `told`."""
+    told.wait(PATIENCE)
+    if mode == "reset":
+        reset_when_closed(connection)
+
+
 @pytest.mark.parametrize("mode", ["reset", "close", "down"])
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
 def test_who_waited_before_is_struck(
@@ -335,11 +344,7 @@ def test_who_waited_before_is_struck(
 ) -> None:
     """As by a peer that really does it, and though nobody saw the wait begin."""
     told = threading.Event()
-
-    def hang_up(connection: socket.socket) -> None:
-        told.wait(PATIENCE)
-        if mode == "reset":
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hang_up = functools.partial(hanging_up, told, mode)
 
     with serve(hang_up) as port, waiting(wait, port) as meet:
         told.set()
@@ -364,11 +369,7 @@ def test_who_waited_before_goes_on_as_after_the_real_event(
 ) -> None:
     """What is sent to who has closed goes out, and is answered with RST: the next does not."""
     told = threading.Event()
-
-    def hang_up(connection: socket.socket) -> None:
-        told.wait(PATIENCE)
-        if mode == "reset":
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hang_up = functools.partial(hanging_up, told, mode)
 
     def story(port: int, trouble: AbstractContextManager[object]) -> list[str]:
         with socket.create_connection((HOST, port)) as sock:

@@ -11,7 +11,6 @@ import functools
 import queue
 import select
 import socket
-import struct
 import threading
 import time
 
@@ -32,6 +31,7 @@ from tests.interceptors.conftest import full_backlog
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.resets import reset_when_closed
 from tests.waiting import PATIENCE
 from tests.waiting import asleep
 from tests.waiting import eventually
@@ -195,9 +195,7 @@ REQUESTS = b"GET /1 HTTP/1.1\r\n\r\n", b"GET /2 HTTP/1.1\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
 # What a peer does with a request that it refuses, by the mode that injects it.
 REFUSING: dict[str, Callable[[socket.socket], object]] = {
-    "reset": lambda connection: connection.setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-    ),
+    "reset": reset_when_closed,
     "close": lambda connection: None,
     "status": lambda connection: connection.sendall(BUSY),
 }

@@ -25,6 +25,7 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.polls import by_poll
+from tests.resets import reset_when_closed
 from tests.waiting import eventually
 
 
@@ -66,7 +67,7 @@ def really(mode: str, peer: socket.socket) -> Iterator[None]:
     """The same done by the server, as far as it can."""
     if mode in {"reset", "close", "down"}:
         if mode == "reset":
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_when_closed(peer)
         peer.close()
     yield
 

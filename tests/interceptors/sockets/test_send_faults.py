@@ -33,6 +33,7 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import met
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
+from tests.resets import reset_when_closed
 
 
 UPLOAD = bytes(20 << 20)
@@ -58,7 +59,7 @@ class Sink:
 
 
 def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_when_closed(connection)
 
 
 # Each uploads over a connection that is open, and tells what it met.

@@ -8,7 +8,6 @@ import http.client
 import selectors
 import socket
 import ssl
-import struct
 import threading
 
 from collections.abc import AsyncIterator
@@ -28,6 +27,7 @@ from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import met
 from tests.interceptors.conftest import serve
+from tests.resets import reset_when_closed
 
 
 PATIENCE = 10  # seconds: a client's own timeout, which nobody comes near
@@ -239,7 +239,7 @@ def test_a_stream_that_was_silent_is_lost_when_the_silence_ends(
         connection.recv(65536)
         connection.sendall(HEAD + b"".join(ITEMS[:2]))
         over.wait(PATIENCE)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(connection)
 
     def outcome(handler: Handler, end: Callable[[], None]) -> tuple[bytes, Any]:
         kept = HEAD + b"".join(ITEMS[:2]) if client in RAW else b"".join(EVENTS[:2])
