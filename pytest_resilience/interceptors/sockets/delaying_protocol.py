@@ -17,6 +17,7 @@ from dataclasses import field
 from typing import Any
 
 from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.waiting import Wait
 
 
@@ -202,6 +203,9 @@ class DelayingProtocol(asyncio.Protocol):
         stream = self._held[0].stream
         assert stream.due is not None  # what is held has arrived
         rest = stream.due - stream.effect.clock.monotonic()
+        sock = self._transport.get_extra_info("socket")
+        if stream.due == _ENDLESS and sock is not None:
+            rest, _ = kernel_patience(sock, silent=True, connecting=False)
         self._wait = Wait(self.loop, stream.effect, rest, self._release, since=since)
 
     def _release(self) -> None:
@@ -209,8 +213,9 @@ class DelayingProtocol(asyncio.Protocol):
         if current not in (self, None):
             self.protocol = current  # TLS has begun meanwhile
         first = self._held[0].stream
-        if first.due == _ENDLESS and not first.effect.transient:
-            self._give_up()
+        # It is left where the client has told the kernel to give up sooner.
+        if first.due == _ENDLESS and (first.effect.left() or not first.effect.transient):
+            self._give_up(first)
             return
         if self._paused:  # before the protocol is given so much that it asks for a pause of its own
             self._resume()
@@ -251,14 +256,15 @@ class DelayingProtocol(asyncio.Protocol):
         self._error = error if isinstance(error, Exception) else None
         self._transport.abort()
 
-    def _give_up(self) -> None:
+    def _give_up(self, stream: ResponseStream) -> None:
         """The silence is over, and too long for the connection."""
         self._forget()
         self._error = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        self._error.add_note(
-            "The peer's silence would have lasted until the kernel gave up, here it ended "
-            "with the experiment."
-        )
+        if not stream.effect.left():
+            self._error.add_note(
+                "The peer's silence would have lasted until the kernel gave up, here it ended "
+                "with the experiment."
+            )
         if self._lost:
             self.protocol.connection_lost(self._error)
         else:

@@ -10,6 +10,7 @@ polled again until its time has come; and so is everything where there is no suc
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import socket
 import sys
@@ -35,6 +36,9 @@ from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import given_up
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.socket_classes import silence
@@ -76,7 +80,8 @@ class NonblockingReceiver:
         """
         turn, held = connection.turn, self.readiness.held.get(connection)
         if held is not None and held.due == math.inf:  # what ends it is for who receives
-            return 0.0 if held.is_over(self._engine.clock.monotonic()) else held.left
+            is_over = held.is_over(self._engine.clock.monotonic()) or held.is_given_up(sock)
+            return 0.0 if is_over else held.left
         is_expected = turn.receiving or turn.asked or turn.partial
         if not (held or is_expected or effects.available(sock)):
             return 0.0
@@ -105,6 +110,11 @@ class NonblockingReceiver:
         if sock.fileno() < 0:
             return call()  # which says so
         inbound = connection.inbound
+        held = self.readiness.held.get(connection)
+        if held is not None and held.is_given_up(sock):
+            self.readiness.release(connection)
+            connection.give_up_response()
+            return call()  # which says so
         self._resume(sock, connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
@@ -430,6 +440,10 @@ class _Held:
         self._deaf = deaf
         if deaf:
             silence(sock)
+        elif self.due == math.inf:  # the kernel has nothing to give up for
+            patience, code = kernel_patience(sock, silent=True, connecting=False)
+            if code == errno.ETIMEDOUT:  # and not of who blocks in receiving
+                self._machine_due = MACHINE_CLOCK.monotonic() + patience
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         elif self._blocking and self.due < math.inf:
             return
@@ -464,9 +478,14 @@ class _Held:
 
     def is_over(self, now: float) -> bool:
         """Whether it is over `now`, in monotonic seconds; if so, it is ended."""
-        if self.is_closed or now >= self.due or self.rest <= 0 or not self.stream.left():
+        is_due = now >= self.due or self.rest <= 0
+        if is_due or self.is_closed or not self.stream.left():
             self.end(now)
         return self._over
+
+    def is_given_up(self, sock: KernelSocket) -> bool:
+        """Whether the kernel has given up on its peer before it was over."""
+        return self._deaf and self.stream.left() > 0 and given_up(sock)
 
     def end(self, now: float) -> None:
         """Let the socket be ready when it is."""
@@ -474,7 +493,8 @@ class _Held:
             return
         self._over = True
         if not self._blocking:  # else who receives waits, and says how long
-            now = self.due if self.rest <= 0 else now  # on a clock that stands still
+            is_late = self.rest <= 0 and self.due < math.inf  # by a clock that stands still
+            now = self.due if is_late else now
             self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is None or sock.fileno() < 0:

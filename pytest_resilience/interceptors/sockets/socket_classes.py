@@ -33,6 +33,7 @@ __all__ = [
 KernelSocket = _socket.socket
 
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
+_CLOSED = 7  # the state TCP_CLOSE of a connection
 _TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
@@ -268,6 +269,13 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
                 retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
                 limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
     return min(limits, default=(math.inf, 0))
+
+
+def given_up(sock: KernelSocket) -> bool:
+    """Whether the kernel has given up on the peer of a connection that is silent."""
+    with contextlib.suppress(OSError, AttributeError):  # closed; or another system
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED)
+    return False
 
 
 def silence(sock: KernelSocket) -> None:

@@ -867,34 +867,81 @@ def ends_probing(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, 1)
 
 
+def asks(sock: socket.socket, sends: bytes) -> bytes:
+    if sends:
+        sock.sendall(sends)
+    return sock.recv(1)
+
+
+def asks_and_selects(sock: socket.socket, sends: bytes) -> bytes:
+    if sends:
+        sock.sendall(sends)
+    assert select.select([sock], [], [], PATIENCE)[0] == [sock]
+    return sock.recv(1)
+
+
+def asks_and_polls(sock: socket.socket, sends: bytes) -> bytes:
+    sock.setblocking(False)
+    return asks_and_selects(sock, sends)
+
+
+def asks_in_a_task(sock: socket.socket, sends: bytes) -> bytes:
+    async def story() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            writer.write(sends)
+            return await asyncio.wait_for(reader.read(1), PATIENCE)
+        finally:
+            writer.transport.abort()
+
+    return asyncio.run(story())
+
+
 @pytest.mark.parametrize(
-    ("ends", "sends"),
+    ("ends", "sends", "ask"),
     [
-        (ends_receiving, b"tea"),
-        (ends_receiving, b""),
-        (ends_unacknowledged, b"tea"),
-        (ends_probing, b""),
+        (ends_receiving, b"tea", asks),
+        (ends_receiving, b"", asks),
+        (ends_unacknowledged, b"tea", asks),
+        (ends_unacknowledged, b"tea", asks_and_selects),
+        (ends_unacknowledged, b"tea", asks_and_polls),
+        (ends_unacknowledged, b"tea", asks_in_a_task),
+        (ends_probing, b"", asks),
     ],
 )
 def test_silence_obeys_what_the_client_has_set_in_the_kernel(
-    ends: Callable[[socket.socket], None], sends: bytes, inject: Inject
+    ends: Callable[[socket.socket], None],
+    sends: bytes,
+    ask: Callable[[socket.socket, bytes], bytes],
+    inject: Inject,
 ) -> None:
     """As real silence does: packets that the kernel drops."""
     with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
         ends(sock)
         deafen(sock)
-        sock.sendall(sends)
-        real = outcome(lambda: sock.recv(1))
+        real = outcome(lambda: ask(sock, sends))
     with (
         serve(echo) as port,
         socket.create_connection((HOST, port)) as sock,
         inject("network_failure", mode="timeout", rate=1, duration=2 * PATIENCE) as silence,
     ):
         ends(sock)
-        if sends:
-            sock.sendall(sends)
-        assert outcome(lambda: sock.recv(1)) == real
+        assert outcome(lambda: ask(sock, sends)) == real
         assert silence.hits == 1
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+@pytest.mark.parametrize("ends", [ends_unacknowledged, ends_probing])
+def test_so_it_does_where_a_task_reads(
+    mode: str, ends: Callable[[socket.socket], None], inject: Inject
+) -> None:
+    with (
+        serve(echo) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode=mode, rate=1, duration=2 * PATIENCE),
+    ):
+        ends(sock)
+        assert outcome(lambda: asks_in_a_task(sock, b"tea")) == f"TimeoutError {errno.ETIMEDOUT}"
 
 
 @pytest.mark.parametrize("kept_alive", [False, True])
