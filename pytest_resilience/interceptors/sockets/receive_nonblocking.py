@@ -9,7 +9,6 @@ polled again until its time has come; and so is everything where there is no suc
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import socket
@@ -70,7 +69,7 @@ class NonblockingReceiver:
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
-        with _undisturbed(sock, connection):
+        with connection.send_queue.undisturbed(tls=effects.speaks_tls(sock)):
             return self._receive(sock, connection, call)
 
     def held_for(self, sock: socket.socket, connection: TcpConnection) -> float:
@@ -80,13 +79,13 @@ class NonblockingReceiver:
         """
         turn, held = connection.turn, self.readiness.held.get(connection)
         if held is not None and held.due == math.inf:  # what ends it is for who receives
-            is_over = held.is_over(self._engine.clock.monotonic()) or held.is_given_up(sock)
-            return 0.0 if is_over else held.left
+            now = self._engine.clock.monotonic()
+            return 0.0 if held.is_over(now) or held.is_given_up(sock) else held.left
         is_expected = turn.receiving or turn.asked or turn.partial
         if not (held or is_expected or effects.available(sock)):
             return 0.0
         try:
-            with _undisturbed(sock, connection):
+            with connection.send_queue.undisturbed(tls=effects.speaks_tls(sock)):
                 self._resume(sock, connection)
                 if connection.inbound.eof is not None:
                     self._await_eof(sock, connection, connection.inbound.eof, polls=True)
@@ -261,14 +260,6 @@ class NonblockingReceiver:
             case WaitUntil(due):
                 held = _Held(sock, eof, due, 0, polls=polls)
                 self.readiness.hold(sock, connection, held, now)
-
-
-def _undisturbed(
-    sock: socket.socket, connection: TcpConnection
-) -> contextlib.AbstractContextManager[object]:
-    """TLS bears no two at once, and the queue may be sent."""
-    tls = effects.speaks_tls(sock)
-    return connection.send_queue.lock if tls else contextlib.nullcontext()
 
 
 class Readiness:
@@ -493,8 +484,8 @@ class _Held:
             return
         self._over = True
         if not self._blocking:  # else who receives waits, and says how long
-            is_late = self.rest <= 0 and self.due < math.inf  # by a clock that stands still
-            now = self.due if is_late else now
+            # On a clock that stands still.
+            now = self.due if self.rest <= 0 and self.due < math.inf else now
             self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is None or sock.fileno() < 0:

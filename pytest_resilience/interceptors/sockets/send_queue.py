@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 import threading
@@ -51,6 +52,10 @@ class SendQueue:
     def is_full(self) -> bool:
         """Whether it keeps as much as it can."""
         return not self._room
+
+    def undisturbed(self, *, tls: bool) -> contextlib.AbstractContextManager[object]:
+        """While it is read: TLS bears no two at once, and the queue may be sent."""
+        return self.lock if tls else contextlib.nullcontext()
 
     def newer(self, engine: Engine, *, begins: bool) -> list[ActiveExperiment]:
         """The outages of what is sent that have begun since the latest message did.
