@@ -41,18 +41,26 @@ class Figure:
 
 
 def lateness(
-    who: str, asked: float, took: Sequence[float], real: Sequence[float], *, target: float
+    who: str,
+    asked: float,
+    took: Sequence[float],
+    real: Sequence[float],
+    *,
+    target: float,
+    after_pause: Sequence[float] = (0.0,),
 ) -> list[Figure]:
     """How far requests that were to take `asked` ms are off, all in ms.
 
     `real` is of a server that really takes as long: who has waited finds the caches cold, the
-    client and the server too, so even those are late.
+    client and the server too, so even those are late. `after_pause`: what requests take by
+    themselves that are sent after so long; for where the request is late, and is answered then.
     """
-    what = f"{who}: asked {asked} ms"
-    late, less = statistics.median(took) - asked, max(0.0, asked - min(took))
+    what, alone = f"{who}: asked {asked} ms", statistics.median(after_pause)
+    late, less = statistics.median(took) - asked - alone, max(0.0, asked - min(took))
     usual = statistics.median(real) - asked
+    beyond = f", beyond {alone:.3f} ms that it takes after a pause" if alone else ""
     return [
-        Figure(what=f"{what}, median later by", value=late, target=target, unit="ms"),
+        Figure(what=f"{what}, median later by{beyond}", value=late, target=target, unit="ms"),
         Figure(what="  a server that really takes it, median", value=usual, target=None, unit="ms"),
         Figure(what="  earliest before its time", value=less, target=0.0, unit="ms"),
     ]

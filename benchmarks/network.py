@@ -28,7 +28,7 @@ from pytest_resilience import Event
 
 
 def blocking_figures(port: int, **more: str) -> list[Figure]:
-    """Of a bare socket, which has next to nothing to do itself. `more`: of the experiment."""
+    """Of a bare socket, which has next to nothing to do itself. `more`: whose requests are late."""
     figures, who = list[Figure](), " ".join(["socket", *more.values()])
     with socket.create_connection((network_async.HOST, port)) as client:
 
@@ -44,11 +44,16 @@ def blocking_figures(port: int, **more: str) -> list[Figure]:
             slow = f"SLEEP{asked / 1e3}".encode()
             took: list[float] = []
             real: list[float] = []
+            paused: list[float] = []
             for _ in range(4):
                 real += [milliseconds(slow) for _ in range(times // 4)]
                 with network_async.latency(asked / 1e3, **more):
                     took += [milliseconds(quick) for _ in range(times // 4)]
-            figures += lateness(who, asked, took, real, target=0.5)
+                for _ in range(times // 4 if more else 0):
+                    time.sleep(asked / 1e3)
+                    paused.append(milliseconds(quick))
+            after = {"after_pause": paused} if more else {}
+            figures += lateness(who, asked, took, real, target=0.5, **after)
     return figures
 
 

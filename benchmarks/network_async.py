@@ -126,19 +126,23 @@ async def milliseconds(ask: Ask) -> float:
 
 
 async def asked_figures(port: int, **more: str) -> list[Figure]:
-    """Of a bare stream, which has next to nothing to do itself. `more`: of the experiment."""
+    """Of a bare stream, which has next to nothing to do itself. `more`: whose requests are late."""
     figures, who = [], " ".join(["streams", *more.values()])
     async with streams(port) as ask:
         calm = statistics.median([await milliseconds(ask) for _ in range(200)])
         figures.append(Figure(what="streams: a request", value=calm, target=None, unit="ms"))
         for asked, times in ASKED.items():
             really = functools.partial(ask, f"SLEEP{asked / 1e3}".encode())
-            took, real = [], []
+            took, real, paused = [], [], []
             for _ in range(4):
                 real += [await milliseconds(really) for _ in range(times // 4)]
                 with latency(asked / 1e3, **more):
                     took += [await milliseconds(ask) for _ in range(times // 4)]
-            figures += lateness(who, asked, took, real, target=0.5)
+                for _ in range(times // 4 if more else 0):
+                    await asyncio.sleep(asked / 1e3)
+                    paused.append(await milliseconds(ask))
+            after = {"after_pause": paused} if more else {}
+            figures += lateness(who, asked, took, real, target=0.5, **after)
     return figures
 
 
