@@ -16,6 +16,7 @@ from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.http_requests import FrameReader
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
+from pytest_resilience.proxy.http_responses import ResponseReader
 
 
 __all__ = ["Decisions"]
@@ -56,7 +57,7 @@ class Decisions:
         self._names = names
         self._connection = connection or new_connection()
         self._requests = RequestReader()
-        self._frames: FrameReader | None = None
+        self._responses: ResponseReader | FrameReader = ResponseReader()  # the latter: of HTTP/2
 
     @property
     def active(self) -> tuple[ActiveExperiment, ...]:
@@ -74,9 +75,12 @@ class Decisions:
 
     @property
     def awaits_response(self) -> bool:
-        """Whether the client waits for one, or in HTTP/2 for more of one that has begun."""
-        asked = bool(self.turn) and not self.answered
-        return asked or (self._frames is not None and bool(self._frames.unanswered))
+        """Whether the client waits for one, or in HTTP for more of one that has begun."""
+        return (bool(self.turn) and not self.answered) or self._responses.is_unfinished
+
+    @property
+    def _frames(self) -> FrameReader | None:
+        return self._responses if isinstance(self._responses, FrameReader) else None
 
     @property
     def awaits_head(self) -> bool:
@@ -91,6 +95,8 @@ class Decisions:
         if is_new:
             self.turn += 1
             self.answered = False
+            if isinstance(self._responses, ResponseReader):
+                self._responses.note_request(data)
         if is_new or self._remark == _SERVER_FIRST:
             self._look_at_beginning(data)
         if self._frames is not None:
@@ -101,8 +107,7 @@ class Decisions:
     def note_response(self, data: memoryview) -> None:
         """The server has sent this."""
         self.turn = self.turn or 1  # it may speak first
-        if self._frames is not None:
-            self._frames.feed_response(bytes(data))
+        self._responses.feed_response(data)
         if self._frames is not None and not self.active:
             self._requests.forget()  # as in `decide`
 
@@ -115,22 +120,23 @@ class Decisions:
         elif request[: len(_HTTP2_PREFACE)] == _HTTP2_PREFACE:
             self.encrypted, self._remark = True, "HTTP/2"
             with suppress(ImportError):  # then no request is known
-                self._frames = FrameReader()
+                self._responses = FrameReader()
         elif self._remark == _SERVER_FIRST:
             self.encrypted, self._remark = False, ""
 
     def _note_frames(self, data: bytes) -> None:
         """A request of HTTP/2 begins a turn of its own, whatever else the client has sent."""
-        assert self._frames is not None
+        frames = self._frames
+        assert frames is not None
         try:
-            begun = self._frames.feed(data)
+            begun = frames.feed(data)
         except Exception:  # what is no HTTP/2 is for the server to refuse
-            self._frames = None
+            self._responses = ResponseReader()
             return
-        if begun and self._frames.request is not None:
+        if begun and frames.request is not None:
             self.turn += 1
             self.answered = False
-            self._requests.note(self._frames.request)
+            self._requests.note(frames.request)
 
     def decide(self, kind: str, *, mid_message: bool = False) -> Effect | None:
         """The effect on an operation; None if there is none. `mid_message`: see `TcpDetails`."""

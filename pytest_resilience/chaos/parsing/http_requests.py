@@ -238,7 +238,9 @@ class _Frames:
         self._received = bytearray()
         self._skipped = preface
 
-    def feed(self, data: bytes, kept: Container[int]) -> Iterator[tuple[int, int, int, bytes]]:
+    def feed(
+        self, data: bytes | memoryview, kept: Container[int]
+    ) -> Iterator[tuple[int, int, int, bytes]]:
         """Each that is told by more `data`: its type, flags, stream, and what is in it.
 
         That is left out, and not waited for, unless the type is one to be `kept`.
@@ -288,7 +290,12 @@ class FrameReader:
                 begun += 1
         return begun
 
-    def feed_response(self, data: bytes) -> None:
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the client waits for more of any of them."""
+        return bool(self.unanswered)
+
+    def feed_response(self, data: bytes | memoryview) -> None:
         """The server sends this."""
         for kind, flags, stream, _ in self._responses.feed(data, ()):
             if kind == _RST_STREAM or (kind in _ENDING and flags & _END_STREAM):
