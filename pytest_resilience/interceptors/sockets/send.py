@@ -344,7 +344,7 @@ class PartitionedSends:
         if queue.ended.is_set():
             raise effects.os_error(errno.EPIPE)
         send, data = message_of(call, later=True)
-        kept = queue.keep(send, data)
+        kept = queue.keep(sock, send, data)
         if not cut.left():  # since it was looked at
             queue.flush(sock)
         elif queue.watched:
@@ -366,7 +366,7 @@ class PartitionedSends:
         """Keep the end of what is sent, if it has to come after more; whether that is so."""
         if call.args[1:] == (socket.SHUT_RD,) or not self._is_kept(sock, connection):
             return False
-        connection.send_queue.keep(lambda sock, _: call.func(sock, *call.args[1:]), b"")
+        connection.send_queue.keep(sock, lambda sock, _: call.func(sock, *call.args[1:]), b"")
         if call.args[1:] == (socket.SHUT_RDWR,):
             effects.end_of_stream(sock)  # which is nobody's business but this side's
         return True

@@ -9,6 +9,7 @@ import threading
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
@@ -17,6 +18,9 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.request_stream import RequestStream
+from pytest_resilience.interceptors.sockets.socket_classes import has_room
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import with_room
 from pytest_resilience.locks import fork_safe
 
 
@@ -74,21 +78,28 @@ class SendQueue:
             self._began_at = now
         return found
 
-    def keep(self, send: Callable[..., int | None], data: bytes) -> int:
-        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
-        kept = min(self._room, len(data))
+    def keep(self, sock: Any, send: Callable[..., int | None], data: bytes) -> int:
+        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes.
+
+        Nothing where the kernel has taken as much of `sock` already as it takes.
+        """
+        is_taken = bool(self.messages) or has_room(kernel_socket(sock))
+        kept = min(self._room, len(data)) if is_taken else 0
         if kept or not data:
             self.messages.append((send, data[:kept]))
             self._room -= kept
         return kept
 
     def flush(self, sock: socket.SocketType) -> None:
-        """Send all of it. What was not sent when sending raises is kept."""
+        """Send all of it. What was not sent when sending raises is kept.
+
+        Its client was told that it is sent, and nobody may be there to do so when there is room.
+        """
         __tracebackhide__ = True
         me = threading.get_ident()
         if not self.messages or self._flushed_by == me:  # what sends may be made of other ways
             return
-        with self.lock:
+        with self.lock, with_room(sock, CAPACITY):
             self._flushed_by = me
             try:
                 while self.messages:

@@ -8,14 +8,17 @@ import errno
 import functools
 import math
 import os
+import select
 import socket
 import struct
 import sys
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.foreign_objects import is_a
@@ -23,18 +26,20 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of",
-    "green_module", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
+    "green_module", "has_room", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
     "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
     "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "silence",
-    "socket_classes", "tls_modules",
+    "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
 KernelSocket = _socket.socket
 
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
+_HUGE = 1 << 30  # bytes
 _CLOSED = 7  # the state TCP_CLOSE of a connection
 _TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
+_SO_BUF_LOCK = 72  # of Linux: whether its user has set the size of a buffer
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
 
@@ -202,6 +207,54 @@ def leave_no_room(sock: KernelSocket) -> None:
     """
     with contextlib.suppress(OSError):  # closed
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # made the least that there is
+
+
+@contextlib.contextmanager
+def with_room(sock: Any, size: int) -> Iterator[None]:
+    """Let the kernel take `size` bytes though it has no room left for more, as far as it may.
+
+    What it has taken then, it delivers, in order and before all that is sent later.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # closed; or no descriptor to be had
+            stack.callback(_make_room(kernel_socket(sock), size))
+        yield
+
+
+def _make_room(sock: KernelSocket, size: int) -> Callable[[], None]:
+    """Do so; returns what puts it back."""
+    before, lock = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), None
+    if sys.platform != "linux" or before >= _most_room():
+        return lambda: None
+    with contextlib.suppress(OSError):  # an older system
+        lock = sock.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before + size)  # or less, if it may not
+
+    def put_back() -> None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            # It doubles what it is told, for what it notes about them.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before // 2)
+            if lock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, lock)
+
+    return put_back
+
+
+@functools.cache
+def _most_room() -> int:
+    """Bytes of the largest buffer that a user may have for what is sent."""
+    with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HUGE)
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def has_room(sock: KernelSocket) -> bool:
+    """Whether the kernel says that it takes more."""
+    if not hasattr(select, "poll"):
+        return bool(below(select.select)([], [sock], [], 0)[1])
+    poll = below(select.poll)()
+    poll.register(sock, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def raise_mark(sock: KernelSocket) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import select
 import socket
 import threading
 
@@ -30,6 +31,9 @@ from tests.waiting import until_all_wait
 
 
 PARTITION: dict[str, Any] = {"mode": "partition"}
+KEPT, LATER = b"kept" * 50_000, b"later" * 50_000
+
+Stop = Callable[[ActiveExperiment], None]
 
 
 class Listener:
@@ -426,6 +430,118 @@ def test_who_sends_while_what_was_kept_is_sent_on_comes_after_it(engine: Engine)
         plain.shutdown(socket.SHUT_WR)
         is_in_order = received.content.get(timeout=10) == kept + later
         assert is_in_order
+
+
+def kept_by_who_does_not_wait(port: int, engine: Engine, stop: Stop) -> None:
+    with socket.create_connection((HOST, port)) as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        wall = start(engine)
+        rest = KEPT
+        while rest:
+            assert select.select([], [client], [], 10)[1] == [client]
+            rest = rest[client.send(rest) :]
+        stop(wall)
+        rest = LATER
+        while rest:
+            assert select.select([], [client], [], 10)[1] == [client]
+            rest = rest[client.send(rest) :]
+
+
+def kept_by_who_waits_a_little(port: int, engine: Engine, stop: Stop) -> None:
+    with socket.create_connection((HOST, port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.settimeout(0.01)
+        wall = start(engine)
+        client.sendall(KEPT)
+        stop(wall)
+        client.settimeout(10)
+        client.sendall(LATER)
+
+
+def kept_by_a_task(port: int, engine: Engine, stop: Stop) -> None:
+    async def story() -> None:
+        _, writer = await asyncio.open_connection(HOST, port)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        wall = start(engine)
+        writer.write(KEPT)
+        assert not writer.transport.get_write_buffer_size()
+        stop(wall)
+        writer.write(LATER)
+        writer.close()
+        await writer.wait_closed()
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "send", [kept_by_who_does_not_wait, kept_by_who_waits_a_little, kept_by_a_task]
+)
+def test_what_was_taken_arrives_though_there_is_no_room_when_it_is_over(
+    send: Callable[[int, Engine, Stop], None], engine: Engine
+) -> None:
+    """As what a kernel has taken does: in order, whatever its client does then."""
+    received, reads = Everything(), threading.Event()
+
+    def read_when_told(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert reads.wait(10)
+        received(connection)
+
+    def stop(wall: ActiveExperiment) -> None:
+        wall.stop()
+        reads.set()
+
+    with serve(read_when_told) as port:
+        send(port, engine, stop)
+        is_whole = received.content.get(timeout=10) == KEPT + LATER
+        assert is_whole
+
+
+def test_what_was_closed_arrives_though_there_is_no_room_when_it_is_over(engine: Engine) -> None:
+    received, reads = Everything(), threading.Event()
+
+    def read_when_told(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert reads.wait(10)
+        received(connection)
+
+    with serve(read_when_told) as port:
+        with socket.create_connection((HOST, port)) as client:
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            wall = start(engine)
+            assert client.send(KEPT) == len(KEPT)
+        wall.stop()
+        reads.set()
+        is_whole = received.content.get(timeout=10) == KEPT
+        assert is_whole
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_nothing_is_taken_where_its_kernel_has_no_room_already(
+    timeout: float, engine: Engine
+) -> None:
+    content, reads = Everything(), threading.Event()
+
+    def read_when_told(connection: socket.socket) -> None:
+        assert reads.wait(10)
+        content(connection)
+
+    with serve(read_when_told) as port, socket.create_connection((HOST, port)) as client:
+        client.setblocking(False)
+        taken = 0
+        while select.select([], [client], [], 0)[1]:
+            taken += client.send(KEPT)
+        client.settimeout(timeout)
+        wall = start(engine)
+        with pytest.raises(TimeoutError if timeout else BlockingIOError):
+            client.send(b"x")
+        wall.stop()
+        reads.set()
+        client.shutdown(socket.SHUT_WR)
+        assert len(content.content.get(timeout=10)) == taken
 
 
 def test_a_stream_of_asyncio_is_held_up_and_keeps_its_order(engine: Engine) -> None:
