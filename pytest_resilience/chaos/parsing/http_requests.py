@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import struct
+import urllib.parse
 
 from collections.abc import Container
 from collections.abc import Iterable
@@ -74,7 +75,8 @@ def _has_method(request: HttpRequest, pattern: str) -> bool:
 
 
 def _has_path(request: HttpRequest, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(request.path, pattern)
+    ways = {request.path, urllib.parse.unquote(request.path)}  # who writes a glob may mean either
+    return any(fnmatch.fnmatchcase(each, pattern) for each in ways)
 
 
 def _has_header(request: HttpRequest, pattern: str) -> bool:

@@ -163,7 +163,8 @@ REQUEST_PARAMETERS = (
     Parameter(
         name="path", unit="glob, several between |", default="any",
         parse=parse_request_filter,
-        help="only requests for these paths, without the query; * stands for / as well",
+        help="only requests for these paths, without the query, as they are sent "
+        "or with %20 read as a space; * stands for / as well",
     ),
     Parameter(
         name="header", unit="name, or name: glob of its value, several between |", default="any",

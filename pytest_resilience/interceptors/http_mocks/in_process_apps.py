@@ -22,6 +22,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 from urllib.parse import urlsplit
 
 from pytest_resilience.chaos.engine import Engine
@@ -42,6 +43,7 @@ from pytest_resilience.patching import Patches
 __all__ = ["IN_PROCESS"]
 
 _PIECE = 64 << 10  # bytes
+_UNQUOTED = "/:@!$&'()*+,;=~"  # in paths, but for letters and digits
 
 
 def _of_httpx(module: str, engine: Engine, patches: Patches) -> None:
@@ -242,7 +244,7 @@ class _DjangoAsyncClient(_Client):
 
     def peer(self, engine: Engine, request: Any) -> Peer:
         headers = [(text_of(name), text_of(value)) for name, value in request["headers"]]
-        seen = HttpRequest.of(request["method"], request["path"], headers)
+        seen = HttpRequest.of(request["method"], _quoted(request["path"]), headers)
         return _peer(self.caller, engine, request["scheme"], seen, request["server"])
 
     async def send(self, peer: Peer, request: Any, ask: Callable[[], Any]) -> Any:
@@ -295,9 +297,14 @@ def _peer_of_environ(caller: InProcess, engine: Engine, environ: Any) -> Peer:
         if name.startswith(("HTTP_", "CONTENT_"))
     ]
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "/")
-    seen = HttpRequest.of(environ["REQUEST_METHOD"], path, headers)
+    seen = HttpRequest.of(environ["REQUEST_METHOD"], _quoted(path), headers)
     server = environ["SERVER_NAME"], environ["SERVER_PORT"]
     return _peer(caller, engine, environ["wsgi.url_scheme"], seen, server)
+
+
+def _quoted(path: str) -> str:
+    """A path as it would be sent, of one that gateways and Django's clients have decoded."""
+    return quote(path, safe=_UNQUOTED, encoding="latin-1", errors="replace")
 
 
 def _peer(

@@ -72,6 +72,22 @@ def test_a_request_is_meant_if_all_that_is_said_of_it_is_so(
 
 
 @pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("/caf%C3%A9/a%20b/*", True),
+        ("/café/a b/*", True),
+        ("/café/?*/1%2F2", False),
+        ("*/1/2", True),
+        ("*/1%2F2", True),
+        ("/cafe/*", False),
+    ],
+)
+def test_a_path_is_given_as_it_is_sent_or_as_it_is_read(pattern: str, matches: bool) -> None:
+    request = HttpRequest.of("GET", "/caf%C3%A9/a%20b/1%2F2?c=d")
+    assert failure(path=pattern).matches_target(receive(request)) is matches
+
+
+@pytest.mark.parametrize(
     ("rpc", "matches"),
     [
         ("shop.Payments/Charge", True),

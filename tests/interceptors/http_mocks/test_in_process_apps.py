@@ -16,6 +16,8 @@ import httpx
 import pytest
 import respx
 
+from werkzeug.test import Client as WerkzeugClient
+
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
@@ -138,6 +140,14 @@ def test_only_the_requests_that_are_meant(way: Way, inject: Inject) -> None:
     assert (app.calls, fault.hits) == (1, 1)
 
 
+@pytest.mark.parametrize("path", ["/caf%C3%A9/a%20b", "/café/a b"])
+def test_a_path_that_a_gateway_decodes(path: str, inject: Inject) -> None:
+    app = App()
+    with inject("network_failure", mode="status", path=path, target="shop.example"):
+        reply = WerkzeugClient(app.wsgi).get("/caf%C3%A9/a%20b", base_url="http://shop.example")
+    assert (reply.status_code, app.calls) == (503, 0)
+
+
 def test_a_service_is_a_target(engine: Engine) -> None:
     from pytest_resilience.chaos.types.service import Service
 
@@ -237,7 +247,7 @@ def stream(request):
     calls.append(request.path)
     return StreamingHttpResponse([b"0123", b"4567"])
 
-urlpatterns = [path("orders", orders), path("stream", stream)]
+urlpatterns = [path("orders", orders), path("stream", stream), path("a b", orders)]
 
 from django.test import AsyncClient, Client
 
@@ -280,6 +290,7 @@ def django_cases() -> list[tuple[str, dict[str, Any]]]:
         ("/orders", {"mode": "status", "status": 502} | aimed),
         ("/stream", {"mode": "corrupt", "share": 1} | aimed),
         ("/stream", {"type": "network_latency", "delay": "1ms"} | aimed),
+        ("/a%20b", {"mode": "status", "path": "/a%20b"} | aimed),
         ("/orders", {"mode": "reset"}),
     ]
 
@@ -292,8 +303,8 @@ def test_django(django_cases: list[tuple[str, dict[str, Any]]]) -> None:
     assert done.stderr == ""
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == 2 * len(django_cases)
-    for client, found in (("Client", results[:9]), ("AsyncClient", results[9:])):
-        refused, reset, silence, cut, lost, status, damaged, late, anybody = found
+    for client, found in (("Client", results[:10]), ("AsyncClient", results[10:])):
+        refused, reset, silence, cut, lost, status, damaged, late, quoted, anybody = found
         assert refused[:3] == [["ConnectionRefusedError", 111], 0, 1]
         assert reset[:3] == [["ConnectionResetError", 104], 0, 1]
         assert silence[:3] == [["TimeoutError", 110], 0, 1]
@@ -304,6 +315,7 @@ def test_django(django_cases: list[tuple[str, dict[str, Any]]]) -> None:
         assert len(damaged[0][1]) == 8
         assert not set(damaged[0][1]) & set("01234567")
         assert late[:3] == [[200, "01234567", "text/html; charset=utf-8"], 1, 2]
+        assert (quoted[0][0], *quoted[1:3]) == (503, 0, 1)
         assert anybody[:3] == [[200, BODY.decode(), "application/json"], 1, 0]
         assert f"testserver:80 (by Django's test {client}, in this process)" in anybody[3]
         assert "target='testserver:80'" in anybody[3]
