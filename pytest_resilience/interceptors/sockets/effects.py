@@ -41,6 +41,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
+from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
@@ -128,17 +129,22 @@ def hold_sending(
     *,
     due: float = math.inf,
     asked_at: float = math.inf,
+    patience: float | None = None,
 ) -> None:
     """Hold a send up until `due`, the end of the experiments, or the socket's timeout.
 
     The timeout counts from `asked_at` on, if that was before. `ended`: as in `SendQueue`.
+    `patience`: seconds until the kernel gives up on a silent peer, if some of those are over.
     """
     __tracebackhide__ = True
     now, limit = effect.clock.monotonic(), send_timeout(sock)
     tls: Any = getattr(sock, "_sslobj", None)  # of which `shutdown` makes a plain socket
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
-    _hold(effect, due - now, limit, functools.partial(send_timed_out, sock), ended)
+    patience = send_patience(sock) if patience is None else patience
+    patience = patience if due == math.inf else math.inf  # else it is only slow
+    error = functools.partial(send_timed_out, sock)
+    _hold(effect, due - now, limit, error, ended, patience=patience)
     if ended.is_set() and sock.fileno() >= 0:
         if tls is not None:
             tls.write(b".")  # which raises
@@ -164,18 +170,20 @@ def _hold(
     left: Callable[[], float] | None = None,
     sock: Receiver | None = None,
     connecting: bool = False,
+    patience: float = math.inf,
 ) -> float:
     """Wait `delay` seconds; past `limit` raise an `error`, as the socket would by itself.
 
     `sock`: of a receive, or of a connect if it is `connecting`: the kernel may end that sooner.
+    Of what else, the kernel gives up on a silent peer after `patience` seconds.
     """
     __tracebackhide__ = True
-    is_given_up = limit is None
+    is_given_up, code = limit is None, errno.ETIMEDOUT
     if sock is not None:
         patience, code = kernel_patience(sock, silent=delay == math.inf, connecting=connecting)
-        if patience < (math.inf if limit is None else limit):
-            limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
-            is_given_up = is_given_up and code == errno.ETIMEDOUT  # and has no timeout
+    if patience < (math.inf if limit is None else limit):
+        limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
+        is_given_up = is_given_up and code == errno.ETIMEDOUT  # and has no timeout
     too_long = limit is not None and delay > limit
     longest = limit if too_long and limit is not None else delay
     left = left or effect.left
@@ -227,8 +235,8 @@ def timed_out(sock: Receiver) -> OSError:
     return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
 
 
-def _ended_by_kernel(sock: Receiver, code: int) -> OSError:
-    return nothing_yet(sock) if code == errno.EAGAIN else os_error(code)
+def _ended_by_kernel(sock: Receiver | None, code: int) -> OSError:
+    return os_error(code) if sock is None or code != errno.EAGAIN else nothing_yet(sock)
 
 
 def send_timed_out(sock: Receiver) -> OSError:

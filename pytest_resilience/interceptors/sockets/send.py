@@ -134,7 +134,7 @@ class Sender:
         if queue.threads or queue.ended.is_set():
             return 0.0
         if requests.cut is not None and queue.is_full:
-            return requests.cut.left()
+            return min(requests.cut.left(), queue.patience(connection.owner()))
         effect, now = requests.effect, self._engine.clock.monotonic()
         if requests.rest and effect is not None:
             match requests.next(requests.rest, now):
@@ -341,8 +341,8 @@ class PartitionedSends:
         __tracebackhide__ = True
         queue, cut = connection.send_queue, connection.send_queue.awaited
         assert cut is not None  # it is what is in the way
-        if queue.ended.is_set():
-            raise effects.os_error(errno.EPIPE)
+        if code := queue.refusal(sock):
+            raise effects.os_error(code)
         send, data = message_of(call, later=True)
         kept = queue.keep(sock, send, data)
         if not cut.left():  # since it was looked at
@@ -353,7 +353,7 @@ class PartitionedSends:
         if kept < len(data) and (whole or not kept):
             if is_at_once(call):
                 raise effects.no_room(sock)
-            effects.hold_sending(sock, cut, connection.send_queue.ended)
+            effects.hold_sending(sock, cut, queue.ended, patience=queue.patience(sock))
             queue.flush(sock)
             while kept < len(data):
                 sent = send(sock, data[kept:])

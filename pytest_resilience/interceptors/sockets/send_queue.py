@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import socket
 import threading
@@ -20,6 +21,7 @@ from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.request_stream import RequestStream
 from pytest_resilience.interceptors.sockets.socket_classes import has_room
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import with_room
 from pytest_resilience.locks import fork_safe
 
@@ -31,7 +33,8 @@ class SendQueue:
     """The messages of one connection, in order. Any thread may send them on.
 
     Attributes:
-        messages: each with the function that sends it, or what is left of it.
+        messages: each with the function that sends it, or what is left of it, and the monotonic
+            seconds at which it was kept.
         requests: what happens to them.
         awaited: what keeps them here, once somebody waits for the end of that.
         lock: held by who uses the socket for it, or must not be disturbed there.
@@ -45,7 +48,7 @@ class SendQueue:
         self.awaited: Effect | None = None
         self.watched = False
         self.threads: set[int] = fork_safe(self, "threads", set)
-        self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self.messages: deque[tuple[Callable[..., int | None], bytes, float]] = deque()
         self.ended = threading.Event()
         self._room = CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)
@@ -56,6 +59,21 @@ class SendQueue:
     def is_full(self) -> bool:
         """Whether it keeps as much as it can."""
         return not self._room
+
+    @property
+    def _now(self) -> float:
+        return 0.0 if self.awaited is None else self.awaited.clock.monotonic()
+
+    def patience(self, sock: Any) -> float:
+        """Seconds until the kernel gives up on a peer of whom nothing comes through."""
+        since = self.messages[0][2] if self.messages else self._now
+        return max(0.0, send_patience(sock) - (self._now - since))
+
+    def refusal(self, sock: Any) -> int:
+        """The error that whoever sends more is told at once; 0 if none."""
+        if self.ended.is_set():
+            return errno.EPIPE
+        return 0 if self.patience(sock) else errno.ETIMEDOUT
 
     def undisturbed(self, *, tls: bool) -> contextlib.AbstractContextManager[object]:
         """While it is read: TLS bears no two at once, and the queue may be sent."""
@@ -86,7 +104,7 @@ class SendQueue:
         is_taken = bool(self.messages) or has_room(kernel_socket(sock))
         kept = min(self._room, len(data)) if is_taken else 0
         if kept or not data:
-            self.messages.append((send, data[:kept]))
+            self.messages.append((send, data[:kept], self._now))
             self._room -= kept
         return kept
 
@@ -103,14 +121,14 @@ class SendQueue:
             self._flushed_by = me
             try:
                 while self.messages:
-                    send, data = self.messages[0]
+                    send, data, since = self.messages[0]
                     sent = send(sock, data)
                     sent = len(data) if sent is None else sent
                     self._room += sent
                     if sent >= len(data):
                         self.messages.popleft()
                     else:
-                        self.messages[0] = (send, data[sent:])
+                        self.messages[0] = (send, data[sent:], since)
             finally:
                 self._flushed_by = None
 

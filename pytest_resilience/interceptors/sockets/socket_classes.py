@@ -28,8 +28,8 @@ __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of",
     "green_module", "has_room", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
     "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
-    "python_socket_class", "raise_mark", "receive_timeout", "send_timeout", "silence",
-    "socket_classes", "tls_modules", "with_room",
+    "python_socket_class", "raise_mark", "receive_timeout", "send_patience", "send_timeout",
+    "silence", "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -296,6 +296,15 @@ def send_timeout(sock: Any) -> float | None:
     """The same of a send."""
     timeout: float | None = sock.gettimeout()
     return kernel_timeout(sock, socket.SO_SNDTIMEO) if timeout is None else timeout
+
+
+def send_patience(sock: Any) -> float:
+    """Seconds until the kernel gives up on a peer that does not say that it has what was sent."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # as above
+            milliseconds: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            return milliseconds / 1e3 or math.inf
+    return math.inf
 
 
 def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:

@@ -53,6 +53,7 @@ from tests.waiting import until_all_wait
 
 
 PATIENCE = 20  # seconds
+UPLOAD = bytes(1 << 24)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
 
 Ask = Callable[[int, "ssl.SSLContext | None"], Coroutine[Any, Any, object]]
@@ -928,6 +929,70 @@ def test_silence_obeys_what_the_client_has_set_in_the_kernel(
         ends(sock)
         assert outcome(lambda: ask(sock, sends)) == real
         assert silence.hits == 1
+
+
+def uploads(sock: socket.socket) -> None:
+    sock.sendall(UPLOAD)
+
+
+def uploads_and_selects(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    while select.select([], [sock], [], PATIENCE)[1]:
+        sock.send(UPLOAD)
+    raise AssertionError("it was told of nothing")
+
+
+def uploads_and_polls(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLOUT)
+    while poll.poll(PATIENCE * 1000):
+        sock.send(UPLOAD)
+    raise AssertionError("it was told of nothing")
+
+
+def uploads_in_drops(sock: socket.socket) -> None:
+    """Of which there is always room for one more."""
+    sock.setblocking(False)
+    while True:
+        sock.send(b"x")
+
+
+def uploads_in_a_task(sock: socket.socket) -> None:
+    async def story() -> None:
+        _, writer = await asyncio.open_connection(sock=sock)
+        try:
+            writer.write(UPLOAD)
+            await asyncio.wait_for(writer.drain(), PATIENCE)
+        finally:
+            writer.transport.abort()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "given", [{"mode": "partition"}, {"mode": "timeout", "stream": "upstream"}]
+)
+@pytest.mark.parametrize(
+    "upload",
+    [uploads, uploads_and_selects, uploads_and_polls, uploads_in_drops, uploads_in_a_task],
+)
+def test_what_is_sent_obeys_what_the_client_has_set_in_the_kernel(
+    upload: Callable[[socket.socket], None], given: dict[str, Any], inject: Inject
+) -> None:
+    """As real silence does: packets that the kernel drops."""
+    with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+        ends_unacknowledged(sock)
+        deafen(sock)
+        real = outcome(lambda: upload(sock))
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", rate=1, duration=2 * PATIENCE, **given) as silence,
+    ):
+        ends_unacknowledged(sock)
+        assert outcome(lambda: upload(sock)) == real
+        assert silence.hits
+    assert real == f"TimeoutError {errno.ETIMEDOUT}"
 
 
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
