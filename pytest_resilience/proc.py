@@ -19,6 +19,7 @@ __all__ = [
     "read",
     "state_of",
     "system_call_of",
+    "threads_of_python",
     "time_queued_by",
 ]
 
@@ -39,6 +40,16 @@ def read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
         finally:
             posix.close(descriptor)
     return b""
+
+
+def threads_of_python() -> list[threading.Thread]:
+    """Those that Python has begun, and lists until they end.
+
+    A thread of a library in C is listed for ever once it has called Python; when it ends is not
+    known, and what it waits for is the library's own business.
+    """
+    of_c = threading._DummyThread  # noqa: SLF001  # has no public name
+    return [each for each in threading.enumerate() if not isinstance(each, of_c)]
 
 
 def number_of_thread(thread: threading.Thread) -> int | None:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience import proc
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -265,9 +266,11 @@ class Redirects:
 def _awaited() -> frozenset[Any]:
     """The addresses of what threads of this process, and tasks of asyncio, wait for just now.
 
-    As a client does that listens for what its server says unasked.
+    As a client does that listens for what its server says unasked. A client that polls in a thread
+    of its own does so for ever, whether anybody waits or not.
     """
-    waits = list(waiting_threads.waits())
+    threads = set(map(proc.number_of_thread, proc.threads_of_python()))
+    waits = [each for each in waiting_threads.waits() if each.thread in threads]
     found = {each.descriptor for each in waits if each.how in _BY_A_THREAD}
     for loop in loops_at_work():
         selector = getattr(loop, "_selector", None)  # uvloop has none

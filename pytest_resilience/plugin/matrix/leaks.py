@@ -15,6 +15,7 @@ from dataclasses import field
 from typing import TypeAlias
 
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.proc import threads_of_python
 
 
 __all__ = ["LeakedResources", "Snapshot", "old_objects_kept"]
@@ -68,7 +69,7 @@ class Snapshot:
     """The threads, sockets and files before a run."""
 
     def __init__(self) -> None:
-        self._threads = _threads()
+        self._threads = set(threads_of_python())
         self._open = _descriptors()
 
     def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
@@ -97,7 +98,15 @@ class Snapshot:
         """Give those that are just ending the time to close what they have."""
         me = threading.current_thread()
         # Nobody can join one that is just being started.
-        ending = [each for each in _threads() - self._threads if each is not me and each.is_alive()]
+        ending = [
+            each
+            for each in set(threads_of_python()) - self._threads
+            if each is not me and each.is_alive()
+        ]
+            each
+            for each in set(threads_of_python()) - self._threads
+            if each is not me and each.is_alive()
+        ]
         for each in ending:
             each.join(0.05)
         if not ending and threading.active_count() > 1:
@@ -105,24 +114,18 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
-        threads, now = _threads(), _descriptors()
+        threads, now = set(threads_of_python()), _descriptors()
         new = len(threads - self._threads), *_counted(now - self._open)
         return LeakedResources(*new, there=(len(threads), *_counted(now)))
 
     def _more(self, usual: tuple[int, int, int]) -> LeakedResources:
         before = (len(self._threads), *_counted(self._open))
-        there = (len(_threads()), *_counted(_descriptors()))
+        there = (len(threads_of_python()), *_counted(_descriptors()))
         threads, sockets, files = (
             max(0, now - max(had, most))
             for now, had, most in zip(there, before, usual, strict=True)
         )
         return LeakedResources(threads, sockets, files, there)
-
-
-def _threads() -> set[threading.Thread]:
-    """Those of Python; of one that C has started it is not known when it ends."""
-    of_c = threading._DummyThread  # noqa: SLF001  # has no public name
-    return {each for each in threading.enumerate() if not isinstance(each, of_c)}
 
 
 _Descriptor: TypeAlias = tuple[int, bool, int, int]  # number, is a socket, device, inode
