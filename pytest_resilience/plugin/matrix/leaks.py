@@ -103,10 +103,6 @@ class Snapshot:
             for each in set(threads_of_python()) - self._threads
             if each is not me and each.is_alive()
         ]
-            each
-            for each in set(threads_of_python()) - self._threads
-            if each is not me and each.is_alive()
-        ]
         for each in ending:
             each.join(0.05)
         if not ending and threading.active_count() > 1:
