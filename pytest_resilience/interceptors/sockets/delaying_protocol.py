@@ -100,8 +100,21 @@ class DelayingProtocol(asyncio.Protocol):
         if len(self._held) == 1:
             self._await_first(since)
 
-    def pause_reading(self, stream: ResponseStream, due: float, now: float) -> None:
-        """Let the transport read nothing from `now` until `due`, in monotonic seconds."""
+    def end(self) -> None:
+        """This side takes no more: what is held back is lost, and the end is not."""
+        steps = [name for held in self._held for name, _ in held.steps]
+        self._forget()
+        if self._transport.get_protocol() is self:
+            self._transport.set_protocol(self.protocol)
+        self._resume()
+        if "eof_received" in steps:  # the transport reads no more
+            self.loop.call_soon(self._end)
+
+    def pause_reading(self, stream: ResponseStream, due: float, now: float) -> Wait:
+        """Let the transport read nothing from `now` until `due`, in monotonic seconds.
+
+        Or until what is returned is ended.
+        """
         transport: Any = self._transport
 
         def resume() -> None:
@@ -111,7 +124,8 @@ class DelayingProtocol(asyncio.Protocol):
                 transport._read_ready()  # noqa: SLF001  # as its loop does
 
         transport.pause_reading()
-        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume, since=now)
+        rest = due - stream.effect.clock.monotonic()
+        return Wait(self.loop, stream.effect, rest, resume, since=now)
 
     def read(self, stream: ResponseStream, due: float) -> None:
         """Let the transport read at `due`, in monotonic seconds, though nothing has come."""

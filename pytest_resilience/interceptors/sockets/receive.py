@@ -195,7 +195,7 @@ class Receiver:
             return
         protocol = self._loops.delaying_protocol(sock)
         if protocol is not None:
-            protocol.pause_reading(stream, math.inf, self._engine.clock.monotonic())
+            self.asyncio.pause(connection, protocol, stream, math.inf)
         else:
             self.nonblocking.readiness.silence(sock, connection, stream)
 
@@ -222,6 +222,8 @@ class Receiver:
         experiment_ends.tell()
         if is_held and not takes:
             self.nonblocking.readiness.release(connection)
+        if not takes:
+            self.asyncio.end(sock, connection)
 
     def _receive_tickets(
         self, connection: TcpConnection, stream: ResponseStream, call: SocketCall

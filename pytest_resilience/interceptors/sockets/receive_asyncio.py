@@ -31,6 +31,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import flags_of
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from pytest_resilience.interceptors.waiting import Wait
 
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class AsyncioReceiver:
         self._loops = loops
         # Weakly: a loop that is closed just then never looks.
         self._expected: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
+        self._pauses = weakref.WeakKeyDictionary[TcpConnection, Wait]()
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""
@@ -67,6 +69,29 @@ class AsyncioReceiver:
 
         self._expected.add(connection)
         protocol.loop.call_later(_A_WHILE, look)
+
+    def pause(
+        self,
+        connection: TcpConnection,
+        protocol: DelayingProtocol,
+        stream: ResponseStream,
+        due: float,
+    ) -> None:
+        """Let nothing be read until `due`, in monotonic seconds, or the end of `stream`."""
+        now = self._engine.clock.monotonic()
+        self._pauses[connection] = protocol.pause_reading(stream, due, now)
+
+    def end(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """This side takes no more: who waits is told of the end now, as the kernel tells."""
+        protocol, pause = self._loops.delaying_protocol(sock), self._pauses.pop(connection, None)
+        is_paused = pause is not None and not pause.cancelled
+        if protocol is None or not (is_paused or protocol.is_holding):
+            return
+        connection.give_up_response()
+        effects.discard(sock)
+        protocol.end()
+        if pause is not None and is_paused:
+            pause.end()
 
     def strike(
         self, sock: socket.socket, connection: TcpConnection, begun: Sequence[ActiveExperiment]
@@ -117,8 +142,8 @@ class AsyncioReceiver:
         is_stalled = inbound.stream is not None and inbound.stream.is_stalled
         needs_response = (stream is None or stream.needs_response) and not is_stalled
         peeks = not call.is_plain and flags_of(call) & socket.MSG_PEEK  # which no transport does
-        if peeks or (needs_response and not effects.readable(sock, 0)):
-            return call()  # only what is there is a response: bytes, EOF, an error
+        if inbound.ended.is_set() or peeks or (needs_response and not effects.readable(sock, 0)):
+            return call()  # only what is there is a response, unless nobody takes any
         self._begin(connection, protocol)
         stream = inbound.stream
         if stream is not None:
@@ -126,7 +151,7 @@ class AsyncioReceiver:
             there = 0 if stream.effect.pace is None else effects.available(sock)
             match stream.next(there, now):
                 case WaitUntil(due):
-                    protocol.pause_reading(stream, due, now)
+                    self.pause(connection, protocol, stream, due)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 case ResetConnection() | CloseConnection() as step:
                     effects.end_once(connection, step, sock)
@@ -158,7 +183,7 @@ class AsyncioReceiver:
             self._hold_eof(connection, protocol)
         delivered = effects.take(sock, stream, data, arguments)
         if stream is not None and stream.is_stalled:
-            protocol.pause_reading(stream, math.inf, self._engine.clock.monotonic())
+            self.pause(connection, protocol, stream, math.inf)
         if effects.is_withheld(stream, data, delivered):
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)

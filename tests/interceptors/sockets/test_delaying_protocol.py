@@ -397,3 +397,39 @@ def test_a_protocol_that_wants_no_more_for_now_is_heard(
         held, got = run(read(port))
     assert got == content
     assert held < len(content) // 4
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
+@pytest.mark.parametrize(
+    ("chaos_type", "given"),
+    [
+        ("network_latency", {"delay": "60s"}),
+        ("network_latency", {"bandwidth": "1B"}),
+        ("network_failure", {"mode": "timeout"}),
+        ("network_failure", {"mode": "partition"}),
+    ],
+)
+def test_who_reads_is_told_of_the_end_when_this_side_takes_no_more(
+    how: int, chaos_type: str, given: dict[str, str], echo_port: int, inject: Inject
+) -> None:
+    """As the kernel tells, whatever is on its way."""
+
+    async def story() -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, echo_port)
+        with inject(chaos_type, **given) as fault:
+            writer.write(b"tea" * 100)
+            reading = asyncio.create_task(reader.read())
+            transport = writer.transport
+            await until(lambda: _holds(transport))
+            assert fault.hits
+            assert not reading.done()
+            transport.get_extra_info("socket").shutdown(how)
+            told = await asyncio.wait_for(reading, PATIENCE)
+        transport.abort()
+        return told
+
+    assert len(asyncio.run(story())) < 10
+
+
+def _holds(transport: Any) -> bool:
+    return isinstance(transport.get_protocol(), DelayingProtocol) or not transport.is_reading()
