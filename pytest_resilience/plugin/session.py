@@ -6,10 +6,12 @@ conftest files open while pytest loads them.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -287,6 +289,7 @@ class ChaosSession:
         __tracebackhide__ = True
         try:
             self._start(item, include_setup=False)
+            _before_cleaning_up(item, functools.partial(self._end_chaos, item))
             return (yield)
         finally:
             self._end_chaos(item)
@@ -370,6 +373,23 @@ class ChaosSession:
         self._engine.watch(False)
         if self._children is not None:
             self._children.close()
+
+
+def _before_cleaning_up(item: pytest.Item, end: Callable[[], None]) -> None:
+    """Call `end` before a test case of Django puts its databases in order, which it does itself.
+
+    Pytest knows nothing of that, and takes it for a part of the test.
+    """
+    django = sys.modules.get("django.test.testcases")
+    case: Any = getattr(item, "instance", None)
+    if django is not None and isinstance(case, django.SimpleTestCase):
+        cleaning_up = case._post_teardown  # noqa: SLF001
+
+        def end_and_clean_up() -> None:
+            end()
+            cleaning_up()
+
+        case._post_teardown = end_and_clean_up  # noqa: SLF001
 
 
 def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:

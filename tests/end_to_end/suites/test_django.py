@@ -93,3 +93,34 @@ def test_a_run_without_chaos_leaves_it_alone(ran: pytest.RunResult) -> None:
     """)
 def test_what_is_said_to_help_does(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=2)
+
+
+@on_django("""
+        import pytest
+
+        from django.contrib.contenttypes.models import ContentType
+        from django.db import OperationalError, transaction
+        from django.test import TestCase, TransactionTestCase
+
+        class TestRolledBack(TestCase):
+            @pytest.mark.chaos("database_failure")
+            def test_it(self):
+                with self.assertRaises(OperationalError), transaction.atomic():
+                    ContentType.objects.count()
+
+            def test_later(self):
+                self.assertEqual(ContentType.objects.count(), 1)
+
+        class TestFlushed(TransactionTestCase):
+            @pytest.mark.chaos("database_failure", mode="locked")
+            def test_it(self):
+                with self.assertRaises(OperationalError):
+                    ContentType.objects.count()
+
+            @pytest.mark.chaos("database_failure", mode="deadlock", nth=9)
+            def test_never(self):
+                ContentType.objects.count()
+    """)
+def test_cases_of_django_clean_up_without_chaos(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=4, errors=1)
+    ran.stdout.fnmatch_lines(["*never fired*(number 9)*"])
