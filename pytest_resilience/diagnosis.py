@@ -202,9 +202,15 @@ def _what_came(active_experiment: ActiveExperiment) -> str:
     if place.items is None:
         return f"The longest body had {furthest} bytes: give a smaller after_bytes."
     most = f"{furthest} items: give a smaller after_items" if furthest else "no items"
+    several = (
+        " What the client sends begins another one, also on a WebSocket: nth chooses among them."
+        if furthest and active_experiment.matched > 1
+        else ""
+    )
     return (
-        f"The longest response had {most}. An item is an event of server-sent events, a message of "
-        "a WebSocket, a line, or a chunk of a body in chunks; of any other body give after_bytes."
+        f"The longest response had {most}.{several} An item is an event of server-sent events, a "
+        "message of a WebSocket, a line, or a chunk of a body in chunks; of any other body give "
+        "after_bytes."
     )
 
 
@@ -223,8 +229,9 @@ def _why_unaltered(active_experiment: ActiveExperiment) -> str:
         place = _place(fault)
         if isinstance(fault, DroppedMessage):
             return (
-                "A message can be lost of a stream only: a response that has told its length "
-                "(Content-Length) would be one that is cut off, which is mode='truncate'."
+                "A message can be lost of a stream only, and of one in chunks if it ends with its "
+                "chunk: a response that has told its length (Content-Length), or that of a chunk "
+                "with several messages, would be one that is cut off, which is mode='truncate'."
             )
         if place is not None and active_experiment.unmatched.furthest > 0:
             return _what_came(active_experiment)

@@ -65,7 +65,11 @@ def chosen(running: ActiveExperiment) -> Effect:
 @pytest.mark.parametrize(
     ("parameters", "came", "why"),
     [
-        ({"mode": "drop_message"}, 0, "A message can be lost of a stream only"),
+        (
+            {"mode": "drop_message"},
+            0,
+            "A message can be lost of a stream only, and of one",
+        ),
         ({"mode": "corrupt"}, 0, "A response without a body is left as it is"),
         ({"mode": "truncate", "after_bytes": 900}, 700, "The longest body had 700 bytes"),
         ({"mode": "reset", "after_bytes": 900}, 700, "The longest body had 700 bytes"),
@@ -119,6 +123,16 @@ def test_how_much_came_of_what_was_chosen_is_told(
     message = str(never_fired(running))
     assert "never fired: what it chose ended before it could happen (1 operation), so" in message
     assert f"\n  The code did:\n    1 network.receive a:1 POST /pay\n  {why}" in message
+
+
+def test_where_items_came_in_several_responses_it_is_told_how_to_choose_one() -> None:
+    running = active_experiment("network_failure", mode="reset", after_items=3)
+    for _ in range(2):
+        chosen(running).came(1)
+    assert (
+        "The longest response had 1 items: give a smaller after_items. What the client sends "
+        "begins another one, also on a WebSocket: nth chooses among them."
+    ) in str(never_fired(running))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import re
 
 from collections.abc import Mapping
+from email.utils import parsedate
 from typing import Any
 from typing import NoReturn
 
@@ -48,6 +49,19 @@ def _status(name: str, value: Any) -> int:
     return status
 
 
+def _retry_after(name: str, value: Any) -> float:
+    """Seconds. Raises ConfigurationError, also for a date, which only HTTP has."""
+    try:
+        return quantities.seconds(name, value)
+    except ConfigurationError:
+        if not (isinstance(value, str) and parsedate(value)):
+            raise
+        given = shortened(value)
+        raise ConfigurationError(
+            f"{name}={given}: a date is a header only; give headers={{'Retry-After': {given}}}"
+        ) from None
+
+
 def _headers(name: str, value: Any) -> tuple[tuple[str, str], ...]:
     """Of a mapping, or of texts."""
     if isinstance(value, Mapping):
@@ -87,7 +101,7 @@ STATUS_PARAMETERS = (
     ),
     Parameter(
         name="retry_after", unit="seconds, or us, ms, s, m, h", default="none",
-        parse=quantities.seconds,
+        parse=_retry_after,
         help="a Retry-After header with that response, of whole seconds; an attribute of what "
         "callables raise",
     ),

@@ -99,6 +99,11 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_failure", {"after_items": 3, "after_bytes": 3}, "give one of them"),
         ("network_failure", {"mode": "reset", "after": 1, "after_items": 3}, "give one of them"),
         ("network_failure", {"after_items": -1}, "-1: give a whole number of at least 0"),
+        (
+            "network_failure",
+            {"retry_after": "Wed, 21 Oct 2037 07:28:00 GMT"},
+            "a date is a header only; give headers={'Retry-After': 'Wed, 21 Oct 2037 07:28:00 GM",
+        ),
         ("network_failure", {"after_items": "three"}, "is no quantity; give a whole number of"),
         ("network_failure", {"after_items": False}, "give a whole number"),
         ("network_failure", {"share": 0.5, "after_items": 3}, "give one of them"),
