@@ -195,7 +195,7 @@ class Receiver:
             return
         protocol = self._loops.delaying_protocol(sock)
         if protocol is not None:
-            self.asyncio.pause(connection, protocol, stream, math.inf)
+            self.asyncio.silence(connection, protocol, stream)
         else:
             self.nonblocking.readiness.silence(sock, connection, stream)
 

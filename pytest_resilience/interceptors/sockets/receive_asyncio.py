@@ -70,16 +70,12 @@ class AsyncioReceiver:
         self._expected.add(connection)
         protocol.loop.call_later(_A_WHILE, look)
 
-    def pause(
-        self,
-        connection: TcpConnection,
-        protocol: DelayingProtocol,
-        stream: ResponseStream,
-        due: float,
+    def silence(
+        self, connection: TcpConnection, protocol: DelayingProtocol, stream: ResponseStream
     ) -> None:
-        """Let nothing be read until `due`, in monotonic seconds, or the end of `stream`."""
+        """Let nothing be read until the end of `stream`."""
         now = self._engine.clock.monotonic()
-        self._pauses[connection] = protocol.pause_reading(stream, due, now)
+        self._pauses[connection] = protocol.pause_reading(stream, math.inf, now)
 
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: who waits is told of the end now, as the kernel tells."""
@@ -151,7 +147,7 @@ class AsyncioReceiver:
             there = 0 if stream.effect.pace is None else effects.available(sock)
             match stream.next(there, now):
                 case WaitUntil(due):
-                    self.pause(connection, protocol, stream, due)
+                    self._pauses[connection] = protocol.pause_reading(stream, due, now)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 case ResetConnection() | CloseConnection() as step:
                     effects.end_once(connection, step, sock)
@@ -183,7 +179,7 @@ class AsyncioReceiver:
             self._hold_eof(connection, protocol)
         delivered = effects.take(sock, stream, data, arguments)
         if stream is not None and stream.is_stalled:
-            self.pause(connection, protocol, stream, math.inf)
+            self.silence(connection, protocol, stream)
         if effects.is_withheld(stream, data, delivered):
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)
