@@ -79,10 +79,11 @@ class NonblockingReceiver:
         """
         turn, held = connection.turn, self.readiness.held.get(connection)
         if held is not None and held.due == math.inf:  # what ends it is for who receives
+            if turn.asked and sock.gettimeout() != 0:  # held since it was sent into a partition
+                connection.begin_response(self._engine)
             now = self._engine.clock.monotonic()
             return 0.0 if held.is_over(now) or held.is_given_up(sock) else held.left
-        is_expected = turn.receiving or turn.asked or turn.partial
-        if not (held or is_expected or effects.available(sock)):
+        if not (held or turn.receiving or turn.asked or turn.partial or effects.available(sock)):
             return 0.0
         try:
             with connection.send_queue.undisturbed(tls=effects.speaks_tls(sock)):

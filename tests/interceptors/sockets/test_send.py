@@ -331,6 +331,44 @@ def test_a_client_of_asyncio_times_out(from_nth: int, listener: Listener, inject
     assert wall.hits >= 1
 
 
+def receives(sock: socket.socket) -> None:
+    sock.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        sock.recv(1)
+
+
+def selects(sock: socket.socket) -> None:
+    assert select.select([sock], [], [], 0.05)[0] == []
+
+
+def selects_and_receives(sock: socket.socket) -> None:
+    selects(sock)
+    receives(sock)
+
+
+def selects_without_blocking(sock: socket.socket) -> None:
+    selects(sock)
+    with pytest.raises(BlockingIOError):
+        sock.recv(1)
+
+
+@pytest.mark.parametrize(
+    "wait", [receives, selects, selects_and_receives, selects_without_blocking]
+)
+def test_a_request_and_its_response_are_hit_however_that_is_waited_for(
+    wait: Callable[[socket.socket], None], listener: Listener, inject: Inject
+) -> None:
+    with (
+        serve(listener) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", **PARTITION) as wall,
+    ):
+        sock.setblocking(wait is not selects_without_blocking)
+        sock.sendall(b"hello")
+        wait(sock)
+        assert (wall.matched, wall.hits) == (2, 2)
+
+
 class Everything:
     """A server that reads to the end, and tells what there was."""
 
