@@ -25,8 +25,8 @@ if sys.platform != "win32":
 
 
 __all__ = [
-    "below", "keep_private", "open_descriptors", "private_descriptors", "readable_descriptors",
-    "taken", "unacknowledged", "unread",
+    "below", "borrowed", "keep_private", "open_descriptors", "private_descriptors",
+    "readable_descriptors", "taken", "unacknowledged", "unread",
 ]  # fmt: skip
 
 
@@ -112,6 +112,20 @@ def _listed() -> Iterable[int]:
         with contextlib.suppress(OSError):  # the one of the list itself
             os.fstat(number)
             yield number
+
+
+@contextlib.contextmanager
+def borrowed(descriptor: int) -> Iterator[socket.SocketType]:
+    """A socket object for a while. Raises OSError if it is no socket."""
+    timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
+    blocking = timeouts and os.get_blocking(descriptor)
+    sock = socket.SocketType(fileno=descriptor)
+    try:
+        if timeouts:
+            os.set_blocking(descriptor, blocking)
+        yield sock
+    finally:
+        sock.detach()
 
 
 def unread(sock: socket.SocketType) -> int:

@@ -17,6 +17,7 @@ import struct
 
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -30,7 +31,6 @@ from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.native.redirects import Asked
 from pytest_resilience.native.redirects import Redirects
 from pytest_resilience.native.redirects import is_mapped

@@ -23,18 +23,12 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_resilience import proc
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.errors import ShutdownError
-from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.sockets import waiting_threads
-from pytest_resilience.interceptors.sockets.outages import loops_at_work
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.proxy.addresses import Address
@@ -49,8 +43,6 @@ from pytest_resilience.proxy.transport import Transport
 
 
 __all__ = ["Asked", "Redirect", "Redirects", "is_mapped", "loopback_family"]
-
-_BY_A_THREAD = frozenset({waiting_threads.IN_RECEIVE, waiting_threads.IN_POLL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +106,7 @@ class Redirect(TcpForwarder):
         def begin() -> None:
             if not outage.left(clock.monotonic()):
                 return
-            self.strike_waiting(_awaited())
+            self.strike_waiting()
             if gone and outage.matches_target(self.operation):
                 self.cut()
 
@@ -261,26 +253,6 @@ class Redirects:
         if self._loop is not None:
             with contextlib.suppress(ShutdownError):
                 self._loop.call(action)
-
-
-def _awaited() -> frozenset[Any]:
-    """The addresses of what threads of this process, and tasks of asyncio, wait for just now.
-
-    As a client does that listens for what its server says unasked. A client that polls in a thread
-    of its own does so for ever, whether anybody waits or not.
-    """
-    threads = set(map(proc.number_of_thread, proc.threads_of_python()))
-    waits = [each for each in waiting_threads.waits() if each.thread in threads]
-    found = {each.descriptor for each in waits if each.how in _BY_A_THREAD}
-    for loop in loops_at_work():
-        selector = getattr(loop, "_selector", None)  # uvloop has none
-        watched = None if selector is None else or_none(selector.get_map)
-        found.update(or_none(set, watched or ()) or ())  # its thread may be changing it
-    addresses = set()
-    for descriptor in found:
-        with contextlib.suppress(OSError), borrowed(descriptor) as sock:
-            addresses.add(sock.getsockname())
-    return frozenset(addresses)
 
 
 def is_mapped(address: SocketAddress) -> bool:

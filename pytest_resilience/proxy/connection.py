@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 
 from collections.abc import Callable
-from collections.abc import Container
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,21 +128,21 @@ class Connection:
         else:  # the request is on its way
             self.strike_waiting()
 
-    def strike_waiting(self, awaited: Container[Any] = ()) -> None:
+    def strike_waiting(self, *, awaited: bool = False) -> None:
         """A reset or a silence need not wait for the response that the client waits for.
 
-        `awaited`: the addresses of clients that are known to wait, though they have asked for
-        nothing more.
+        `awaited`: it is known to wait, though it has asked for nothing more.
         """
-        asked = self._directions and (self.decisions.awaits_response or self._is_among(awaited))
-        if asked and self.is_open and not self._down.replaced:
+        waits = self._directions and (awaited or self.decisions.awaits_response)
+        if waits and self.is_open and not self._down.replaced:
             self._down.experiments.begin()
 
-    def _is_among(self, addresses: Container[Any]) -> bool:
-        """Whether its client is at one of them."""
-        with contextlib.suppress(OSError):  # it has gone again
-            return bool(addresses) and self._transports[0].sock.getpeername() in addresses
-        return False
+    @property
+    def client(self) -> Any:
+        """The address of its client; None where that has gone again."""
+        with contextlib.suppress(OSError):
+            return self._transports[0].sock.getpeername()
+        return None
 
     def fail(self, stream: str) -> None:
         """A request or a response is lost, and the connection with it."""

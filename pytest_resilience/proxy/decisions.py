@@ -76,7 +76,9 @@ class Decisions:
     @property
     def awaits_response(self) -> bool:
         """Whether the client waits for one, or in HTTP for more of one that has begun."""
-        return (bool(self.turn) and not self.answered) or self._responses.is_unfinished
+        # What is sent in HTTP/2 after its preface may be no request, but an acknowledgement.
+        asked = self.turn == 1 if self._frames is not None else bool(self.turn)
+        return (asked and not self.answered) or self._responses.is_unfinished
 
     @property
     def _frames(self) -> FrameReader | None:

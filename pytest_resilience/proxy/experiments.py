@@ -74,6 +74,7 @@ def _check(experiment: ChaosExperiment, fault: Fault) -> None:
         )
 
 
+_LOOK = 0.05  # seconds between looks at who waits
 _MOST_SPARED = 100  # lines about the latest
 _MOST_RAN = 1000  # the latest
 
@@ -195,11 +196,18 @@ class Experiments:
                 return
             self._refuse_all(active_experiment)
             if active_experiment.experiment.is_outage:
-                self._forwarder.strike_waiting()
+                self._strike_waiting(active_experiment)
 
         self._loop.call_at_or_after(
             active_experiment.opens_at, lambda: left(clock.monotonic()), begin
         )
+
+    def _strike_waiting(self, outage: ActiveExperiment) -> None:
+        """Who waits now, and who comes to wait in this process while it lasts."""
+        now = self._loop.clock.monotonic()
+        if outage.left(now):
+            self._forwarder.strike_waiting()
+            self._loop.call_at(now + _LOOK, lambda: self._strike_waiting(outage))
 
     def _refuse_all(self, active_experiment: ActiveExperiment) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its time.

@@ -7,7 +7,6 @@ import os
 import socket
 import weakref
 
-from collections.abc import Container
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.waiting_clients import awaited_among
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
@@ -112,13 +112,15 @@ class TcpForwarder:
         """Take in those who have connected already: what begins now is not for their connect."""
         self._listener.accept_waiting()
 
-    def strike_waiting(self, awaited: Container[Any] = ()) -> None:
-        """An outage has begun: who waits for a response meets it now.
+    def strike_waiting(self) -> None:
+        """An outage has begun: who waits for a response, or in this process for anything, meets it.
 
-        `awaited`: as of `Connection.strike_waiting`.
+        Who keeps a connection for later does not.
         """
-        for connection in list(self.open.values()):
-            connection.strike_waiting(awaited)
+        connections = list(self.open.values())
+        awaited = awaited_among({each.client for each in connections} - {None})
+        for each in connections:
+            each.strike_waiting(awaited=each.client in awaited)
 
     def refuse(self, reason: object) -> None:
         """Refuse new clients for a reason; those there are stay."""

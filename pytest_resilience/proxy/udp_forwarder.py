@@ -12,7 +12,6 @@ import selectors
 import socket
 
 from collections.abc import Callable
-from collections.abc import Container
 from collections.abc import Sequence
 from typing import Any
 from typing import Final
@@ -52,7 +51,7 @@ class UdpForwarder(TcpForwarder):
     def _listener_on(self, listen: SocketAddress, loop: EventLoop) -> DatagramListener:
         return DatagramListener(listen, loop, self._arrived)
 
-    def strike_waiting(self, awaited: Container[Any] = ()) -> None:
+    def strike_waiting(self) -> None:
         """Nothing: what has begun with an outage happens to the datagrams that come."""
 
     def set_toxics(self, toxics: Sequence[Toxic]) -> None:

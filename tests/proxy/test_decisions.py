@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import h2.config
+import h2.connection
 import pytest
 
 from pytest_resilience import ChaosExperiment
@@ -86,3 +88,36 @@ def test_an_experiment_that_begins_is_new_where_it_is_targeted(
     engine.start(ChaosExperiment("late", "network_latency", delay=1, target=target), seed=1)
     assert decisions.is_newly_targeted(known) is is_new
     assert not decisions.is_newly_targeted(decisions.active)
+
+
+def test_nobody_waits_in_http_2_once_all_streams_have_ended(decisions: Decisions) -> None:
+    """Whatever the client sends of the protocol's own."""
+    pytest.importorskip("hpack")
+    client = h2.connection.H2Connection()
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    client.initiate_connection()
+    server.initiate_connection()
+
+    def sent_by_client() -> None:
+        request(decisions, data := client.data_to_send())
+        server.receive_data(data)
+
+    def sent_by_server() -> None:
+        decisions.note_response(memoryview(data := server.data_to_send()))
+        decisions.answered = True
+        client.receive_data(data)
+
+    sent_by_client()
+    assert decisions.awaits_response  # it is not known yet whether the server speaks HTTP/2
+    sent_by_server()
+    head = [(":method", "GET"), (":path", "/"), (":authority", "api"), (":scheme", "http")]
+    client.send_headers(1, head, end_stream=True)
+    sent_by_client()
+    server.send_headers(1, [(":status", "200")])
+    sent_by_server()
+    assert decisions.awaits_response
+    server.end_stream(1)
+    sent_by_server()
+    client.ping(b"12345678")
+    sent_by_client()
+    assert not decisions.awaits_response

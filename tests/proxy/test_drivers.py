@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
+import threading
 import time
 
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import until
 from tests.proxy.postgres import listening
 from tests.redis_server import redis_server
+from tests.waiting import until_all_wait
 
 
 # --- Redis ---
@@ -83,6 +86,56 @@ def test_redis_has_done_what_its_client_does_not_know(cache: ChaosProxy) -> None
         with cache.having("lose_answer"), pytest.raises(redis.ConnectionError):
             client.incr("count")
         assert client.get("count") == b"1"
+
+
+@pytest.mark.parametrize("began_before", [True, False])
+def test_a_subscriber_of_redis_is_struck(cache: ChaosProxy, began_before: bool) -> None:
+    import redis
+
+    with client_of(cache, socket_timeout=10) as client, client.pubsub() as channel:
+        channel.subscribe("news")
+        assert channel.get_message(timeout=10)["type"] == "subscribe"
+        kept = client.client_id()
+        found: list[Exception] = []
+
+        def listen() -> None:
+            try:
+                channel.get_message(timeout=10)
+            except redis.ConnectionError as error:
+                found.append(error)
+
+        listener = threading.Thread(target=listen, daemon=True)
+        with contextlib.ExitStack() as running:
+            if not began_before:
+                running.enter_context(cache.inject("network_failure", mode="reset"))
+            listener.start()
+            if began_before:
+                until_all_wait()
+                running.enter_context(cache.inject("network_failure", mode="reset"))
+            listener.join(10)
+            assert len(found) == 1
+        assert client.client_id() == kept  # the connection in its pool, for which nobody waited
+
+
+def test_a_subscriber_in_a_loop_is_struck(cache: ChaosProxy) -> None:
+    import redis.asyncio
+
+    async def story() -> None:
+        url = cache.dsn("redis://localhost:6379/0")
+        client = redis.asyncio.Redis.from_url(url, retry=None)
+        async with client, client.pubsub() as channel:
+            await channel.subscribe("news")
+            assert (await channel.get_message(timeout=10))["type"] == "subscribe"
+            kept = await client.client_id()
+            with (
+                cache.inject("network_failure", mode="reset") as outage,
+                pytest.raises(redis.ConnectionError),
+            ):
+                await channel.get_message(timeout=10)
+            assert outage.hits
+            assert await client.client_id() == kept
+
+    asyncio.run(story())
 
 
 # --- PostgreSQL ---
@@ -217,3 +270,20 @@ def test_variables_lead_this_process_there(
         assert execute(connection, "SELECT 1") == [(1,)]
         assert database.connections == 1
     until(lambda: database.connections == 0)
+
+
+def test_who_listens_is_struck(url: str, database: ChaosProxy) -> None:
+    import psycopg
+
+    with (
+        psycopg.connect(url, autocommit=True) as kept,
+        psycopg.connect(url, autocommit=True) as listener,
+    ):
+        listener.execute("LISTEN news")
+        with (
+            database.inject("network_failure", mode="reset") as outage,
+            pytest.raises(psycopg.OperationalError),
+        ):
+            list(listener.notifies(timeout=10))
+        assert outage.hits == 1
+        assert kept.execute("SELECT 42").fetchone() == (42,)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
+import errno
 import hashlib
 import re
 import socket
+import threading
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +20,12 @@ import websockets.exceptions
 import websockets.sync.client
 
 from pytest_resilience.proxy import ChaosProxy
+from tests.interceptors.conftest import outcome
+from tests.interceptors.sockets.test_outages import WAITS
+from tests.interceptors.sockets.test_outages import waiting
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import receive
+from tests.resets import reset_when_closed
 
 
 OUTCOME = {"reset": "ConnectionResetError", "close": "EOF", "down": "EOF"}
@@ -108,3 +116,68 @@ def test_a_websocket(serve: Serve, mode: Any) -> None:
             ):
                 client.recv(10)
             assert outage.hits
+
+
+# --- In this process, where the protocol is not HTTP ---
+
+
+@pytest.mark.parametrize("mode", OUTCOME)
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_who_waits_in_this_process(
+    wait: Callable[[socket.socket], object], mode: Any, serve: Serve
+) -> None:
+    """As by a server that really does it, and that nobody has asked for anything."""
+    told = threading.Event()
+
+    def hang_up(connection: socket.socket) -> None:
+        told.wait(10)
+        if mode == "reset":
+            reset_when_closed(connection)
+
+    with waiting(wait, serve(hang_up)) as meet:
+        told.set()
+        real = meet()
+    with ChaosProxy(("127.0.0.1", serve(saying(b"")))) as proxy:
+        with (
+            waiting(wait, proxy.address[1]) as meet,
+            proxy.inject("network_failure", mode=mode) as outage,
+        ):
+            assert meet() == real
+        assert outage.hits
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_who_comes_to_wait_during_the_outage(
+    wait: Callable[[socket.socket], object], mode: Any, proxy: ChaosProxy
+) -> None:
+    with (
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", mode=mode) as outage,
+    ):
+        client.settimeout(None)
+        met = outcome(lambda: wait(client))
+    assert met == (f"ConnectionResetError {errno.ECONNRESET}" if mode == "reset" else "b''")
+    assert (outage.matched, outage.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_a_connection_that_a_loop_keeps_is_left_alone(proxy: ChaosProxy, mode: Any) -> None:
+    async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        writer.write(b"ping")
+        return await reader.readexactly(4)
+
+    async def story() -> None:
+        kept = await asyncio.open_connection(*proxy.address)
+        reader, writer = await asyncio.open_connection(*proxy.address)
+        with contextlib.closing(kept[1]), contextlib.closing(writer):
+            assert [await ask(*kept), await ask(reader, writer)] == [b"ping", b"ping"]
+            with (
+                proxy.inject("network_failure", mode=mode) as outage,
+                contextlib.suppress(ConnectionResetError),
+            ):
+                assert await reader.read(1) == b""
+            assert (outage.matched, outage.hits) == (1, 1)
+            assert await ask(*kept) == b"ping"
+
+    asyncio.run(story())

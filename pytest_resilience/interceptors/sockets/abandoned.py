@@ -18,18 +18,18 @@ from typing import Any
 
 from pytest_resilience import proc
 from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.waiting_threads import IN_RECEIVE
+from pytest_resilience.chaos.waiting_threads import Wait
+from pytest_resilience.chaos.waiting_threads import waits_still
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
-from pytest_resilience.interceptors.sockets.waiting_threads import IN_RECEIVE
-from pytest_resilience.interceptors.sockets.waiting_threads import Wait
-from pytest_resilience.interceptors.sockets.waiting_threads import waits_still
 
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import ACCEPT
 from pytest_resilience.chaos.operation import CONNECT
@@ -26,7 +27,6 @@ from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxie
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import known_by_tls
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp

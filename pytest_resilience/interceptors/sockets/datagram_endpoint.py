@@ -16,6 +16,7 @@ from typing import Final
 from typing import TypeAlias
 
 from pytest_resilience.chaos.datagrams import DatagramLine
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
@@ -25,7 +26,6 @@ from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.waiting import head_start
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
@@ -50,7 +51,6 @@ from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait

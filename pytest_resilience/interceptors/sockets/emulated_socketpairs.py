@@ -32,11 +32,11 @@ from pytest_resilience.chaos.call_site import control_role
 from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import tasks_behind
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports

@@ -12,18 +12,17 @@ import functools
 import math
 import os
 import socket
-import sys
 import threading
 import weakref
 
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import TypeVar
 
+from pytest_resilience.chaos import waiting_threads
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
@@ -34,13 +33,14 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.waiting_clients import loops_at_work
+from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets import waiting_threads
 from pytest_resilience.interceptors.sockets.abandoned import replace_under
 from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
@@ -49,12 +49,11 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import held
 from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
-from pytest_resilience.interceptors.sockets.waiting_threads import Wait
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 
 
-__all__ = ["Outages", "loops_at_work"]
+__all__ = ["Outages"]
 
 _SOON = 0.01  # seconds until a transport has read what is there
 
@@ -296,15 +295,3 @@ def _aimed(
         return []
     operation = connection.operation(RECEIVE)
     return [each for each in begun if each.matches_target(operation)]
-
-
-def loops_at_work() -> Iterable[Any]:
-    """The loops of asyncio in which there is a task."""
-    tasks = sys.modules.get("asyncio.tasks")
-    loops: dict[int, Any] = {}
-    for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks"):  # in this Python and others
-        for task in or_none(list, getattr(tasks, name, ())) or ():
-            loop = task.get_loop()
-            if not loop.is_closed():
-                loops[id(loop)] = loop
-    return loops.values()

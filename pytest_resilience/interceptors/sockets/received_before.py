@@ -19,6 +19,7 @@ from typing import Final
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import readable_descriptors
 from pytest_resilience.chaos.descriptors import taken
@@ -33,7 +34,6 @@ from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
-from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import held
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket

@@ -19,13 +19,14 @@ from types import ModuleType
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of",
+    "KernelSocket", "accepting_classes", "another", "ends_of",
     "green_module", "has_room", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
     "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
     "python_socket_class", "raise_mark", "receive_timeout", "send_patience", "send_timeout",
@@ -153,20 +154,6 @@ def listening_ports() -> frozenset[int]:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
                 ports.add(sock.getsockname()[1])
     return frozenset(ports)
-
-
-@contextlib.contextmanager
-def borrowed(descriptor: int) -> Iterator[KernelSocket]:
-    """A socket object for a while. Raises OSError if it is no socket."""
-    timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
-    blocking = timeouts and os.get_blocking(descriptor)
-    sock = KernelSocket(fileno=descriptor)
-    try:
-        if timeouts:
-            os.set_blocking(descriptor, blocking)
-        yield sock
-    finally:
-        sock.detach()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_resilience.interceptors.sockets import waiting_threads
+from pytest_resilience.chaos import waiting_threads
 from tests.forks import in_fork
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent

@@ -5,26 +5,37 @@ Who waits called something before, maybe before anything was intercepted, and ma
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import struct
 import sys
 import threading
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience import proc
-from pytest_resilience.interceptors.foreign_objects import or_none
 
 
-__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "Wait", "waits", "waits_still"]
+__all__ = [
+    "HOWS",
+    "IN_EPOLL",
+    "IN_EPOLL_ONCE",
+    "IN_POLL",
+    "IN_RECEIVE",
+    "Wait",
+    "waits",
+    "waits_still",
+]
 
 IN_RECEIVE: Final = "a thread receives"
 IN_POLL: Final = "a thread polls"
 IN_EPOLL: Final = "an epoll object, as that of a loop"
 IN_EPOLL_ONCE: Final = "such an object, once"
+HOWS: Final = frozenset({IN_RECEIVE, IN_POLL, IN_EPOLL, IN_EPOLL_ONCE})
 
 # The numbers of the system calls in which threads wait, by the kernel's name of the machine.
 _CALLS = {
@@ -53,12 +64,12 @@ class Wait(NamedTuple):
     thread: int | None = None
 
 
-def waits() -> Iterator[Wait]:
-    """What is waited for."""
+def waits(threads: Iterable[threading.Thread] | None = None) -> Iterator[Wait]:
+    """What is waited for by these threads; by all, if they are not given."""
     polls = set[int]()
     if (selector := _selector_here()) is not None:
         polls.add(selector)
-    for thread in threading.enumerate():
+    for thread in threading.enumerate() if threads is None else threads:
         number = proc.number_of_thread(thread)
         name, given = _call_of(number)
         if name == "receive":
@@ -88,7 +99,9 @@ def _selector_here() -> int | None:
     polled = getattr(loop, "_selector", None) or getattr(
         getattr(runner, "io_manager", None), "_epoll", None
     )
-    return None if polled is None else or_none(polled.fileno)
+    with contextlib.suppress(Exception):  # it is somebody else's
+        return None if polled is None else int(polled.fileno())
+    return None
 
 
 def _call_of(thread: int | None) -> tuple[str, list[int]]:
