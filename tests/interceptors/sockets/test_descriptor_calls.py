@@ -504,16 +504,20 @@ def test_a_first_send_by_number_is_one_on_a_connection_from_before(inject: Injec
 def test_what_gets_the_number_of_a_closed_connection_is_not_that(
     echo_port: int, inject: Inject
 ) -> None:
-    with inject("network_failure", mode="reset") as failure:
-        client = socket.create_connection((HOST, echo_port))
-        number = client.detach()
-        os.write(number, b"hello")
-        os.close(number)
-        reader, writer = os.pipe()
-        with open(reader, "rb"), open(writer, "wb"):
-            assert number in {reader, writer}
-            assert os.write(writer, b"tea") == 3
-            assert os.read(reader, 100) == b"tea"
+    """It gets it as that is closed: else a thread that accepts might."""
+    with inject("network_failure", mode="reset") as failure, contextlib.ExitStack() as stack:
+        numbers = []
+        for end in os.pipe():
+            client = socket.create_connection((HOST, echo_port))
+            number = client.detach()
+            stack.callback(os.close, number)
+            os.write(number, b"hello")
+            os.dup2(end, number)
+            os.close(end)
+            numbers.append(number)
+        reader, writer = numbers
+        assert os.write(writer, b"tea") == 3
+        assert os.read(reader, 100) == b"tea"
     assert failure.hits == 0
 
 
