@@ -51,6 +51,7 @@ def is_ours(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
+@lru_cache(maxsize=4096)
 def shown_file(filename: str, folder: str) -> str:
     """For messages: without `folder`, where pytest was called, if the file is below it."""
     return filename.removeprefix(folder.rstrip(os.sep) + os.sep) if folder else filename

@@ -440,17 +440,11 @@ class Engine:
         """
         if self.recorder is not None:
             self.recorder.note(operation, again=among is not None)
-        able = [
-            each
-            for each in (self.active if among is None else among)
-            if not each.experiment.only_observes
-        ]
-        if not able:
-            return None
         now = self.clock.monotonic()
         hits: list[Hit] = []
-        for active_experiment in able:
-            hits += active_experiment.decide(operation, now)
+        for active_experiment in self.active if among is None else among:
+            if not active_experiment.experiment.only_observes:
+                hits += active_experiment.decide(operation, now)
         if not hits:
             return None
         tell = None

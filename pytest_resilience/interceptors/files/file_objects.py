@@ -121,11 +121,19 @@ def as_bytes(data: Any) -> memoryview | None:
         return None
 
 
-def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:
-    """The kind of operation that opening a file with these flags is."""
-    try:
-        os.stat(file, dir_fd=folder)
-    except OSError:
+def opening_kind(
+    file: Any, flags: int, folder: int | None = None, *, is_absent: bool = False
+) -> str:
+    """The kind of operation that opening a file with these flags is.
+
+    `is_absent`: it was seen just now that it is not there.
+    """
+    if not is_absent:
+        try:
+            os.stat(file, dir_fd=folder)
+        except OSError:
+            is_absent = True
+    if is_absent:
         return CREATE if flags & os.O_CREAT else OPEN_IN_VAIN
     if flags & os.O_EXCL:
         return OPEN_IN_VAIN
@@ -143,14 +151,16 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
     only_recording = files.only_recording
     path = os.fspath(file) if hasattr(file, "__fspath__") else file
-    names = files.names_at(path) if opener is None or only_recording else None
+    is_looked_at = opener is None or only_recording
+    names, is_absent = files.look_at(path) if is_looked_at else (None, False)
     if only_recording and names and is_valid:
         for kind in _kinds(file, mode):
             files.apply(kind, names)
     if only_recording or not is_valid or (names is None and opener is None):
         return original(file, *given)
     if names and not isinstance(file, int):
-        files.apply(opening_kind(path, _flags(mode)), names, path)
+        kind = opening_kind(path, _flags(mode), is_absent=is_absent)
+        files.apply(kind, names, path)
     plain = mode.replace("b", "").replace("t", "")
     layer: Any = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
     if plain != "r" and not isinstance(file, int):

@@ -88,15 +88,19 @@ class FileTargets:
         `path` is what functions of `os` take, a descriptor included; `folder` the `dir_fd`
         that a relative one begins at.
         """
+        return self.look_at(path, folder)[0]
+
+    def look_at(self, path: Any, folder: int | None = None) -> tuple[Names | None, bool]:
+        """As `names_at`, and whether it was seen just now that nothing is at `path`."""
         if isinstance(path, int):
-            return self.names_of(path)
+            return self.names_of(path), False
         given = path if type(path) is str else text_of(or_none(os.fsdecode, path))
         if not given:
-            return None  # the function itself will say so
+            return None, False  # the function itself will say so
         if folder is not None:
             names = _names(given, folder)
-            return names if names is not None and self._is_target(names) else None
-        return self._look_up(given, self._names_in_folder)
+            return names if names is not None and self._is_target(names) else None, False
+        return self._look_up(given, self._in_folder)
 
     def names_of(self, descriptor: Any) -> Names | None:
         """The name of the file behind a descriptor; None if no experiment is aimed at it."""
@@ -111,37 +115,39 @@ class FileTargets:
             return None
         if not name.startswith("/") or name.endswith(" (deleted)"):
             return None
-        return self._look_up(name, _alone)  # all its links are resolved
+        return self._look_up(name, _alone)[0]  # all its links are resolved
 
-    def _names_in_folder(self, given: str) -> Names | None:
-        """As `_names`, but the links on the way to a folder are resolved once, until `forget`."""
+    def _in_folder(self, given: str) -> tuple[Names | None, bool]:
+        """For `look_at`. The links on the way to a folder are resolved once, until `forget`."""
         folder, _, name = given.rpartition("/")
         is_plain = folder.startswith("/") and not folder.endswith("/") and "/.." not in folder
         if not is_plain or name in {"", ".", ".."}:
-            return _names(given, None)
+            return _names(given, None), False
         folders = self._folders.get(folder)
         if folders is None:
             folders = _names(folder, None)
             if folders is None:
-                return None
+                return None, False
             self._folders[folder] = folders
         names = tuple([f"{each.rstrip('/')}/{name}" for each in folders])
         try:
             if stat.S_ISLNK(os.lstat(names[-1]).st_mode):
-                return _names(given, None)
-        except OSError:  # it is not there
-            pass
+                return _names(given, None), False
+        except OSError:  # it is not there; behind a link, another process may have moved that
+            return names, len(names) == 1
         except ValueError:  # a NUL in the name
-            return None
-        return names
+            return None, False
+        return names, False
 
-    def _look_up(self, key: str, find: Callable[[str], Names | None]) -> Names | None:
+    def _look_up(
+        self, key: str, find: Callable[[str], tuple[Names | None, bool]]
+    ) -> tuple[Names | None, bool]:
         untargeted, targeted = self.untargeted, self._targeted
         if key in untargeted:
-            return None
+            return None, False
         if key in targeted:
-            return targeted[key]
-        names = find(key)
+            return targeted[key], False
+        names, is_absent = find(key)
         is_target = names is not None and self._is_target(names)
         if not self._engine.is_recording(FILE_KINDS):
             if len(untargeted) + len(targeted) >= _MOST_REMEMBERED:
@@ -150,7 +156,7 @@ class FileTargets:
                 targeted[key] = names
             else:
                 untargeted.add(key)
-        return names if is_target else None
+        return names if is_target else None, is_absent
 
     def _is_target(self, names: Names) -> bool:
         if self._removed or _is_no_file(names[-1]):
@@ -209,8 +215,8 @@ class FileTargets:
                 trace.done(kind, *paths)
 
 
-def _alone(name: str) -> Names:
-    return (name,)
+def _alone(name: str) -> tuple[Names, bool]:
+    return (name,), False
 
 
 def error_of(code: int, *given: Any) -> OSError:

@@ -65,9 +65,10 @@ class FileFunctions:
         def opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             folder = kwargs.get("dir_fd")
-            names = self._files.names_at(path, folder)
+            names, is_absent = self._files.look_at(path, folder)
             if names:
-                self._files.apply(opening_kind(path, flags, folder), names, path)
+                kind = opening_kind(path, flags, folder, is_absent=is_absent)
+                self._files.apply(kind, names, path)
             descriptor = original(path, flags, *args, **kwargs)
             if flags & (os.O_CREAT | os.O_TRUNC):
                 self._files.done(CREATE, names)
