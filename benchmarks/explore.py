@@ -5,6 +5,9 @@ runs it, without any of it in place; the whole exploration of one test in 200 ru
 of the test alone; and how many runs twelve failing schedules of five faults take to become their
 pairs.
 
+Sixteen operations on files in 5 ms are dense. Beside that stands a test of 5 ms that sends four
+HTTP requests to a server in a thread of its own, whose work is a part of the 5 ms.
+
 The test takes 5 ms alone, with all that pytest does for it: its temporary folder and its eight
 files take a part of that, and it calculates for the rest. Each process first finds out how long
 that is. The files are in memory where there is such a file system: what a disk takes for one
@@ -54,6 +57,49 @@ def test_saves(tmp_path, files):
         except (OSError, MemoryError):
             pass
 """
+ASKS = """
+import http.server
+import threading
+import time
+import urllib.request
+import pytest
+
+OWN = 0
+
+def busy(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_):
+        pass
+
+@pytest.fixture(scope="module")
+def address():
+    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{{server.server_port}}/"
+        server.shutdown()
+        thread.join()
+
+@pytest.mark.parametrize("requests", {requests})
+def test_asks(address, requests):
+    busy(OWN)
+    for _ in range(requests):
+        try:
+            with urllib.request.urlopen(address) as response:
+                response.read()
+        except OSError:
+            pass
+"""
 FITTED = """
 import json
 import statistics
@@ -85,16 +131,16 @@ from pytest_resilience.plugin.exploration.settings import ExploreSettings, plan_
 
 found = {}
 
-def in_turns(item, explored, oracle, files):
+def in_turns(item, explored, oracle, times):
     alone(item)
     plain = alone(item)
     with explored.observing():
         explored.run(item, (), oracle)
         calm, ran = timed(lambda: explored.run(item, (), oracle))
-        assert len(ran.outcome.seen) == 2 * files
-        if not files:
+        assert len(ran.outcome.seen) == EACH * times
+        if not times:
             return plain, calm, 0.0
-        schedule = (Step(ran.outcome.seen[0].point, "disk_full"),)
+        schedule = (Step(ran.outcome.seen[0].point, FAULT),)
         faulted, ran = timed(lambda: explored.run(item, schedule, oracle, baseline=ran.leaked))
         assert ran.outcome.hit
     return plain, calm, faulted
@@ -104,9 +150,9 @@ def pytest_runtestloop(session):
     explored = session.config.pluginmanager.get_plugin("resilience-explored-runs")
     for item in session.items:
         oracle = plan_of(item, ExploreSettings()).oracle
-        files = item.callspec.params["files"]
+        times, = item.callspec.params.values()
         fit(item)
-        found[files] = [in_turns(item, explored, oracle, files) for _ in range(TURNS)]
+        found[times] = [in_turns(item, explored, oracle, times) for _ in range(TURNS)]
         tear_down(item, None)
     return True
 
@@ -167,16 +213,19 @@ def pytest_unconfigure():
     with open("spent.json", "w") as file:
         json.dump(runs, file)
 """
-ALONE, FILES, RUNS, TURNS, TIMES = 0.005, 8, 200, 40, 3
+ALONE, FILES, REQUESTS, RUNS, TURNS, TIMES = 0.005, 8, 4, 200, 40, 3
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 NAMES = "abcde"
 FAULTS = ("disk_full", "permission_denied")
 
 
-def fitted(conftest: str) -> str:
-    """A conftest that has the test take as long as is meant."""
+def fitted(conftest: str, each: int = 2, fault: str = "disk_full") -> str:
+    """A conftest that has the test take as long as is meant.
+
+    `each`: operations of a file, or a request. `fault`: that the first of them is given.
+    """
     numbers = f"ALONE, RUNS, TURNS, TIMES = {ALONE}, {RUNS}, {TURNS}, {TIMES}\n"
-    return numbers + FITTED + conftest
+    return f"{numbers}EACH, FAULT = {each}, {fault!r}\n{FITTED}{conftest}"
 
 
 def explored(code: str, conftest: str, *arguments: str, kept: str = "") -> tuple[Any, str]:
@@ -215,6 +264,22 @@ def beside_the_test() -> list[Figure]:
         Figure(what="    of which a test without any", value=fixed * 1e3, target=None, unit="ms"),
         Figure(what="    and an operation", value=each * 1e6, target=None, unit="us"),
         Figure(what="  a run with a fault, more", value=more * 1e3, target=2, unit="ms"),
+    ]
+
+
+def of_requests() -> list[Figure]:
+    """What recording takes of a test that sends requests, as most do."""
+    code = ASKS.format(requests=[REQUESTS])
+    turns = []
+    for _ in range(TIMES):
+        found, _ = explored(code, fitted(IN_TURNS, each=3, fault="refuse"))
+        turns += found[str(REQUESTS)]
+    alone = statistics.median(plain for plain, _, _ in turns)
+    recording = statistics.median(calm - plain for plain, calm, _ in turns)
+    name = f"a test of {ALONE * 1e3:g} ms, {REQUESTS} HTTP requests: alone"
+    return [
+        Figure(what=name, value=alone * 1e3, target=None, unit="ms"),
+        Figure(what="  recording it", value=100 * recording / alone, target=None, unit="%"),
     ]
 
 
@@ -270,6 +335,7 @@ def main() -> int:
     kept = len(found) - len(smaller)
     figures += [
         *whole(),
+        *of_requests(),
         Figure(
             what=f"{len(found)} schedules of {len(NAMES)} faults: not made a pair of",
             value=kept,
