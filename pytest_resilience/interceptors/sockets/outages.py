@@ -51,6 +51,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.locks import renew_in_child
 
 
 __all__ = ["Outages"]
@@ -80,6 +81,14 @@ class Outages:
         self._received_before = receiver.received_before
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
         self._deaf: list[_Deaf] = []
+        renew_in_child(self, "_await_in_child")
+
+    def _await_in_child(self) -> None:
+        """A forked child waits by itself for what has not begun: it has no other thread."""
+        now = self._engine.clock.monotonic()
+        for each in self._engine.active:
+            if each in self._begun and each.opens_at > now and each.left(now):
+                _in_the_background(self._strike_in_time, each)
 
     def remove(self) -> None:
         """Nobody keeps silent any more."""

@@ -32,6 +32,7 @@ from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.forks import in_fork
 from tests.injecting import Inject
 from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
@@ -852,6 +853,24 @@ def test_one_that_begins_while_a_response_streams_breaks_it(
         sock.settimeout(1 if mode == "partition" else PATIENCE)
         assert outcome(lambda: read(sock)) == meets
         assert outage.hits > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the server has threads
+@pytest.mark.parametrize("read", [read_on, read_on_in_asyncio])
+def test_so_does_one_that_begins_after_a_fork_in_the_child(
+    read: Callable[[socket.socket], bytes], inject: Inject
+) -> None:
+    def story() -> int:
+        sock.settimeout(PATIENCE)
+        return outcome(lambda: read(sock)) != "ConnectionResetError 104"
+
+    with (
+        serve(streaming) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode="reset", between="500ms..60s") as outage,
+    ):
+        assert in_fork(story) == 0
+        assert outage.hits == 1
 
 
 def ends_receiving(sock: socket.socket) -> None:
