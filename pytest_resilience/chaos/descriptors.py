@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import select
@@ -119,7 +120,7 @@ def borrowed(descriptor: int) -> Iterator[socket.SocketType]:
     """A socket object for a while. Raises OSError if it is no socket."""
     timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
     blocking = timeouts and os.get_blocking(descriptor)
-    sock = socket.SocketType(fileno=descriptor)
+    sock = _socket.socket(fileno=descriptor)  # below what gevent puts in its place
     try:
         if timeouts:
             os.set_blocking(descriptor, blocking)
