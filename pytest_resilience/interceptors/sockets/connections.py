@@ -250,6 +250,7 @@ class ConnectionTable:
                 operation = connection.operation(kind)
                 if self._engine.is_targeted(operation):
                     connection.untargeted = False
+                    self.passing.pop(id(sock), None)
                     self.by_number.passing.discard(sock.fileno())
                     self.targeted[sock.fileno()] = connection
                     return
@@ -264,8 +265,9 @@ class ConnectionTable:
 
     def _let_pass_if_known(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Let it pass that nobody targets, unless it may be for somebody else than it seems."""
-        if not connection.stale and connection not in self.proxies:
-            self.let_pass(sock)
+        with self._lock:  # else the experiments may change between the question and the answer
+            if not connection.stale and connection not in self.proxies:
+                self.let_pass(sock)
 
     def let_pass(self, sock: socket.socket) -> None:
         """Nothing that is done on it is looked at, until the active experiments change."""

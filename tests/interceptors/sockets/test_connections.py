@@ -82,6 +82,21 @@ def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
     assert never_fired(elsewhere).seen
 
 
+def test_what_has_become_a_target_passes_no_more(
+    engine: Engine, table: ConnectionTable, listener: socket.socket
+) -> None:
+    """As where the names that it has are known only now."""
+    with closing(connect(table, listener)) as client:
+        engine.start(aimed_at(HERE), seed=1)
+        table.let_pass(client)
+        connection = table.known(client)
+        assert connection is not None
+        connection.stale = True
+        assert table.of(client, RECEIVE) is connection
+        assert not connection.untargeted
+        assert id(client) not in table.passing
+
+
 def test_what_a_server_accepted_passes_whatever_is_active(
     engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
