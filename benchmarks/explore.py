@@ -36,9 +36,8 @@ from figures import pin
 from figures import show
 
 
-SAVES = """
+BUSY = """
 import time
-import pytest
 
 OWN = 0
 
@@ -46,6 +45,11 @@ def busy(seconds):
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
+"""
+SAVES = (
+    BUSY
+    + """
+import pytest
 
 @pytest.mark.parametrize("files", {files})
 def test_saves(tmp_path, files):
@@ -57,19 +61,14 @@ def test_saves(tmp_path, files):
         except (OSError, MemoryError):
             pass
 """
-ASKS = """
+)
+ASKS = (
+    BUSY
+    + """
 import http.server
 import threading
-import time
 import urllib.request
 import pytest
-
-OWN = 0
-
-def busy(seconds):
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
 
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -100,6 +99,7 @@ def test_asks(address, requests):
         except OSError:
             pass
 """
+)
 FITTED = """
 import json
 import statistics

@@ -190,11 +190,8 @@ class ActiveExperiment:
         state = self.counts.state
         if state[STOPPED] or state[PAUSED]:
             return 0.0
-        experiment = self.experiment
-        lasts = experiment.duration
-        if transient:
-            lasts = min(lasts, experiment.closes_after)
-        return max(0.0, self.started_at + lasts - now)
+        ends = self.closes_at if transient else self.started_at + self.experiment.duration
+        return max(0.0, ends - now)
 
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
         """The faults that happen to `operation`: all or none of the experiment's.

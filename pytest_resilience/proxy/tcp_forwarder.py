@@ -117,10 +117,10 @@ class TcpForwarder:
 
         Who keeps a connection for later does not.
         """
-        connections = list(self.open.values())
-        awaited = awaited_among({each.client for each in connections} - {None})
-        for each in connections:
-            each.strike_waiting(awaited=each.client in awaited)
+        clients = [(each, each.client) for each in self.open.values()]
+        awaited = awaited_among({client for _, client in clients} - {None})
+        for each, client in clients:
+            each.strike_waiting(awaited=client in awaited)
 
     def refuse(self, reason: object) -> None:
         """Refuse new clients for a reason; those there are stay."""

@@ -7,6 +7,7 @@ a server that really does not read, does not answer, or lets nobody in.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import socket
@@ -103,6 +104,21 @@ def connect(trust: Trust) -> Iterator[Callable[..., socket.socket]]:
         yield connect
 
 
+def ends_of_upload(
+    upload: Callable[[socket.socket], None],
+    ending: str,
+    connect: Callable[[Handler], socket.socket],
+    inject: Inject,
+) -> tuple[object, object]:
+    """What ends it that a peer really does not take, and one that is stalled."""
+    over = threading.Event()
+    real = what_ends(connect(deaf_until(over)), upload, ENDINGS[ending], lambda: True)
+    over.set()
+    sock = connect(silent)
+    with inject("network_failure", mode="timeout", stream="upstream", rate=1) as stall:
+        return real, what_ends(sock, upload, ENDINGS[ending], lambda: stall.hits > 0)
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_who_sends_goes_on_when_its_end_is_shut_down(
@@ -111,12 +127,7 @@ def test_who_sends_goes_on_when_its_end_is_shut_down(
     def upload(sock: socket.socket) -> None:
         sock.sendall(UPLOAD)
 
-    over = threading.Event()
-    real = what_ends(connect(deaf_until(over), tls=tls), upload, ENDINGS[ending], lambda: True)
-    over.set()
-    sock = connect(silent, tls=tls)
-    with inject("network_failure", mode="timeout", stream="upstream", rate=1) as stall:
-        injected = what_ends(sock, upload, ENDINGS[ending], lambda: stall.hits > 0)
+    real, injected = ends_of_upload(upload, ending, functools.partial(connect, tls=tls), inject)
     assert injected == real
 
 
@@ -128,12 +139,7 @@ def test_who_polls_for_room_to_send_goes_on(
         while select.select([], [sock], [])[1]:
             sock.send(bytes(1 << 16))
 
-    over = threading.Event()
-    real = what_ends(connect(deaf_until(over), tls=False), upload, ENDINGS[ending], lambda: True)
-    over.set()
-    sock = connect(silent, tls=False)
-    with inject("network_failure", mode="timeout", stream="upstream", rate=1) as stall:
-        injected = what_ends(sock, upload, ENDINGS[ending], lambda: stall.hits > 0)
+    real, injected = ends_of_upload(upload, ending, functools.partial(connect, tls=False), inject)
     assert injected == real
 
 
