@@ -8,6 +8,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import final
@@ -16,9 +17,14 @@ from typing import runtime_checkable
 from pytest_resilience.locks import fork_safe
 
 
+if TYPE_CHECKING:
+    import asyncio
+
+
 __all__ = [
     "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "ExactSleep", "IdlingClock", "MachineClock",
     "ManualClock", "SystemClock", "in_a_loop", "in_trio", "is_frozen", "readings",
+    "running_loop",
 ]  # fmt: skip
 
 
@@ -34,12 +40,17 @@ def in_trio() -> bool:
         return False
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop of asyncio that runs in this thread; nothing is imported to find out."""
+    # Public, says its documentation. It is not there while asyncio is being loaded.
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    return None if running is None else running()
+
+
 def in_a_loop() -> bool:
     """Whether an event loop runs in this thread, so that to wait here would stop it."""
-    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
-    return (asyncio is not None and asyncio._get_running_loop() is not None) or (  # noqa: SLF001  # public, says its documentation
-        trio is not None and trio.lowlevel.in_trio_run()
-    )
+    trio = sys.modules.get("trio")
+    return running_loop() is not None or (trio is not None and trio.lowlevel.in_trio_run())
 
 
 @runtime_checkable

@@ -17,7 +17,6 @@ from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.targets import Numbers
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
@@ -244,17 +243,10 @@ class ActiveExperiment:
             return aimed and not fault.is_late
         return operation.http.stream and not aimed and not fault.is_of_response
 
-    def matches_target(self, operation: Operation) -> bool:
+    def matches_target(self, operation: Operation, *, ahead: bool = False) -> bool:
         """As `ChaosExperiment.matches_target`, of a connection whose number may be known."""
-        return self.experiment.matches_target(operation, self._numbers)
-
-    def may_match(self, operation: Operation) -> bool:
-        """As `matches_target`, where the request that is meant may be still to come."""
-        return self.experiment.may_match(operation, self._numbers)
-
-    @property
-    def _numbers(self) -> Numbers | None:
-        return None if self.counted is None else self.counted.connections
+        numbers = None if self.counted is None else self.counted.connections
+        return self.experiment.matches_target(operation, numbers, ahead=ahead)
 
     def uncount(self, hit: Hit) -> None:
         """Do not count the latest operation that was matched.

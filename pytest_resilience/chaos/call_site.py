@@ -29,13 +29,14 @@ from types import ModuleType
 from typing import Any
 from typing import cast
 
+from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
 from pytest_resilience.stacks import suspended_frames
 
 
 __all__ = [
-    "LOOP", "caller", "control_role", "current_loop", "current_task", "current_task_of_user",
+    "LOOP", "caller", "control_role", "current_task", "current_task_of_user",
     "is_awaited", "running_steps", "tasks_behind", "user_frames",
 ]  # fmt: skip
 
@@ -175,9 +176,7 @@ def _format(frame: FrameType, folder: str) -> str:
 def current_task() -> object:
     """The task that runs here, of asyncio or trio."""
     task: object
-    # Asked first, for it raises nothing: mostly no loop runs. It is not there while asyncio loads.
-    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
-    if running is not None and running() is not None:
+    if running_loop() is not None:  # asked first, for it raises nothing: mostly no loop runs
         with contextlib.suppress(Exception):  # there are loops of many makes
             task = sys.modules["asyncio"].current_task()
             return task
@@ -185,14 +184,6 @@ def current_task() -> object:
         with contextlib.suppress(Exception):  # no loop of its runs here
             task = sys.modules["trio.lowlevel"].current_task()
             return task
-    return None
-
-
-def current_loop() -> object:
-    """The event loop of asyncio that runs here; None if there is none."""
-    with contextlib.suppress(KeyError, RuntimeError):
-        loop: object = sys.modules["asyncio"].get_running_loop()
-        return loop
     return None
 
 

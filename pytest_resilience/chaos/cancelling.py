@@ -24,11 +24,11 @@ from typing import Any
 
 from pytest_resilience.chaos.call_site import LOOP
 from pytest_resilience.chaos.call_site import control_role
-from pytest_resilience.chaos.call_site import current_loop
 from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import running_steps
 from pytest_resilience.chaos.call_site import tasks_behind
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
 
 
@@ -153,7 +153,7 @@ def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
         return None
     if not hasattr(task, "parent_nursery"):  # of asyncio
         loop = task.get_loop()
-        if current_loop() is loop:
+        if running_loop() is loop:
             return Cancelling(task.cancel, task, is_here)
         cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
         return Cancelling(cancel, task, is_here)

@@ -388,10 +388,8 @@ class Engine:
 
         Where requests are meant, one may be still to come.
         """
-        for active_experiment in self.active:
-            if active_experiment in known:
-                continue
-            if active_experiment.may_match(operation):
+        for each in self.active:
+            if each not in known and each.matches_target(operation, ahead=True):
                 return True
         return False
 

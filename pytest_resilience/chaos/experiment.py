@@ -372,27 +372,23 @@ class ChaosExperiment(ExperimentConstructor):
     def _excluded(self) -> tuple[Target, ...]:
         return tuple(each for each in self.targets if each.excludes)
 
-    def may_match(self, operation: Operation, numbers: Numbers | None = None) -> bool:
-        """As `matches_target`, where the request that is meant may be still to come."""
-        if not self.aims_at_requests or operation.http.request is not None:
-            return self.matches_target(operation, numbers)
-        others = [each for each in self._filters if not isinstance(each, RequestFilter)]
-        return self.matches_target(operation, numbers, filters=others)
-
     def matches_target(
         self,
         operation: Operation,
         numbers: Numbers | None = None,
         *,
+        ahead: bool = False,
         filters: Sequence[Filter] | None = None,
     ) -> bool:
         """Whether the operation is on a target, whatever its kind.
 
         `numbers`: those of connections. One that has none yet may get any.
+        `ahead`: the request that is meant may be still to come.
         `filters`: which of its own have to accept it; all if not given.
         """
+        is_open = ahead and operation.http.request is None
         for each in self._filters if filters is None else filters:
-            if not each.accepts(operation):
+            if not (each.accepts(operation) or (is_open and isinstance(each, RequestFilter))):
                 return False
         if operation.kind == CALL and self.target_services:
             return operation.target in self.target_services

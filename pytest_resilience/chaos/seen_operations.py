@@ -283,7 +283,7 @@ class UnmatchedOperations:
         if request is not None:
             return str(request)[:_LONGEST] if experiment.aims_at_requests else ""
         hidden = experiment.aims_at_requests and operation.kind in experiment.kinds
-        return None if hidden and experiment.may_match(operation) else ""
+        return None if hidden and experiment.matches_target(operation, ahead=True) else ""
 
     def _take_advice(self, operation: Operation) -> bool:
         """Keep what to do about it; False if the experiment is not about such operations at all."""
@@ -294,7 +294,7 @@ class UnmatchedOperations:
             return True  # which are elsewhere
         certainty = 0
         if operation.names and not in_process:
-            if not self._experiment.may_match(operation):
+            if not self._experiment.matches_target(operation, ahead=True):
                 return True
             certainty = 2 if self._experiment.matches_target(operation) else 1
         self.advise(operation.advice, certainty)

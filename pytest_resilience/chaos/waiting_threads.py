@@ -18,6 +18,7 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience import proc
+from pytest_resilience.clock import running_loop
 
 
 __all__ = [
@@ -93,10 +94,9 @@ def waits_still(wait: Wait) -> bool:
 
 def _selector_here() -> int | None:
     """What the loop polls that runs in this thread, and so does not wait just now."""
-    asyncio, trio = sys.modules.get("asyncio.events"), sys.modules.get("trio._core._run")
-    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001  # None if none does
+    trio = sys.modules.get("trio._core._run")
     runner = getattr(getattr(trio, "GLOBAL_RUN_CONTEXT", None), "runner", None)
-    polled = getattr(loop, "_selector", None) or getattr(
+    polled = getattr(running_loop(), "_selector", None) or getattr(
         getattr(runner, "io_manager", None), "_epoll", None
     )
     with contextlib.suppress(Exception):  # it is somebody else's

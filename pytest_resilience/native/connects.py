@@ -71,7 +71,8 @@ class NativeConnects:
         operation = Operation(kind=RESOLVE, target=names[0], names=names, remark="in C")
         effect = self._engine.decide(operation)
         if effect is not None:
-            effects.hold_a_call(effect)
+            if effect.delay:
+                effects.hold(effect, effect.delay)
             error = effect.error(names[0])
             if error is not None:
                 return _code(error, socket.EAI_AGAIN)
@@ -102,8 +103,8 @@ class NativeConnects:
         effect = self._engine.decide(operation)
         silent = effect is not None and effect.delay == math.inf
         if effect is not None and not silent:
-            if blocking:
-                effects.hold_a_call(effect)
+            if blocking and effect.delay:
+                effects.hold(effect, effect.delay)
             error = effect.error(names[0])
             if error is not None:
                 code = _code(error, errno.ECONNREFUSED)

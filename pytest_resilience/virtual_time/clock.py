@@ -7,7 +7,6 @@ import functools
 import gc
 import math
 import random
-import sys
 import threading
 import weakref
 
@@ -16,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from typing import Self
 
+from pytest_resilience.clock import running_loop
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import LeakedThreadsError
@@ -108,8 +108,7 @@ class VirtualClock:
         __tracebackhide__ = True
         if not 0 <= seconds < math.inf:
             raise ValueError(f"time cannot pass by {seconds!r} s; give 0 or more")
-        asyncio = sys.modules.get("asyncio")
-        if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001
+        if running_loop() is not None:
             raise ConfigurationError(
                 f"advance({seconds!r}) would stop the event loop; write "
                 f"`await asyncio.sleep({seconds!r})`"

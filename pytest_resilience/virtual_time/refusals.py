@@ -6,6 +6,7 @@ import sys
 
 from typing import Any
 
+from pytest_resilience.clock import running_loop
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import missing_extra
 from pytest_resilience.virtual_time.patches import Patches
@@ -56,9 +57,7 @@ def check_surroundings() -> None:
     eventlet: Any = sys.modules.get("eventlet.patcher")
     if eventlet is not None and eventlet.already_patched:
         raise ConfigurationError(_GREENLETS.format("eventlet"))
-    asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is not None:
-        _check_loop(asyncio._get_running_loop())  # noqa: SLF001  # public, says its documentation
+    _check_loop(running_loop())
 
 
 def _check_loop(loop: Any) -> None:

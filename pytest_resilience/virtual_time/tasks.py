@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.clock import running_loop
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.patches import Patches
@@ -85,8 +86,7 @@ def _do_nothing() -> None:
 
 def aside(selector: object) -> _Ready | None:
     """The callbacks of the loop that waits in `selector`; None where it has put none aside."""
-    asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001  # public
+    loop = running_loop()
     ready = getattr(loop, "_ready", None)
     if getattr(loop, "_selector", None) is selector and isinstance(ready, _Ready) and ready.aside:
         return ready

@@ -170,7 +170,7 @@ def test_what_it_has_found_out_of_operations_is_no_burden_to_children(kind: Chao
         operation = Operation(
             kind=of, target="a:5", names=("a:5",), sql=SqlDetails(statement="SELECT price FROM tea")
         )
-        assert used.may_match(operation, None) == pickle.loads(fresh).may_match(operation, None)
+        assert used.matches_target(operation) == pickle.loads(fresh).matches_target(operation)
     assert str(pickle.loads(pickle.dumps(used))) == str(used)
 
 

@@ -52,15 +52,7 @@ _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class LeftToMock(BaseException):  # no client may catch it
-    """Nothing happens to this call: the mock responds.
-
-    Attributes:
-        error: what the mock has raised; None if it was not asked.
-    """
-
-    def __init__(self, error: Exception | None = None) -> None:
-        super().__init__()
-        self.error = error
+    """Nothing happens to this call: the mock responds. Its cause is what the mock has raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +222,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class AskMock:
-    """Send in the mock's response, or raise LeftToMock with what the mock has raised."""
+    """Send in the mock's response, or raise LeftToMock from what the mock has raised."""
 
 
 _R = TypeVar("_R")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import socket
 
@@ -22,6 +23,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
+from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.http_mocks.exchange import AskMock
 from pytest_resilience.interceptors.http_mocks.exchange import Exchange
 from pytest_resilience.interceptors.http_mocks.exchange import Hold
@@ -98,13 +100,13 @@ class FakeSocket:
         __tracebackhide__ = True
         if isinstance(step, Hold):
             with self._waiting():
-                due = step.effect.clock.monotonic() + step.seconds
-                effects.hold_until(self, due, step.effect)
+                error = functools.partial(effects.timed_out, self)
+                effects.hold(step.effect, step.seconds, self._timeout, error)
             return None
         try:
             return self._ask_mock()
         except Exception as error:  # the mock's own affair
-            raise LeftToMock(error) from None
+            raise LeftToMock from error
 
 
 class Network:
@@ -199,7 +201,7 @@ class AsyncNetwork:
                 # All addresses of a host are tried, and what was met at each is worded.
                 raise OSError(
                     f"all attempts to connect to {self._peer.name} failed"
-                    if _in_trio()
+                    if running_loop() is None
                     else "All connection attempts failed"
                 ) from error
         return stream
@@ -237,7 +239,7 @@ class AsyncFakeSocket:
         try:
             return await self._ask_mock()
         except Exception as error:  # the mock's own affair
-            raise LeftToMock(error) from None
+            raise LeftToMock from error
 
 
 class _AsyncStream(AsyncFakeSocket):
@@ -258,7 +260,7 @@ class _AsyncStream(AsyncFakeSocket):
             try:
                 return await self.recv(max_bytes)
             except OSError as error:
-                said = (f"socket connection broken: {error}",) if _in_trio() else ()
+                said = (f"socket connection broken: {error}",) if running_loop() is None else ()
                 raise anyio.BrokenResourceError(*said) from error
 
     async def write(self, *_what: Any, **_options: Any) -> None:
@@ -277,25 +279,13 @@ class _AsyncStream(AsyncFakeSocket):
 
 async def _hold(effect: Effect, seconds: float) -> None:
     """Suspend the task for so long; whoever waits is cancelled at its timeout."""
-    if _in_trio():
+    loop = running_loop()
+    if loop is None:
         await _hold_in_trio(effect, seconds)
     else:
-        import asyncio
-
-        await pause(asyncio.get_running_loop(), effect, seconds)
+        await pause(loop, effect, seconds)
     if seconds == float("inf") and not effect.transient:
         raise os_error(errno.ETIMEDOUT)
-
-
-def _in_trio() -> bool:
-    """This is a task of trio, and not of asyncio."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return True
-    return False
 
 
 async def _hold_in_trio(effect: Effect, seconds: float) -> None:

@@ -91,7 +91,7 @@ def send_to(
         with default.map_httpcore_exceptions():
             response = pool.handle_request(_without_body(httpx, core, request))
     except LeftToMock as left:
-        error_of_mock = left.error
+        error_of_mock = left.__cause__
     else:
         return _response(httpx, response, default.ResponseStream(response.stream))
     if error_of_mock is not None:
@@ -133,7 +133,7 @@ async def send_async_to(
         with default.map_httpcore_exceptions():
             response = await pool.handle_async_request(_without_body(httpx, core, request))
     except LeftToMock as left:
-        error_of_mock = left.error
+        error_of_mock = left.__cause__
     else:
         return _response(httpx, response, default.AsyncResponseStream(response.stream))
     if error_of_mock is not None:

@@ -354,7 +354,7 @@ def _exchange(peer: Peer, method: str, ask: Callable[[], MockResponse]) -> _Repl
         sock.connect(socket.getdefaulttimeout())
         received = b"".join(iter(functools.partial(sock.recv, _PIECE), b""))
     except LeftToMock as left:
-        error_of_app = left.error
+        error_of_app = left.__cause__
     else:
         return _Reply.read(received, method)
     if error_of_app is not None:
@@ -374,7 +374,7 @@ async def _exchange_async(
         while piece := await sock.recv(_PIECE):
             received += piece
     except LeftToMock as left:
-        error_of_app = left.error
+        error_of_app = left.__cause__
     else:
         return _Reply.read(received, method)
     if error_of_app is not None:

@@ -90,7 +90,7 @@ class Sender:
             error.request = self._request
             raise
         except LeftToMock as left:
-            error_of_mock = left.error
+            error_of_mock = left.__cause__
         else:
             response.request = self._request
             if self._response is not None:  # has what its user or the mock has added to it

@@ -9,7 +9,6 @@ import os
 import select
 import socket
 import struct
-import sys
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.waiting_threads import IN_RECEIVE
 from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.chaos.waiting_threads import waits_still
+from pytest_resilience.clock import running_loop
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -166,8 +166,7 @@ def _registered_anew(descriptor: int) -> Iterator[None]:
 
     The kernel forgets it then in every epoll, which no peer could bring about.
     """
-    asyncio_loops: Any = sys.modules.get("asyncio.events")
-    loop = None if asyncio_loops is None else asyncio_loops._get_running_loop()  # noqa: SLF001
+    loop = running_loop()
     if loop is None:
         with _registered_anew_in_epolls(descriptor):
             yield

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.call_site import current_task_of_user
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
@@ -146,7 +147,7 @@ class AsyncioLoops:
         None if there is none, or it is closing.
         """
         # asyncio's own note of which transport has which descriptor; loops in C have none.
-        noted: Any = getattr(self._running(), "_transports", None)
+        noted: Any = getattr(running_loop(), "_transports", None)
         transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
         return None if transport is None or transport.is_closing() else transport
 
@@ -171,43 +172,32 @@ class AsyncioLoops:
 
         False if no loop runs here, that would. `since` and `early`: as for `Wait`.
         """
-        loop = self._running()
+        loop = running_loop()
         if loop is not None:
             Wait(loop, effect, seconds, then, since=since, early=early)
         return loop is not None
 
     def later(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in so many seconds, if a loop runs here."""
-        loop = self._running()
+        loop = running_loop()
         if loop is not None:
             loop.call_later(seconds, then)
 
     def sent(self, now: float) -> None:
         """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
-        loop = self._running()
+        loop = running_loop()
         if loop is not None:
             self.iterations.sent(loop, now)
 
     def arrival(self, sent_at: float, now: float) -> float:
         """When came what is read `now`, as far as the loop knows that runs here, if one does."""
-        loop = self._running()
+        loop = running_loop()
         return now if loop is None else self.iterations.arrival(loop, sent_at, now)
 
     def task(self) -> Callable[[], object] | None:
         """A weak reference to the task that runs here; None if none does."""
         task = current_task_of_user() if self._reached else None
         return None if task is None else weakref.ref(task)
-
-    def _running(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that runs in this thread."""
-        if not self._reached:
-            return None
-        import asyncio
-
-        try:
-            return asyncio.get_running_loop()
-        except RuntimeError:
-            return None
 
     def _pairing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -126,7 +126,8 @@ class NameResolution:
         )
         if effect is None:
             return
-        effects.hold_a_call(effect)
+        if effect.delay:
+            effects.hold(effect, effect.delay)
         error = effect.error(names[0])
         if error is not None:
             raise error

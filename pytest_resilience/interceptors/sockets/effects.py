@@ -51,7 +51,7 @@ from pytest_resilience.interceptors.waiting import wait
 
 __all__ = [
     "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once", "fail",
-    "hold_a_call", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nobody_there",
+    "hold", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nobody_there",
     "nothing_yet", "os_error", "pass_over", "readable", "replay", "reset_by_peer",
     "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
@@ -88,7 +88,7 @@ def hold_before(
     if effect.delay:
         connecting = is_a(sock, KernelSocket) and ends_of(sock) is None
         error = functools.partial(TimeoutError, timed_out)
-        taken = _hold(effect, effect.delay, limit, error, ended, sock=sock, connecting=connecting)
+        taken = hold(effect, effect.delay, limit, error, ended, sock=sock, connecting=connecting)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
@@ -119,7 +119,7 @@ def hold_until(
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
         error = functools.partial(timed_out, sock)
-        _hold(effect, due - now, limit, error, ended, left=left, sock=sock)
+        hold(effect, due - now, limit, error, ended, left=left, sock=sock)
 
 
 def hold_sending(
@@ -144,7 +144,7 @@ def hold_sending(
     patience = send_patience(sock) if patience is None else patience
     patience = patience if due == math.inf else math.inf  # else it is only slow
     error = functools.partial(send_timed_out, sock)
-    _hold(effect, due - now, limit, error, ended, patience=patience)
+    hold(effect, due - now, limit, error, ended, patience=patience)
     if ended.is_set() and sock.fileno() >= 0:
         if tls is not None:
             tls.write(b".")  # which raises
@@ -153,18 +153,11 @@ def hold_sending(
         raise os_error(errno.EBADF)
 
 
-def hold_a_call(effect: Effect) -> None:
-    """Hold up a call that has no timeout of its own."""
-    __tracebackhide__ = True
-    if effect.delay:
-        _hold(effect, effect.delay, None, TimeoutError)
-
-
-def _hold(
+def hold(
     effect: Effect,
     delay: float,
-    limit: float | None,
-    error: _MakeError,
+    limit: float | None = None,
+    error: _MakeError = TimeoutError,
     ended: threading.Event | None = None,
     *,
     left: Callable[[], float] | None = None,

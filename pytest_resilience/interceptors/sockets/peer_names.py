@@ -18,6 +18,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.clock import running_loop
 from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -215,7 +216,7 @@ def _hosts_above(sock: Any) -> list[str]:
 
     TLS to a proxy, and then through it to somebody else, are one above the other.
     """
-    loop = sys.modules["asyncio.events"]._get_running_loop()  # noqa: SLF001  # None if none runs
+    loop: Any = running_loop()
     transport = loop._transports.get(sock.fileno())  # noqa: SLF001  # which notes them
     protocol, hosts = None if transport is None else transport.get_protocol(), []
     while protocol is not None:

@@ -28,13 +28,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from pytest_resilience.chaos.call_site import current_loop
 from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import user_frames
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.operation import SLEEP
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.clock import running_loop
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.virtual_time.scheduler import current
@@ -164,7 +164,7 @@ class Orders:
 
 def _task_of(operation: Operation) -> Any:
     """The task of this thread's loop that awaits an operation; None if it is the thread's."""
-    loop = current_loop()
+    loop = running_loop()
     if loop is None or (operation.kind == SLEEP and operation.target == "thread"):
         return None
     awaiting = cancellation_of(operation.call_site.loop_objects)

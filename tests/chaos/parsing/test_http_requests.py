@@ -104,10 +104,10 @@ def test_a_call_of_grpc_is_meant_by_its_method(rpc: str, matches: bool) -> None:
 
 def test_until_the_request_is_known_it_may_be_meant() -> None:
     experiment = failure(method="POST", target="api")
-    assert experiment.may_match(receive(None))
-    assert experiment.may_match(receive(PAYMENT))
-    assert not experiment.may_match(receive(HttpRequest.of("GET", "/")))
-    assert not failure(method="POST", target="web").may_match(receive(None))
+    assert experiment.matches_target(receive(None), ahead=True)
+    assert experiment.matches_target(receive(PAYMENT), ahead=True)
+    assert not experiment.matches_target(receive(HttpRequest.of("GET", "/")), ahead=True)
+    assert not failure(method="POST", target="web").matches_target(receive(None), ahead=True)
     assert str(experiment) == "x: reset, rate 0.5, target api, method POST"
 
 
