@@ -27,6 +27,7 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.trio import TrioSockets
 from pytest_resilience.interceptors.waiting import Wait
 from pytest_resilience.interceptors.waiting import pause
@@ -63,7 +64,7 @@ class LoopIterations:
         Where it is there when the loop looks for the first time after that, it may have been
         there for as long as the loop was busy: then it came at once. Otherwise the loop had
         nothing to do but wait for it, and it came just before this iteration, however long that
-        takes: from the first time that this is asked in it.
+        takes: from the first time that this is asked in it. Unless that is at once.
         """
         current = self._of(loop)
         if current.began is None:
@@ -71,7 +72,7 @@ class LoopIterations:
             loop.call_soon(setattr, current, "began", None)  # when this iteration is over
         if current.looked is not None and sent_at >= current.looked:
             return sent_at
-        return max(current.began, sent_at)
+        return moment(sent_at, current.began)
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> _Iteration:
         found = self._iterations.get(loop)

@@ -38,12 +38,12 @@ from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 
 __all__ = ["Receiver"]
 
-_NO_TIME = 0.0005  # seconds that are not waited: a peer near by and cold caches take them
 _A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
 
 
@@ -240,7 +240,7 @@ class Receiver:
         inbound.unread = ReceiveArguments(call).fetch()
         inbound.tickets = False
         now = clock.monotonic()
-        stream.arrive(now if now - began > _NO_TIME else connection.turn.sent_at)
+        stream.arrive(connection.turn.sent_at if moment(began, now) == began else now)
 
     def _receive_late(
         self,
@@ -387,8 +387,7 @@ class Receiver:
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
         elif effects.readable(sock, receive_timeout(sock)):
-            now, sent_at = clock.monotonic(), connection.turn.sent_at
-            due = stream.arrive(now if now - sent_at > _NO_TIME else sent_at)
+            due = stream.arrive(moment(connection.turn.sent_at, clock.monotonic()))
         else:
             raise effects.timed_out(sock)
         now = clock.monotonic()

@@ -50,6 +50,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import fork_safe
@@ -91,20 +92,19 @@ class Sender:
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
-        turn, queue = connection.turn, connection.send_queue
+        turn, queue, began = connection.turn, connection.send_queue, self._engine.clock.monotonic()
         if queue.ended.is_set():
             if queue.messages and sock.fileno() >= 0:  # the kernel learns of the end after those
                 raise effects.os_error(errno.EPIPE)
             return call()
         _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
-        blocking = sock.gettimeout() != 0
-        before = turn.receiving
+        before, blocking = turn.receiving, sock.gettimeout() != 0
         self._http2.sent(connection, message)
         if not turn.decrypted and turn.asks(message):
             connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back
-            connection.sent(message, self._engine.clock.monotonic())
+            connection.sent(message, began)
             self._receiver.expect(sock, connection)
         try:
             if self.partitions.holds(sock, connection):
@@ -117,7 +117,7 @@ class Sender:
         except OSError:
             turn.receiving = before  # nothing new has been asked
             raise
-        turn.sent_at = self._engine.clock.monotonic()
+        turn.sent_at = moment(began, self._engine.clock.monotonic())
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)

@@ -38,7 +38,14 @@ from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Inbound", "TcpConnection"]
+__all__ = ["Inbound", "TcpConnection", "moment"]
+
+_NO_TIME = 0.001  # seconds that nobody waits: a peer near by and cold caches take them
+
+
+def moment(since: float, now: float) -> float:
+    """When something happened: `now`, or `since`, if that is hardly before. Monotonic seconds."""
+    return now if now - since > _NO_TIME else since
 
 
 class Turn:
@@ -48,7 +55,7 @@ class Turn:
         receiving: it is the peer's: True from the first receive after a send on.
         partial: the response had begun before an experiment began to be about it.
         asked: something was sent since it was the peer's turn.
-        sent_at: monotonic seconds of the last send.
+        sent_at: monotonic seconds of the last send: when it began, if it took no time.
         request: which kind was sent last: of `wire_format.kind_of`.
         tls: TLS is made above the socket, so that what is sent are its records.
         decrypted: that TLS is known, so that faults can change what is in its records.

@@ -35,6 +35,13 @@ async def one_that_had_to_be_waited_for_came_just_now(
     assert iterations.arrival(loop, 1.0, 50.0) == 50.0
 
 
+async def one_that_comes_at_once_was_not_waited_for(
+    loop: asyncio.AbstractEventLoop, iterations: LoopIterations
+) -> None:
+    assert iterations.arrival(loop, 1.0, 1.0009) == 1.0
+    assert iterations.arrival(loop, 0.9, 1.001) == 1.0009
+
+
 async def all_that_is_read_in_a_pass_came_before_it(
     loop: asyncio.AbstractEventLoop, iterations: LoopIterations
 ) -> None:
@@ -60,6 +67,7 @@ async def each_iteration_has_its_own_first_look(
     [
         an_answer_at_the_first_look_came_at_once,
         one_that_had_to_be_waited_for_came_just_now,
+        one_that_comes_at_once_was_not_waited_for,
         all_that_is_read_in_a_pass_came_before_it,
         each_iteration_has_its_own_first_look,
     ],
