@@ -196,6 +196,7 @@ class SocketPatches:
 
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
+        self._connections.forget()  # a thread may have looked during the removal, and noted after
         self._installed = True
         plain, accepting = socket_classes(), accepting_classes()
         encrypted = [tls.SSLSocket for tls in tls_modules()]

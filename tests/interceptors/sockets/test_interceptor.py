@@ -291,6 +291,41 @@ def test_a_connection_accepted_before_is_known_for_what_it_is(inject: Inject) ->
         assert failure.matched == 1
 
 
+def test_who_asks_while_it_is_removed_leaves_nothing_for_the_next_time(inject: Inject) -> None:
+    class Preempted(socket.socket):
+        """Its thread is preempted on the way to its connection."""
+
+        may_go_on = threading.Event()
+        asked = threading.Event()
+
+        def fileno(self) -> int:
+            self.asked.set()
+            assert self.may_go_on.wait(10)
+            return super().fileno()
+
+    Preempted.may_go_on.set()
+    ours = Preempted()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours.connect(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        theirs.sendall(b"late")
+        with inject("network_failure", mode="reset", rate=1, target="elsewhere.example"):
+            Preempted.may_go_on.clear()
+            Preempted.asked.clear()
+            received = pool.submit(ours.recv, 100)
+            assert Preempted.asked.wait(10)
+        Preempted.may_go_on.set()
+        assert received.result(10) == b"late"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=5)
+        server, _ = listener.accept()
+        with client, server, inject("network_failure", mode="reset", rate=1) as failure:
+            client.sendall(b"hello")
+            assert server.recv(100) == b"hello"
+        assert failure.matched == 0
+
+
 def test_a_server_that_listens_no_more_is_known_for_what_it_is(inject: Inject) -> None:
     with inject("network_failure", mode="reset", rate=1) as failure:
         with socket.create_server(("127.0.0.1", 0)) as listener:
