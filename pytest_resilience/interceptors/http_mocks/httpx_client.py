@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "SENT_HERE", "load", "peer_of", "retries_of", "send", "send_async", "send_async_to", "send_to",
+    "SENT_HERE", "load", "peer_of", "retries_of", "send", "send_async", "targeted_peer",
 ]  # fmt: skip
 
 SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sent here
@@ -62,28 +62,19 @@ def retries_of(pool: Any) -> int:
 
 
 def send(
-    engine: Engine,
+    peer: Peer | None,
     request: httpx.Request,
     ask_mock: Callable[[], httpx.Response],
-    mock_responds: Callable[[], bool],
-    retries: int,
+    retries: int = 0,
 ) -> httpx.Response | None:
-    """Send a request that an experiment is aimed at the way httpx does, with a fake network.
+    """Send a request the way httpx does, with a fake network.
 
-    None if it is left to the mock. Raises what a client meets, or the mock has raised.
+    None if it is left to the mock, as all are that have no `peer`, for nothing is aimed at them.
+    Raises what a client meets, or the mock has raised.
     """
     __tracebackhide__ = True
-    peer = peer_of(engine, request)
-    if not peer.is_targeted(mock_responds):
+    if peer is None:
         return None
-    return send_to(peer, request, ask_mock, retries)
-
-
-def send_to(
-    peer: Peer, request: httpx.Request, ask_mock: Callable[[], httpx.Response], retries: int = 0
-) -> httpx.Response | None:
-    """As `send`, to a peer that an experiment is known to be aimed at."""
-    __tracebackhide__ = True
     httpx, core, default = _libraries(_library_of(request))
     network = Network(core, peer, lambda: _read(httpx, ask_mock()))
     pool = core.ConnectionPool(_context(peer), network_backend=network, retries=retries)
@@ -100,28 +91,15 @@ def send_to(
 
 
 async def send_async(
-    engine: Engine,
-    request: httpx.Request,
-    ask_mock: Callable[[], Awaitable[httpx.Response]],
-    mock_responds: Callable[[], bool],
-    retries: int,
-) -> httpx.Response | None:
-    """As `send`, of an AsyncClient."""
-    __tracebackhide__ = True
-    peer = peer_of(engine, request)
-    if not peer.is_targeted(mock_responds):
-        return None
-    return await send_async_to(peer, request, ask_mock, retries)
-
-
-async def send_async_to(
-    peer: Peer,
+    peer: Peer | None,
     request: httpx.Request,
     ask_mock: Callable[[], Awaitable[httpx.Response]],
     retries: int = 0,
 ) -> httpx.Response | None:
-    """As `send_to`, of an AsyncClient."""
+    """As `send`, of an AsyncClient."""
     __tracebackhide__ = True
+    if peer is None:
+        return None
     httpx, core, default = _libraries(_library_of(request))
 
     async def ask() -> MockResponse:
@@ -139,6 +117,14 @@ async def send_async_to(
     if error_of_mock is not None:
         raise error_of_mock  # as it is: no cause, no context of ours
     return None
+
+
+def targeted_peer(
+    engine: Engine, request: httpx.Request, mock_responds: Callable[[], bool]
+) -> Peer | None:
+    """Whom a request is for, if an experiment is aimed at it and the mock has a response."""
+    peer = peer_of(engine, request)
+    return peer if peer.is_targeted(mock_responds) else None
 
 
 def peer_of(engine: Engine, request: httpx.Request, caller: InProcess | None = None) -> Peer:

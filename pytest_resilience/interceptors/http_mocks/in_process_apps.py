@@ -170,7 +170,7 @@ class _HttpxTransport(_Client):
 
     def send(self, peer: Peer, request: Any, ask: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
-        return httpx_client.send_to(peer, request, ask)
+        return httpx_client.send(peer, request, ask)
 
 
 class _HttpxAsyncTransport(_HttpxTransport):
@@ -179,7 +179,7 @@ class _HttpxAsyncTransport(_HttpxTransport):
     __slots__ = ()
 
     def send(self, peer: Peer, request: Any, ask: Callable[[], Any]) -> Any:
-        return httpx_client.send_async_to(peer, request, ask)
+        return httpx_client.send_async(peer, request, ask)
 
 
 class _WerkzeugClient(_Client):

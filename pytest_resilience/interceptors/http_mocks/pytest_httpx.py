@@ -13,6 +13,7 @@ from pytest_resilience.interceptors.http_mocks.httpx_client import load
 from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import send
 from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
+from pytest_resilience.interceptors.http_mocks.httpx_client import targeted_peer
 from pytest_resilience.patching import Patches
 
 
@@ -39,7 +40,8 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
         request.read()
         ask = functools.partial(original, mock, transport, request)
         responds = functools.partial(_has_response, mock, transport, request)
-        response = send(engine, request, ask, responds, retries_of(transport))
+        peer = targeted_peer(engine, request, responds)
+        response = send(peer, request, ask, retries_of(transport))
         return ask() if response is None else response
 
     return handle_request
@@ -52,7 +54,8 @@ def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., A
         await request.aread()
         ask = functools.partial(original, mock, transport, request)
         responds = functools.partial(_has_response, mock, transport, request)
-        response = await send_async(engine, request, ask, responds, retries_of(transport))
+        peer = targeted_peer(engine, request, responds)
+        response = await send_async(peer, request, ask, retries_of(transport))
         return await ask() if response is None else response
 
     return handle_async_request

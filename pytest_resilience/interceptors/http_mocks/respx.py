@@ -19,6 +19,7 @@ from pytest_resilience.interceptors.http_mocks.httpx_client import load
 from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import send
 from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
+from pytest_resilience.interceptors.http_mocks.httpx_client import targeted_peer
 from pytest_resilience.patching import Patches
 
 
@@ -58,7 +59,8 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
             return original(router, request).response
 
         responds = functools.partial(_has_response, router, request)
-        response = send(engine, request, ask, responds, _RETRIES.get())
+        peer = targeted_peer(engine, request, responds)
+        response = send(peer, request, ask, _RETRIES.get())
         return original(router, request) if response is None else _resolved(response)
 
     return resolve
@@ -73,7 +75,8 @@ def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., A
             return (await original(router, request)).response
 
         responds = functools.partial(_has_response, router, request)
-        response = await send_async(engine, request, ask, responds, _RETRIES.get())
+        peer = targeted_peer(engine, request, responds)
+        response = await send_async(peer, request, ask, _RETRIES.get())
         return await original(router, request) if response is None else _resolved(response)
 
     return aresolve
