@@ -12,6 +12,7 @@ import urllib.request
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import aiohttp_socks
@@ -19,6 +20,7 @@ import httpx
 import pytest
 import requests
 
+from tests.end_to_end.network import tls_front
 from tests.end_to_end.network.conftest import answer
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
@@ -37,38 +39,7 @@ async def main():
 
 asyncio.run(main())
 """
-# One that is spoken to over TLS, with the certificate in the file that is named.
-SEALED_PROXY = """
-import asyncio, ssl, sys, urllib.parse
-
-async def pump(reader, writer):
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
-
-async def lead(reader, writer):
-    head = await reader.readuntil(b"\\r\\n\\r\\n")
-    method, where, *_ = head.split()
-    is_tunnel = method == b"CONNECT"
-    peer = urllib.parse.urlsplit((b"//" + where if is_tunnel else where).decode())
-    there = await asyncio.open_connection(peer.hostname, peer.port)
-    (writer if is_tunnel else there[1]).write(b"HTTP/1.1 200 OK\\r\\n\\r\\n" if is_tunnel else head)
-    await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
-
-async def main():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(sys.argv[1])
-    server = await asyncio.start_server(lead, "127.0.0.1", 0, ssl=context)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
+ROOT = Path(__file__).parents[3]
 Get = Callable[[str, str, Trust], int]
 Go = Callable[[str], int]
 
@@ -148,10 +119,10 @@ WAYS += [(client, "https") for client in OVER_TLS]
 
 
 @contextlib.contextmanager
-def running(script: str, *arguments: str) -> Iterator[str]:
+def running(*program: str) -> Iterator[str]:
     """Where a proxy listens."""
     with subprocess.Popen(
-        [sys.executable, "-I", "-c", script, *arguments], stdout=subprocess.PIPE, text=True, env={}
+        [sys.executable, *program], stdout=subprocess.PIPE, text=True, env={}, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}"
@@ -160,13 +131,13 @@ def running(script: str, *arguments: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[str]:
-    with running(PROXY) as address:
+    with running("-c", PROXY) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def sealed_proxy(trust: Trust) -> Iterator[str]:
-    with running(SEALED_PROXY, trust.server_file) as address:
+def sealed_proxy(proxy: str, trust: Trust) -> Iterator[str]:
+    with running("-m", tls_front.__name__, proxy, trust.server_file) as address:
         yield address
 
 

@@ -1,10 +1,15 @@
-"""TLS in front of a real server that speaks none itself, as stunnel would be."""
+"""TLS in front of a real server that speaks none itself, as stunnel would be.
+
+As a program, which nothing is injected in, it is given where that is and the file of a certificate
+with its key, and prints its own port.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ssl
+import sys
 import threading
 
 from collections.abc import Iterator
@@ -66,3 +71,16 @@ def tls_front(
         finally:
             loop.call_soon_threadsafe(over.set)
             thread.join(10)
+
+
+def main(upstream: str, certificate: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    host, _, port = upstream.rpartition(":")
+    with tls_front((host, int(port)), context) as own:
+        print(own, flush=True)  # noqa: T201  # it is a program
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
