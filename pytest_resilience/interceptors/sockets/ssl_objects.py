@@ -157,13 +157,12 @@ class SslObjects:
             self._made[key] = weakref.ref(made, lambda _: self._made.pop(key, None))
 
     def _writing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        passing = self._table.passing
+
         @functools.wraps(original)
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            if connection is None or not connection.client:
-                return original(made, data)
-            is_known = not (connection.stale or connection in self._table.proxies)
-            if connection.untargeted and is_known:
+            if connection is None or not connection.client or id(connection.owner()) in passing:
                 return original(made, data)
             message, requests = beginning(data), connection.send_queue.requests
             or_none(self._hear_within, made, connection, message)

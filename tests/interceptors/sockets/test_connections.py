@@ -24,6 +24,7 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 
 
@@ -94,6 +95,30 @@ def test_what_has_become_a_target_passes_no_more(
         connection.stale = True
         assert table.of(client, RECEIVE) is connection
         assert not connection.untargeted
+        assert id(client) not in table.passing
+
+
+def test_nothing_passes_about_which_the_experiments_change_just_then(
+    engine: Engine, table: ConnectionTable, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would pass until they change again, in TLS of a loop as well."""
+    other = threading.Thread(target=table.refresh)
+
+    def contains(_: object, connection: object) -> bool:
+        if not other.ident:
+            other.start()
+            other.join(0.1)  # it waits for who decides
+        return False
+
+    with socket.socket() as client:
+        connection = table.opened(client, listener.getsockname())
+        assert connection is not None
+        client.connect(listener.getsockname())
+        table.connected(connection, client)
+        monkeypatch.setattr(ForwardProxies, "__contains__", contains)
+        table.receives(client, connection)
+        other.join()
+        assert connection.stale
         assert id(client) not in table.passing
 
 
