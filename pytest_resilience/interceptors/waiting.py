@@ -386,18 +386,43 @@ _schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Sc
 )
 
 
-async def pause(
-    loop: asyncio.AbstractEventLoop, effect: Effect, seconds: float | None = None
-) -> None:
+async def pause(effect: Effect, seconds: float | None = None) -> None:
     """Suspend the task for so long, or for the delay of `effect`. Can be cancelled."""
+    seconds = effect.delay if seconds is None else seconds
+    if in_trio():
+        await _pause_in_trio(effect, seconds)
+        return
+    import asyncio  # whose task this is
+
+    loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
 
     def end() -> None:
         if not over.done():  # cancelled just now
             over.set_result(None)
 
-    wait = Wait(loop, effect, effect.delay if seconds is None else seconds, end)
+    wait = Wait(loop, effect, seconds, end)
     try:
         await over
     finally:
         wait.cancel()
+
+
+async def _pause_in_trio(effect: Effect, seconds: float) -> None:
+    import trio  # whose task this is
+
+    began, began_here = effect.clock.monotonic(), trio.current_time()
+
+    def passed() -> float:
+        # Whichever is faster: a clock that stands still holds nobody up for ever.
+        return max(effect.clock.monotonic() - began, trio.current_time() - began_here)
+
+    try:
+        while (rest := min(seconds - passed(), effect.left())) > 0:  # nobody says when it ends
+            step = min(rest, SLICE)
+            if is_frozen():  # trio sleeps by what is frozen
+                await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
+            else:
+                await trio.sleep(step)
+    finally:
+        effect.add_delay(passed())

@@ -201,13 +201,9 @@ class Jumping(selectors.DefaultSelector):
 def test_it_takes_what_is_asked_and_books_it(seconds: float) -> None:
     asked = effect(seconds)
     started = time.monotonic()
-    asyncio.run(_pause(asked))
+    asyncio.run(pause(asked))
     assert time.monotonic() - started >= seconds
     assert booked(asked) >= seconds
-
-
-async def _pause(asked: Effect) -> None:
-    await pause(asyncio.get_running_loop(), asked)
 
 
 def test_it_idles_below_what_tells_of_faults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +215,7 @@ def test_it_idles_below_what_tells_of_faults(monkeypatch: pytest.MonkeyPatch) ->
         return select.select.__wrapped__(*asked)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(select, "select", telling)
-    asyncio.run(_pause(effect(0.005)))
+    asyncio.run(pause(effect(0.005)))
     assert not told
 
 
@@ -241,7 +237,7 @@ def test_a_loop_with_nothing_to_do_idles_until_it_is_nearly_over() -> None:
         assert isinstance(loop, Noting)
         for _ in range(20):
             loop.began.clear()
-            runner.run(_pause(effect(0.0019)))
+            runner.run(pause(effect(0.0019)))
             nearly = loop.began[0] + 0.0015
             assert sum(began < nearly for began in loop.began) < 6  # not again and again
 
@@ -250,14 +246,14 @@ def test_a_loop_with_nothing_to_do_idles_until_it_is_nearly_over() -> None:
 def test_a_loop_whose_selector_is_no_descriptor(kind: type[selectors.BaseSelector]) -> None:
     asked = effect(0.003)
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(kind())) as runner:
-        runner.run(asyncio.wait_for(_pause(asked), 60))
+        runner.run(asyncio.wait_for(pause(asked), 60))
     assert booked(asked) >= 0.003
 
 
 def test_a_clock_that_stands_still_holds_nobody_up() -> None:
     asked = effect(0.01, ManualClock())
     started = time.monotonic()
-    asyncio.run(_pause(asked))
+    asyncio.run(pause(asked))
     assert time.monotonic() - started >= 0.01
     assert booked(asked) == 0.01
 
@@ -267,7 +263,7 @@ def test_a_clock_that_is_moved_ends_it() -> None:
     asked = effect(3600, clock)
 
     async def story() -> None:
-        task = asyncio.create_task(_pause(asked))
+        task = asyncio.create_task(pause(asked))
         await asyncio.sleep(0)
         clock.advance(3600)
         await asyncio.wait_for(task, 30)
@@ -279,7 +275,7 @@ def test_a_clock_that_is_moved_ends_it() -> None:
 def test_it_ends_with_the_experiment() -> None:
     started = time.monotonic()
     asked = effect(math.inf, duration=0.02)
-    asyncio.run(_pause(asked))
+    asyncio.run(pause(asked))
     assert time.monotonic() - started >= 0.02
 
 
@@ -287,7 +283,7 @@ def test_it_ends_soon_after_the_experiment_is_stopped() -> None:
     asked = effect(math.inf)
 
     async def story() -> None:
-        task = asyncio.create_task(_pause(asked))
+        task = asyncio.create_task(pause(asked))
         await asyncio.sleep(0)
         assert not task.done()
         asked.hits[0].active_experiment.stop()
@@ -300,7 +296,7 @@ def test_in_a_loop_whose_time_is_virtual_no_real_time_passes() -> None:
     loop = Virtual()
     try:
         started = time.monotonic()
-        loop.run_until_complete(pause(loop, effect(60, ManualClock())))
+        loop.run_until_complete(pause(effect(60, ManualClock())))
         assert loop.time() >= 60
         assert time.monotonic() - started < 30
     finally:
@@ -345,7 +341,7 @@ def test_cancelled_it_books_what_it_took_and_never_calls() -> None:
 
 def test_a_task_that_pauses_can_be_cancelled() -> None:
     async def story() -> None:
-        task = asyncio.create_task(_pause(effect(3600)))
+        task = asyncio.create_task(pause(effect(3600)))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -18,12 +18,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.clock import is_frozen
-from pytest_resilience.clock import running_loop
+from pytest_resilience.clock import in_trio
 from pytest_resilience.interceptors.http_mocks.exchange import AskMock
 from pytest_resilience.interceptors.http_mocks.exchange import Exchange
 from pytest_resilience.interceptors.http_mocks.exchange import Hold
@@ -34,7 +31,6 @@ from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sync_or_async import run
 from pytest_resilience.interceptors.sync_or_async import run_async
-from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import pause
 
 
@@ -201,7 +197,7 @@ class AsyncNetwork:
                 # All addresses of a host are tried, and what was met at each is worded.
                 raise OSError(
                     f"all attempts to connect to {self._peer.name} failed"
-                    if running_loop() is None
+                    if in_trio()
                     else "All connection attempts failed"
                 ) from error
         return stream
@@ -234,7 +230,9 @@ class AsyncFakeSocket:
     async def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
         if isinstance(step, Hold):
-            await _hold(step.effect, step.seconds)
+            await pause(step.effect, step.seconds)  # who waits is cancelled at its timeout
+            if step.seconds == float("inf") and not step.effect.transient:
+                raise os_error(errno.ETIMEDOUT)
             return None
         try:
             return await self._ask_mock()
@@ -260,7 +258,7 @@ class _AsyncStream(AsyncFakeSocket):
             try:
                 return await self.recv(max_bytes)
             except OSError as error:
-                said = (f"socket connection broken: {error}",) if running_loop() is None else ()
+                said = (f"socket connection broken: {error}",) if in_trio() else ()
                 raise anyio.BrokenResourceError(*said) from error
 
     async def write(self, *_what: Any, **_options: Any) -> None:
@@ -275,38 +273,3 @@ class _AsyncStream(AsyncFakeSocket):
 
     def get_extra_info(self, info: str) -> None:
         """There is nothing more to tell."""
-
-
-async def _hold(effect: Effect, seconds: float) -> None:
-    """Suspend the task for so long; whoever waits is cancelled at its timeout."""
-    loop = running_loop()
-    if loop is None:
-        await _hold_in_trio(effect, seconds)
-    else:
-        await pause(loop, effect, seconds)
-    if seconds == float("inf") and not effect.transient:
-        raise os_error(errno.ETIMEDOUT)
-
-
-async def _hold_in_trio(effect: Effect, seconds: float) -> None:
-    import anyio
-
-    clock = effect.clock
-    began, began_here = clock.monotonic(), anyio.current_time()
-
-    def passed() -> float:
-        # Whichever is faster: a clock that stands still holds nobody up for ever.
-        return max(clock.monotonic() - began, anyio.current_time() - began_here)
-
-    try:
-        while True:  # nobody says when an experiment ends
-            rest = min(seconds - passed(), effect.left())
-            if rest <= 0:
-                break
-            step = min(rest, SLICE)
-            if is_frozen():  # trio sleeps by what is frozen
-                await anyio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
-            else:
-                await anyio.sleep(step)
-    finally:
-        effect.add_delay(passed())

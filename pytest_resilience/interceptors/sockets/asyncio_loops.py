@@ -30,7 +30,6 @@ from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.trio import TrioSockets
 from pytest_resilience.interceptors.waiting import Wait
-from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
 
@@ -252,7 +251,6 @@ class AsyncioLoops:
             await self._connects.connect(
                 sock,
                 address,
-                pause=functools.partial(pause, loop),
                 proceed=functools.partial(original, loop, sock, address),
                 failed=f"Connect call failed {address}",
             )

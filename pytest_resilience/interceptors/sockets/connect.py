@@ -28,6 +28,7 @@ from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import UnresolvableHosts
+from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.patching import Patches
 
 
@@ -58,11 +59,10 @@ class LoopConnects:
         sock: socket.socket,
         address: Any,
         *,
-        pause: Callable[[Effect], Awaitable[None]],
         proceed: Callable[[], Awaitable[None]],
         failed: str,
     ) -> None:
-        """`proceed` to connect to `address`, after the `pause` that there has to be.
+        """`proceed` to connect to `address`, when its delay is over.
 
         Past the end of a silence raises TimeoutError with the text `failed`.
         """

@@ -16,12 +16,8 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from typing import Any
 
-from pytest_resilience.chaos.effect import Effect
-from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
-from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
 
@@ -79,32 +75,8 @@ class TrioSockets:
             await self._connects.connect(
                 sock._sock,  # noqa: SLF001  # trio has no name for it
                 address,
-                pause=_pause,
                 proceed=functools.partial(original, sock, address),
                 failed=f"Error connecting to {address!r}: {os.strerror(errno.ETIMEDOUT)}",
             )
 
         return connect
-
-
-async def _pause(effect: Effect) -> None:
-    """Suspend the task for the delay of `effect`, by its clock or trio's, whichever is faster."""
-    import trio  # whose task this is
-
-    began, began_here = effect.clock.monotonic(), trio.current_time()
-
-    def passed() -> float:
-        return max(effect.clock.monotonic() - began, trio.current_time() - began_here)
-
-    try:
-        while effect.left():
-            rest = effect.delay - passed()
-            if rest <= 0:
-                break
-            step = min(rest, SLICE)
-            if is_frozen():  # trio sleeps by what is frozen
-                await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
-            else:
-                await trio.sleep(step)
-    finally:
-        effect.add_delay(passed())
