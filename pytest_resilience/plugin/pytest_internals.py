@@ -172,10 +172,13 @@ def _restore(item: pytest.Item, attributes: dict[str, Any]) -> None:
     kept.update(attributes)
 
 
-def tear_down(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:
+def tear_down(
+    item: pytest.Item, nextitem: pytest.Item | pytest.Session | None
+) -> pytest.TestReport | None:
     """Tear down the fixtures that the next test does not need; a report if that failed."""
+    node: Any = nextitem  # typed as an item, but any node does
     call = pytest.CallInfo.from_call(
-        lambda: item.session._setupstate.teardown_exact(nextitem),  # noqa: SLF001
+        lambda: item.session._setupstate.teardown_exact(node),  # noqa: SLF001
         when="teardown",
     )
     if call.excinfo is None:

@@ -6,9 +6,7 @@ import hashlib
 import shlex
 
 from collections.abc import Callable
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -34,14 +32,14 @@ from pytest_resilience.exploration.target_names import varying
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.found import Failure
 from pytest_resilience.plugin.exploration.found import Found
+from pytest_resilience.plugin.exploration.recovery import Recovery
+from pytest_resilience.plugin.exploration.recovery import StateLeaksError
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.runs import is_own
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
-from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.store import Store
-from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files
@@ -55,15 +53,10 @@ from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.stacks import shown_file
 
 
-__all__ = ["Explorer", "run_judged"]
+__all__ = ["Explorer"]
 
-_PAUSES = (0.0, 0.1, 0.5, 2.0)  # seconds, before a run without faults is as the first ones
 _MOST_SHRINKING = 20  # runs to make one failure smaller
 _MOST_ENTRIES = 100  # of a timeline
-
-
-class _StateLeaksError(Exception):
-    """What a run under faults has left makes later ones fail without any."""
 
 
 class Explorer:
@@ -81,11 +74,11 @@ class Explorer:
         self._runs = runs
         self._runs.patterns = frozenset()
         self._plan = plan
+        self._recovery = Recovery(runs, item, plan.oracle)
         self._store = store
         self._flags = ExploreSettings.of(item.config)
         self._shard = (1, 1) if settings.matrix is None else settings.matrix.shard
         self._found = Found(nodeid=item.nodeid)
-        self._calm: Sequence[Seen] = ()
         self._last: Schedule = ()
         self._after_faults: dict[Schedule, Outcome] = {}  # and a crash
 
@@ -117,8 +110,8 @@ class Explorer:
         reason = self._unfit(calm)
         if reason:
             return self._without(first.reports, CellVerdict.NOT_APPLICABLE, reason)
-        self._calm = calm.outcome.seen
-        self._found.operations = len(self._calm)
+        self._recovery.calm = calm.outcome.seen
+        self._found.operations = len(self._recovery.calm)
         probe = self._probe() if again.probed else False
         self._search(calm, probe)
         return first.reports, self._found
@@ -172,19 +165,18 @@ class Explorer:
     def _search(self, calm: Ran, probe: Callable[..., object] | bool) -> None:
         plan = self._plan
         budget = Budget(plan.runs, plan.seconds, MACHINE_CLOCK.monotonic)
-        most = plan.oracle.most(len(self._calm))
+        most = plan.oracle.most(len(self._recovery.calm))
 
         def run(schedule: Schedule, *, strict: bool = True) -> Outcome:
-            return run_judged(
-                self._runs, self._item, schedule, plan.oracle, most=most, baseline=calm.leaked,
-                probe=probe, strict=strict,
-            ).outcome  # fmt: skip
+            return self._recovery.judged(
+                schedule, most=most, baseline=calm.leaked, probe=probe, strict=strict
+            ).outcome
 
         def attempt(schedule: Schedule) -> Outcome | None:
             return None if budget.is_over else self._settled(schedule, search, budget, run)
 
         search = Search(
-            self._calm, attempt, depth=plan.depth, prune=self._flags.prune,
+            self._recovery.calm, attempt, depth=plan.depth, prune=self._flags.prune,
             meant=self._is_meant, wanted=self._is_wanted,
         )  # fmt: skip
         crashes = self._crash(budget)
@@ -194,7 +186,7 @@ class Explorer:
                 each for each in kept if self._is_wanted(each[0]) and not each[0].is_crash
             )
             search.run(lambda *after: self._crash_after(crashes, search, budget, *after))
-        except _StateLeaksError as error:
+        except StateLeaksError as error:
             self._found.note = str(error)
         if crashes is not None:  # last: what fails without a crash as well is told of that
             search.outcomes.update({(step,): each for step, each in crashes.outcomes.items()})
@@ -209,11 +201,11 @@ class Explorer:
         """A run whose fault is not spoilt by those before it, nor spoils the ones after it."""
         outcome = self._named(schedule, budget, run)
         if outcome.verdict is CellVerdict.STALE and not (schedule[1:] or outcome.impossible):
-            self._await_state(self._last)  # for all runs without faults do its operation
+            self._recovery.await_calm(self._last)  # for all runs without faults do its operation
             outcome = self._named(schedule, budget, run)
         elif outcome.verdict.bad:
             search.outcomes[schedule] = outcome
-            self._await_state(schedule)
+            self._recovery.await_calm(schedule)
         self._last = schedule
         return outcome
 
@@ -234,7 +226,7 @@ class Explorer:
 
         Those of runs without faults are known. With these a pair would be tried in vain.
         """
-        known = {each.point.site for each in self._calm}
+        known = {each.point.site for each in self._recovery.calm}
         one = [each.point.site for each in outcome.seen if each.point.site not in known]
         if again is None:
             return any(map(may_be_random, one))
@@ -271,7 +263,7 @@ class Explorer:
         _, check = self._runs.crash(
             self._item, self._plan.oracle, schedule=faults, earlier=calm,
             wanted=lambda step: self._is_meant(step.fault), is_over=lambda: budget.is_late,
-            most=self._plan.oracle.most(len(self._calm)),
+            most=self._plan.oracle.most(len(self._recovery.calm)),
         )  # fmt: skip
         search.unexplored += [(*faults, step) for step in check.left]
         calm.states += check.states
@@ -280,21 +272,6 @@ class Explorer:
         for step, each in check.outcomes.items():
             if each.signature not in known:  # else it takes no fault
                 self._after_faults[*faults, step] = each
-
-    def _await_state(self, schedule: Schedule) -> None:
-        """See that what `schedule` has left makes no other fail: a client's back-off ends soon."""
-        differs = ""
-        for pause in _PAUSES:
-            MACHINE_CLOCK.sleep(pause)
-            ran = self._runs.run(self._item, (), self._plan.oracle)
-            differs = differences(self._calm, ran.outcome.seen) or ran.outcome.reason
-            if ran.outcome.verdict is CellVerdict.SURVIVED and not differs:
-                return
-        raise _StateLeaksError(
-            f"{format_schedule(schedule)} has left something that outlives the test's fixtures, "
-            f"so that it is not the same test any more without faults: {differs}; the rest was "
-            "not explored"
-        )
 
     def _is_meant(self, fault: str) -> bool:
         return not self._plan.faults or fault in self._plan.faults
@@ -394,7 +371,7 @@ class Explorer:
         tried = {schedule[0].cell for schedule in search.outcomes if len(schedule) == 1}
         left = [schedule[0] for schedule in search.unexplored if len(schedule) == 1]
         if self._found.note and not search.unexplored:
-            left = [step for step in singles(self._calm) if self._is_wanted(step)]
+            left = [step for step in singles(self._recovery.calm) if self._is_wanted(step)]
         names = dict.fromkeys(step.cell for step in left if step.cell not in tried)
         reason = self._found.note or "the budget was over"
         return [
@@ -432,28 +409,6 @@ class Explorer:
             Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
-
-
-def run_judged(
-    runs: ExploredRuns,
-    item: pytest.Item,
-    schedule: Schedule,
-    oracle: Oracle,
-    *,
-    baseline: LeakedResources,
-    **options: Any,
-) -> Ran:
-    """A run under faults: it leaks where it does so each time.
-
-    What a fault leaves busy makes a pool grow, or a loop that is run again has still to close it.
-    `options`: as of `ExploredRuns.run`.
-    """
-    ran = runs.run(item, schedule, oracle, baseline=baseline, **options)
-    if ran.outcome.verdict is not CellVerdict.LEAK:
-        return ran
-    grown = replace(baseline, there=ran.leaked.there)
-    again = runs.run(item, schedule, oracle, baseline=grown, **options | {"counts": False})
-    return replace(ran, outcome=again.outcome) if again.outcome.verdict.good else ran
 
 
 def _may_crash(seen: Seen) -> bool:

@@ -13,11 +13,11 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
-from pytest_resilience.plugin.exploration.explorer import run_judged
 from pytest_resilience.plugin.exploration.found import EXPLORED
 from pytest_resilience.plugin.exploration.found import REPLAYED
 from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
+from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
@@ -173,9 +173,9 @@ class Exploration:
             probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
             if probe is True:
                 probe = bool(self._runs.run(item, (), oracle, probe=True).probed)
-            ran = run_judged(
-                self._runs, item, schedule, oracle, most=most, baseline=calm.leaked, counts=True,
-                probe=probe,
+            ran = Recovery(self._runs, item, oracle).judged(
+                schedule, most=most, baseline=calm.leaked, counts=True, probe=probe,
+                looks=oracle.probe is None,
             )  # fmt: skip
             reports = _judged(ran, schedule)
             if not ran.outcome.verdict.good:

@@ -88,6 +88,7 @@ class Ran:
         reports: of setup, call and teardown.
         leaked: the resources that it has left.
         probed: whether the test passed once more in its fixtures; None where that was not tried.
+        is_in_doubt: whether it did not, as it may after faults.
         broken: the invariant that does not hold, in words; "" if all do.
         raised: exceptions by phase; none of a run that pytest does not report.
     """
@@ -98,6 +99,7 @@ class Ran:
     probed: bool | None
     broken: str
     raised: Mapping[str, BaseException]
+    is_in_doubt: bool = False
 
 
 class _Run:
@@ -107,7 +109,7 @@ class _Run:
         raised: exceptions by phase.
         active: the experiment of each step.
         invariant, probe: what they raised.
-        probed: whether a probe was run.
+        probed: whether what a probe did counts, and not only raises doubts; None if there was none.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class _Run:
         self.active: dict[Step, ActiveExperiment] = {}
         self.invariant: BaseException | None = None
         self.probe: BaseException | None = None
-        self.probed = False
+        self.probed: bool | None = None
         self._wanted = probe
 
     @contextmanager
@@ -200,7 +202,7 @@ class _Run:
             again = item.runtest if self._wanted is True else self._wanted
             self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
             if self.oracle.probe is None and self._is_as_it_should(self.probe):
-                self.probe = None
+                self.probe, self.probed = None, not isinstance(self.probe, AssertionError)
 
     def _is_as_it_should(self, probe: BaseException | None) -> bool:
         """Whether the test may fail so when it runs once more, for it has failed before.
@@ -291,7 +293,7 @@ class ExploredRuns:
         duration = MACHINE_CLOCK.monotonic() - began
         judged = judge(_facts(run, reports, strict=strict), oracle.allowed, is_own)
         broken = "" if run.invariant is None else told(run.invariant)
-        probed = run.probe is None if run.probed else None
+        probed = None if run.probed is None else run.probe is None
         if not counts:
             run.forget()
         leaked = before.leaked(baseline)
@@ -299,7 +301,7 @@ class ExploredRuns:
             judged = judge(Facts(leaked=more), (), is_own)
         return Ran(
             outcome=run.outcome(judged, duration), reports=reports, leaked=leaked, probed=probed,
-            broken=broken, raised=run.raised,
+            broken=broken, raised=run.raised, is_in_doubt=run.probed is False,
         )  # fmt: skip
 
     def crash(
@@ -346,13 +348,9 @@ class ExploredRuns:
     ) -> Ran:
         *_, crash = schedule
         ran, check = self.crash(
-            item,
-            oracle,
-            schedule=schedule,
-            most=most,
-            counts=counts,
+            item, oracle, schedule=schedule, most=most, counts=counts,
             wanted=lambda each: each.fault == crash.fault,
-        )
+        )  # fmt: skip
         if not ran.outcome.verdict.good:
             return ran
         return replace(ran, outcome=check.outcome_of(crash))

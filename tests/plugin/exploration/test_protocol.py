@@ -1012,7 +1012,8 @@ def test_a_client_that_backs_off_is_waited_for(shop: pytest.Pytester) -> None:
 
 
 def test_one_that_does_not_come_back_is_told(shop: pytest.Pytester) -> None:
-    shop.makepyfile(test_client=BACKING_OFF.format(times=1_000_000))
+    of_the_module = BACKING_OFF.format(times=1_000_000).replace("return Client()", "return CLIENT")
+    shop.makepyfile(test_client=of_the_module + "\n    CLIENT = Client()\n")
     result = shop.runpytest("--chaos-explore=1", "test_client.py")
     result.stdout.fnmatch_lines(["*create(*#1=disk_full has left something that outlives *"])
     result.stdout.no_fnmatch_line("*stale*")
