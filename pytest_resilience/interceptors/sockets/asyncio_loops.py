@@ -15,7 +15,6 @@ import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -24,7 +23,6 @@ from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import running_loop
-from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
@@ -148,7 +146,8 @@ class AsyncioLoops:
         """
         # asyncio's own note of which transport has which descriptor; loops in C have none.
         noted: Any = getattr(running_loop(), "_transports", None)
-        transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
+        is_known = type(noted) is weakref.WeakValueDictionary
+        transport = noted.get(sock.fileno()) if is_known else None
         return None if transport is None or transport.is_closing() else transport
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
