@@ -348,8 +348,7 @@ class Receiver:
                         sock, due, stream.effect,
                         left=stream.left, asked_at=asked_at, since=since, ended=ended,
                     )  # fmt: skip
-                    if connection in self.nonblocking.readiness.held:
-                        self.nonblocking.readiness.release(connection)
+                    self.nonblocking.readiness.release(connection)
                     if ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
@@ -358,6 +357,7 @@ class Receiver:
                     if inbound.stream is not stream:  # given up, or overtaken by another
                         return self._await_turn(sock, connection, asked_at)
                 case ReadPeer(most):
+                    self.nonblocking.readiness.release(connection)  # it may have ended just now
                     return most
                 case ReadReplacement():
                     inbound.unread = b""

@@ -22,7 +22,9 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -109,6 +111,38 @@ def test_a_request_does_not_arrive_before_it_is_over(
     assert listener.next().startswith(b"one ")
     assert answer.get(timeout=10).startswith(b"one ")
     assert wall.hits >= 2
+
+
+class Jumping:
+    """A clock that jumps far ahead just before somebody reads it for the n-th time."""
+
+    def __init__(self) -> None:
+        self.reads_left = 0
+        self.ahead = 0.0
+
+    def monotonic(self) -> float:
+        if self.reads_left:
+            self.reads_left -= 1
+            self.ahead = 0.0 if self.reads_left else 3600.0
+        return MACHINE_CLOCK.monotonic() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(MACHINE_CLOCK, name)
+
+
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_whenever_it_is_over_who_comes_to_receive_is_held_up_no_more(
+    client: socket.socket, nth: int
+) -> None:
+    clock = Jumping()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    wall = start(engine, between="0s..60s")
+    client.sendall(b"hello")
+    client.settimeout(None)
+    clock.reads_left = nth
+    _, answer = in_the_background(lambda: client.recv(100))
+    assert answer.get(timeout=10) == b"hello"
+    wall.stop()
 
 
 def test_it_is_over_with_its_window(client: socket.socket, engine: Engine) -> None:
