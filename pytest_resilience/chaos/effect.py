@@ -73,12 +73,6 @@ class Effect:
         )  # fmt: skip
 
     @property
-    def loses_response(self) -> bool:
-        """Whether the peer responds, and the connection is reset instead."""
-        failure = self.failure
-        return failure is not None and failure.resets and failure.needs_response
-
-    @property
     def passes(self) -> bool:
         """Whether a connection goes on when it is over: a silence is too long for that."""
         return self.transient or self.delay < _ENDLESS

@@ -8,11 +8,11 @@ is, does the step that it is told, and asks again. There are five steps, whateve
         |             before `due`: WaitUntil                     delay, silence
     [ held ]
         |             at `due`: begin
-        +----------->  ResetConnection, CloseConnection           reset, lost response; closure
+        +----------->  ResetConnection, CloseConnection           reset; closure
         +----------->  ReadReplacement, until EOF                 injected response
         |                     ^
     [ passing ] --------------+  nothing more: EOF                truncation
-        +----------->  ResetConnection                            truncation by a reset
+        +----------->  ResetConnection                            lost response, truncation by reset
         +----------->  WaitUntil the end, ResetConnection         truncation by silence
                       between pieces: WaitUntil                   throttle, dribble
                       ReadPeer, and `take` what was read          corruption, truncation
@@ -153,7 +153,7 @@ class Content:
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` from the peer."""
         altered, effect = self._altered, self._effect
-        if altered is None or not effect.left():
+        if altered is None or not data or not effect.left():
             return data
         if self._from > -math.inf and effect.clock.monotonic() < self._from:
             return data
@@ -397,8 +397,6 @@ class ResponseStream:
             self._line = _Line(pace, line_free)
             self.effect.happen(PACED)
         if failure is not None:
-            if failure.resets:
-                self.effect.happen(CHANGED)
             self.content = Content(failure, self.effect)
             self._update(self.content)
         else:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
@@ -140,12 +141,16 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
     if effect is None:
         return
     stream = ResponseStream(effect)
-    if effect.loses_response:
+    lost = isinstance(effect.failure, LostResponse)
+    if lost:
         func()
     step = stream.next(0, engine.clock.monotonic())
     if isinstance(step, WaitUntil):
         _wait(effect)
         step = stream.next(0, step.due)
+    if lost:
+        stream.take(b".")
+        step = stream.next(0, engine.clock.monotonic())
     if isinstance(step, ResetConnection):
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     if isinstance(step, (ReadReplacement, CloseConnection)):

@@ -203,8 +203,7 @@ class TrafficFilter:
             case ReadReplacement():
                 self._replace(stream.replay())
             case ResetConnection():
-                self.stop()
-                self._direction.connection.fail(self._direction.stream)
+                self._fail()
             case CloseConnection():
                 self._replace(b"")
         return None
@@ -223,7 +222,7 @@ class TrafficFilter:
             if passed:
                 self._write_on(passed)
             if stream is not None and stream.is_reset:
-                self._break()
+                self._break(stream)
             elif stream is not None and stream.is_replaced:
                 self._replace(b"")
             elif stream is not None and stream.is_stalled and not self._queue:
@@ -244,8 +243,17 @@ class TrafficFilter:
             self._direction.close_after_eof()
         self.following.write_eof()
 
-    def _break(self) -> None:
+    def _fail(self) -> None:
+        """Pass on nothing of the message, nor what was before it and is still on its way."""
+        self.stop()
+        self._direction.connection.fail(self._direction.stream)
+
+    def _break(self, stream: ResponseStream) -> None:
         """Pass on nothing more of what the source sends, and RST after what was."""
+        failure = stream.effect.failure
+        if failure is not None and not failure.needs_body:  # all of the message is lost
+            self._fail()
+            return
         self.stop()
         self._direction.reset_after_eof()
         self.following.write_eof()

@@ -18,6 +18,7 @@ from typing import ClassVar
 from typing import Final
 
 from pytest_resilience.chaos.faults.payload import Altered
+from pytest_resilience.chaos.faults.stream_items import Cut
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
@@ -282,13 +283,22 @@ class Outage(Closure):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostResponse(Fault):
-    """The peer has done what it was asked, and the connection is reset before its response."""
+    """The peer has done what it was asked, and the connection is reset before its response.
+
+    Only its first byte tells that there was one: a peer that ends the connection loses nothing.
+    """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     needs_response: ClassVar[bool] = True
     is_of_response: ClassVar[bool] = True
-    resets: ClassVar[bool] = True
     has_direction: ClassVar[bool] = False
+
+    @property
+    def breaks(self) -> bool:
+        return True
+
+    def altered(self) -> Altered:
+        return Cut()
 
     def __str__(self) -> str:
         return "lost response"

@@ -235,7 +235,6 @@ class Exchange:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._stream: ResponseStream | None = None
-        self._lost = False  # the mock's response
         self._head = io.BytesIO()  # what has come and is not paced: a mock sends it at once
         self._body: io.BytesIO | None = None  # what has not been read of it; None before it came
 
@@ -260,9 +259,6 @@ class Exchange:
                 raise LeftToMock
             self._stream = ResponseStream(effect)
         stream = self._stream
-        if not self._lost and stream.effect.loses_response:
-            self._lost = True
-            yield AskMock()  # which may raise: then there is nothing to lose
         while not (ready := self._head.read(size)):
             available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
             now = self._peer.clock.monotonic()
@@ -291,7 +287,8 @@ class Exchange:
 
     def _receive_head(self, stream: ResponseStream, response: MockResponse) -> None:
         self._body = io.BytesIO(response.body)
-        if response.body:
+        failure = stream.effect.failure
+        if response.body or (failure is not None and not failure.needs_body):
             self._head = io.BytesIO(stream.take(response.head))
         else:  # whatever length is named, as in the response to HEAD
             self._head = io.BytesIO(response.head)

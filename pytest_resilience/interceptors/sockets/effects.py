@@ -440,17 +440,18 @@ def look(sock: socket.socket, inbound: Inbound, arguments: ReceiveArguments, mos
 
 
 def take(
-    sock: socket.socket, stream: ResponseStream | None, data: bytes, arguments: ReceiveArguments
+    sock: socket.socket, connection: TcpConnection, data: bytes, arguments: ReceiveArguments
 ) -> bytes:
     """The bytes that are delivered for `data` from the peer; EOF or RST may follow them at once."""
     __tracebackhide__ = True
+    stream = connection.inbound.stream
     if stream is None or not data:
         return data
     delivered = stream.take(data)
     while (stream.is_reset or stream.is_stalled) and getattr(sock, "pending", int)():
         arguments.fetch()  # the rest of the record is lost as well
     if stream.is_reset and not delivered:
-        reset_by_peer(sock)
+        end_once(connection, ResetConnection(), sock)
         return arguments.fetch()  # which raises
     if stream.is_replaced or stream.is_reset:
         end_of_stream(sock)  # whoever polls it is told, and then comes for the rest

@@ -171,8 +171,8 @@ class _Response:
             end = self._end(event, now)
             if end is not None:
                 return end
-            self._stream.take(_head(event))
-            return [event, *(self._end(event, now) or [])]
+            is_lost = not self._stream.take(_head(event))
+            return [*([] if is_lost else [event]), *(self._end(event, now) or [])]
         if not isinstance(event, events.DataReceived):
             return [event]
         event.data = self._stream.take(event.data)

@@ -438,5 +438,5 @@ def _fetch(
         data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
     else:
         data = arguments.fetch(most, takes=True)
-    delivered = effects.take(sock, inbound.stream, data, arguments)
+    delivered = effects.take(sock, connection, data, arguments)
     return None if effects.is_withheld(inbound.stream, data, delivered) else delivered

@@ -177,7 +177,7 @@ class AsyncioReceiver:
             stream.drained()
         if not data and arguments.size:
             self._hold_eof(connection, protocol)
-        delivered = effects.take(sock, stream, data, arguments)
+        delivered = effects.take(sock, connection, data, arguments)
         if stream is not None and stream.is_stalled:
             self.silence(connection, protocol, stream)
         if effects.is_withheld(stream, data, delivered):

@@ -219,7 +219,7 @@ class NonblockingReceiver:
             elif tls and stream is not None:
                 stream.drained()  # it was not all of a record
             raise
-        delivered = effects.take(sock, stream, data, arguments)
+        delivered = effects.take(sock, connection, data, arguments)
         if stream is not None and stream.is_stalled:
             self.readiness.silence(sock, connection, stream)
         if stream is not None and not effects.available(sock):
