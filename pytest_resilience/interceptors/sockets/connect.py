@@ -5,6 +5,7 @@ A connect in a loop is held up first, and what happens to it is decided before i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import socket
@@ -32,7 +33,7 @@ from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.patching import Patches
 
 
-__all__ = ["LoopConnects", "NameResolution"]
+__all__ = ["LoopConnects", "NameResolution", "try_on"]
 
 
 class LoopConnects:
@@ -81,6 +82,20 @@ class LoopConnects:
             await proceed()
         finally:
             self.decided.pop(id(sock), None)
+
+
+def try_on(sock: socket.socket, proceed: Callable[[], Any]) -> None:
+    """Let the kernel go on with a connect, by `proceed`, for which the client waits no longer.
+
+    It ends its wait by a timeout of Python (no errno), or of the kernel (EINPROGRESS).
+    """
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        with contextlib.suppress(OSError):  # it is pending
+            proceed()
+    finally:
+        sock.settimeout(timeout)
 
 
 _GIVEN = ("host", "port", "family", "type", "proto", "flags")

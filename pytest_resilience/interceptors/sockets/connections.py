@@ -30,6 +30,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
+from pytest_resilience.interceptors.sockets.socket_classes import is_tried
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.sockets_by_number import SocketsByNumber
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
@@ -94,9 +95,11 @@ class ConnectionTable:
         return connection
 
     def is_connecting(self, sock: socket.socket) -> bool:
-        """Whether a connect was begun without blocking that has not, or not yet, succeeded."""
-        connection = self.known(sock) if sock.gettimeout() == 0 else None
-        return connection is not None and connection.client and connection.ends is None
+        """Whether a connect was begun that nobody waits for, and has not, or not yet, succeeded."""
+        connection = self.known(sock)
+        if connection is None or not connection.client or connection.ends is not None:
+            return False
+        return sock.gettimeout() == 0 or is_tried(sock)
 
     def connected(self, connection: TcpConnection, sock: socket.socket) -> None:
         """That connect has succeeded, or is under way."""

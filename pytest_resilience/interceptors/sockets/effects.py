@@ -444,8 +444,7 @@ def take(
 ) -> bytes:
     """The bytes that are delivered for `data` from the peer; EOF or RST may follow them at once."""
     __tracebackhide__ = True
-    stream = connection.inbound.stream
-    if stream is None or not data:
+    if (stream := connection.inbound.stream) is None or not data:
         return data
     delivered = stream.take(data)
     while (stream.is_reset or stream.is_stalled) and getattr(sock, "pending", int)():

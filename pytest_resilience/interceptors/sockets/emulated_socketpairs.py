@@ -74,6 +74,10 @@ class _Connection(Protocol):
     ends: tuple[Any, Any] | None
     turn: Any
 
+    @property
+    def client(self) -> bool:
+        """Whether something can happen to it."""
+
 
 _C = TypeVar("_C", bound=_Connection)
 
@@ -85,8 +89,9 @@ class EmulatedSocketPairs(Generic[_C]):
         # Connections accepted from now on are seen: only those of listeners that are there
         # already have to be known by their port.
         self._listening: frozenset[int] | None = None
-        # Own and peer's address of both ends of the pairs that were there before.
-        self._found: frozenset[tuple[Any, Any]] = frozenset()
+        # Own and peer's address of both ends of the pairs: a descriptor that one has in the end may
+        # be another than it was made with.
+        self._found: set[tuple[Any, Any]] = set()
         # By which thread; and with which listener by its id. Only as long as they are known at all.
         self._connected: weakref.WeakKeyDictionary[_C, int] = weakref.WeakKeyDictionary()
         self._accepted: weakref.WeakKeyDictionary[_C, tuple[int, int]]
@@ -112,25 +117,39 @@ class EmulatedSocketPairs(Generic[_C]):
                 ends = ends_of(sock) if is_tcp(sock) else None
                 if ends is not None and not any(end[1] in listening for end in ends):
                     there.add(ends)
-        self._found = frozenset(ends for ends in there if ends[::-1] in there)
+        self._found |= {ends for ends in there if ends[::-1] in there}
         self._listening = listening  # last: another thread may ask meanwhile
         return listening
 
     def connected(self, connection: _C) -> None:
         """This thread has connected."""
         self._connected[connection] = threading.get_ident()
+        if connection.ends is not None:
+            self._note(connection.ends, is_pair=not connection.client)
 
     def accepted(self, listener: KernelSocket, ends: tuple[Any, Any] | None) -> _C | None:
         """This thread has accepted a connection, whose own end is the first of `ends`.
 
         Returns that which it has connected itself, if it has made both ends.
         """
+        if ends is None:
+            return None
         me = threading.get_ident()
         for connection, thread in list(self._connected.copy().items()):
-            if thread == me and ends is not None and _ends(connection) == ends[::-1]:
+            if thread == me and _ends(connection) == ends[::-1]:
                 self._accepted[connection] = me, id(listener)
+                self._note(ends, is_pair=not connection.client)
                 return connection
+        self._note(ends, is_pair=False)
         return None
+
+    def _note(self, ends: tuple[Any, Any], *, is_pair: bool) -> None:
+        """These are used now, by a pair or by somebody else."""
+        both = {ends, ends[::-1]}
+        if is_pair:
+            self._found |= both
+        elif self._found:
+            self._found -= both
 
     def serves(self, listener: KernelSocket, accepted: _C) -> None:
         """Keep with which `listener` this was accepted."""
@@ -152,12 +171,15 @@ class EmulatedSocketPairs(Generic[_C]):
             self._find()
         me = threading.get_ident(), id(listener)
         accepted = list(self._accepted.copy().items())
-        return [each for each, by in accepted if by == me and not _is_used(each)]
+        pairs = [each for each, by in accepted if by == me and not _is_used(each)]
+        for ends in filter(None, map(_ends, pairs)):
+            self._note(ends, is_pair=True)
+        return pairs
 
 
 def _ends(connection: _Connection) -> tuple[Any, Any] | None:
     sock = connection.owner()  # connected without blocking, it may have got them since
-    return None if sock is None else connection.ends or ends_of(sock)
+    return connection.ends or (None if sock is None else ends_of(sock))
 
 
 def _of_other_end(connection: _Connection, accepted: _Connection) -> bool:

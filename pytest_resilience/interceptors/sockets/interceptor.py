@@ -42,6 +42,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
+from pytest_resilience.interceptors.sockets.connect import try_on
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCalls
@@ -356,6 +357,11 @@ class SocketPatches:
                 self._receiver.nonblocking.readiness.keep_pending(sock, connection, effect)
                 effect = None
             return self._attempt(sock, connection, effect, "timed out", proceed)
+        except OSError as error:
+            if effect and effect.delay == math.inf and error.errno in {None, errno.EINPROGRESS}:
+                self._receiver.nonblocking.readiness.keep_pending(sock, connection, effect)
+                try_on(sock, proceed)
+            raise
         finally:
             or_none(self._connections.connected, connection, sock)
 

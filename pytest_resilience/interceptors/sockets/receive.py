@@ -74,7 +74,7 @@ class Receiver:
                 return result
         if inbound.stream is not None and inbound.stream.is_replaced:
             return effects.replay(sock, inbound, call)
-        if inbound.ended.is_set():
+        if inbound.ended.is_set() or not connection.is_connected(sock):
             return call()
         if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
             return self._receive_blocking(sock, connection, call)

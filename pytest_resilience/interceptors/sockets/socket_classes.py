@@ -27,10 +27,10 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "ends_of",
-    "green_module", "has_room", "held", "is_address", "is_tcp", "is_udp", "kernel_patience",
-    "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark",
-    "python_socket_class", "raise_mark", "receive_timeout", "send_patience", "send_timeout",
-    "silence", "socket_classes", "tls_modules", "with_room",
+    "green_module", "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp",
+    "kernel_patience", "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports",
+    "lower_mark", "python_socket_class", "raise_mark", "receive_timeout", "send_patience",
+    "send_timeout", "silence", "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -38,7 +38,7 @@ KernelSocket = _socket.socket
 
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
 _HUGE = 1 << 30  # bytes
-_CLOSED = 7  # the state TCP_CLOSE of a connection
+_SYN_SENT, _CLOSED = 2, 7  # states of a connection: TCP_SYN_SENT, TCP_CLOSE
 _TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
 _SO_BUF_LOCK = 72  # of Linux: whether its user has set the size of a buffer
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
@@ -322,9 +322,19 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
 
 def given_up(sock: KernelSocket) -> bool:
     """Whether the kernel has given up on the peer of a connection that is silent."""
+    return _state(sock) == _CLOSED
+
+
+def is_tried(sock: KernelSocket) -> bool:
+    """Whether the kernel tries to connect, whoever waits for it."""
+    return _state(sock) == _SYN_SENT
+
+
+def _state(sock: KernelSocket) -> int | None:
+    """Of its connection; None where it is not told."""
     with contextlib.suppress(OSError, AttributeError):  # closed; or another system
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED)
-    return False
+        return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+    return None
 
 
 def silence(sock: KernelSocket) -> None:

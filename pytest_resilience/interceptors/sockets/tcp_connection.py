@@ -26,6 +26,7 @@ from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
@@ -220,6 +221,10 @@ class TcpConnection:
     def accepted(self) -> bool:
         """Whether the other side opened it: then it is for those targets only that say so."""
         return bool(self.names) and is_accepted(self.names[0])
+
+    def is_connected(self, sock: socket.socket) -> bool:
+        """Whether its connect has succeeded once, though nobody may have waited for that."""
+        return bool(self.ends or ends_of(sock))
 
     @property
     def is_sending(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import socket
 import threading
 
@@ -263,6 +264,75 @@ def test_one_whose_making_is_seen_only_in_the_end_is_known_from_then_on(inject: 
     ):
         wake(pair)
     assert (failure.matched, latency.matched) == (0, 1)
+
+
+def detached(sock: socket.socket) -> socket.socket:
+    return socket.socket(fileno=sock.detach())
+
+
+def duplicated(sock: socket.socket) -> socket.socket:
+    with sock:
+        return sock.dup()
+
+
+def under_another_number(sock: socket.socket) -> socket.socket:
+    with sock:
+        number = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(sock.fileno(), number)
+        return socket.socket(fileno=number)
+
+
+def before_the_other_is_accepted(move: Callable[[socket.socket], socket.socket]) -> Pair:
+    listener = socket.create_server((HOST, 0))
+    one = socket.socket()
+    one.connect(listener.getsockname())
+    one = move(one)
+    other, _ = listener.accept()
+    listener.close()
+    return one, move(other)
+
+
+def after_it_was_made(move: Callable[[socket.socket], socket.socket]) -> Pair:
+    one, other = as_python_does()
+    return move(one), move(other)
+
+
+def of_one_end(move: Callable[[socket.socket], socket.socket]) -> Pair:
+    one, other = as_clients_do()
+    return one, move(other)
+
+
+def seen_only_in_the_end(move: Callable[[socket.socket], socket.socket]) -> Pair:
+    one, other = in_several_steps()
+    return move(one), move(other)
+
+
+@pytest.mark.parametrize("move", [detached, duplicated, under_another_number])
+@pytest.mark.parametrize(
+    "make",
+    [before_the_other_is_accepted, after_it_was_made, of_one_end, seen_only_in_the_end],
+)
+def test_ends_that_have_another_descriptor_since_are_left_alone_too(
+    make: Callable[[Callable[[socket.socket], socket.socket]], Pair],
+    move: Callable[[socket.socket], socket.socket],
+    inject: Inject,
+) -> None:
+    with (
+        inject("network_failure", mode="reset", rate=1) as failure,
+        opened(lambda: make(move)) as pair,
+    ):
+        wake(pair)
+    assert failure.matched == 0
+
+
+def test_so_are_those_of_a_pair_that_was_made_while_others_were_meant(inject: Inject) -> None:
+    with (
+        inject("network_failure", mode="reset", rate=1, target="nobody.example:1"),
+        opened(lambda: after_it_was_made(duplicated)) as pair,
+        inject("network_failure", mode="reset", rate=1) as failure,
+    ):
+        wake(pair)
+    assert failure.matched == 0
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["mode"])

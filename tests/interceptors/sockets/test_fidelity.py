@@ -227,43 +227,6 @@ def test_a_connection_is_reset_though_no_descriptor_is_left(
             client.recv(100)
 
 
-# A socket whose connect has timed out is not left connecting: that would take a peer who
-# keeps silent, and no experiment could then end before the kernel gave up.
-DIFFERENCES = [
-    (
-        lambda client: client.recv(1),
-        "TimeoutError None",  # it waits for the connection first
-        f"OSError {errno.ENOTCONN}",
-    ),
-    (
-        lambda client: client.connect(("127.0.0.1", 9)),
-        f"BlockingIOError {errno.EALREADY}",  # it is still at it
-        f"ConnectionRefusedError {errno.ECONNREFUSED}",
-    ),
-]
-
-
-@pytest.mark.parametrize(("action", "really", "here"), DIFFERENCES, ids=["receive", "reconnect"])
-def test_what_differs(
-    action: Callable[[socket.socket], object],
-    really: str,
-    here: str,
-    silent_port: int,
-    inject: Inject,
-) -> None:
-    def afterwards(port: int) -> str:
-        with socket.socket() as client:
-            client.settimeout(0.1)
-            with pytest.raises(TimeoutError):
-                client.connect(("127.0.0.1", port))
-            return outcome(lambda: action(client))
-
-    with full_backlog() as port:
-        assert afterwards(port) == really
-    with inject("network_failure", mode="timeout", rate=1, first=1):
-        assert afterwards(silent_port) == here
-
-
 def in_pieces(then: Callable[[socket.socket], object]) -> Handler:
     """Answers with a thousand bytes, a hundred at a time; then something happens."""
 

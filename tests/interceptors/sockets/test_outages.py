@@ -806,6 +806,39 @@ def test_a_connect_that_blocks_nobody_stays_pending(
         assert sock.recv(3) == b"tea"
 
 
+def polled(sock: socket.socket) -> bool:
+    return select.select([sock], [sock], [], SHORT)[:2] == ([], [])
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda sock: sock.send(b"x"),
+        lambda sock: sock.recv(1),
+        lambda sock: sock.getpeername(),
+        lambda sock: sock.shutdown(socket.SHUT_WR),
+        lambda sock: sock.connect_ex((HOST, 9)),
+        polled,
+    ],
+    ids=["send", "recv", "peer", "shutdown", "connect", "poll"],
+)
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_a_connect_that_is_waited_for_no_longer_stays_pending_as_well(
+    mode: str, then: Callable[[socket.socket], object], echo_port: int, inject: Inject
+) -> None:
+    def twice(port: int) -> list[str]:
+        with socket.socket() as sock:
+            sock.settimeout(SHORT)
+            first = outcome(lambda: sock.connect((HOST, port)))
+            return [first, *(outcome(lambda: then(sock)) for _ in range(2))]
+
+    with full_backlog() as port:
+        real = twice(port)
+    with inject("network_failure", mode=mode, rate=1) as outage:
+        assert twice(echo_port) == real
+        assert (outage.matched, outage.hits) == (1, 1)
+
+
 def streaming(connection: socket.socket) -> None:
     """Send for ever, until the client is gone."""
     connection.recv(100)
