@@ -27,7 +27,9 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
+from pytest_resilience.interceptors.sockets.receive_nonblocking import Readiness
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import UnresolvableHosts
 from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.patching import Patches
@@ -84,11 +86,18 @@ class LoopConnects:
             self.decided.pop(id(sock), None)
 
 
-def try_on(sock: socket.socket, proceed: Callable[[], Any]) -> None:
+def try_on(
+    readiness: Readiness,
+    sock: socket.socket,
+    connection: TcpConnection,
+    effect: Effect,
+    proceed: Callable[[], Any],
+) -> None:
     """Let the kernel go on with a connect, by `proceed`, for which the client waits no longer.
 
     It ends its wait by a timeout of Python (no errno), or of the kernel (EINPROGRESS).
     """
+    readiness.keep_pending(sock, connection, effect)
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:

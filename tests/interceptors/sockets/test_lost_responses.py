@@ -93,6 +93,12 @@ def responds(connection: socket.socket) -> None:
     connection.sendall(b"done")
 
 
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    """Of its own: clients and servers of HTTP/2 leave in a context that it is spoken."""
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
 @pytest.fixture(params=[blocking, polling, in_asyncio, in_trio])
 def client(request: pytest.FixtureRequest) -> Client:
     found: Client = request.param
