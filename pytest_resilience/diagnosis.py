@@ -203,7 +203,7 @@ def _what_came(active_experiment: ActiveExperiment) -> str:
         return f"The longest body had {furthest} bytes: give a smaller after_bytes."
     most = f"{furthest} items: give a smaller after_items" if furthest else "no items"
     several = (
-        " What the client sends begins another one, also on a WebSocket: nth chooses among them."
+        " What the client sends begins another one, but on a WebSocket: nth chooses among them."
         if furthest and active_experiment.matched > 1
         else ""
     )
@@ -241,8 +241,8 @@ def _why_unaltered(active_experiment: ActiveExperiment) -> str:
 def had_nothing_to_alter(active_experiment: ActiveExperiment) -> bool:
     """Whether it chose responses, and could happen to none: each was without a body, or items.
 
-    As the one by which a server becomes a WebSocket's, after which the client speaks first. A body
-    that is too short for the place where it begins is none of these.
+    As the one by which a server becomes a WebSocket's, if it says nothing there. A body that is
+    too short for the place where it begins is none of these.
     """
     unmatched, counts = active_experiment.unmatched, active_experiment.counts
     unaltered = any(each.remark == UNALTERABLE for each in unmatched.all)

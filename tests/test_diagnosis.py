@@ -131,7 +131,7 @@ def test_where_items_came_in_several_responses_it_is_told_how_to_choose_one() ->
         chosen(running).came(1)
     assert (
         "The longest response had 1 items: give a smaller after_items. What the client sends "
-        "begins another one, also on a WebSocket: nth chooses among them."
+        "begins another one, but on a WebSocket: nth chooses among them."
     ) in str(never_fired(running))
 
 

@@ -201,18 +201,13 @@ class ActiveExperiment:
         experiment = self.experiment
         if not self.left(now):
             return ()
-        on_http2 = operation.tcp.multiplexed or operation.http.stream
-        possible = []
-        for fault in experiment.faults:
-            if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
-                continue
-            if on_http2 and self._is_elsewhere(fault, operation):
-                continue
-            possible.append(fault)
+        possible = self._possible(operation)
         counted = self.counted
         numbers = None if counted is None else counted.connections
         if numbers is not None:
             numbers.meet(operation)
+        if possible is None:
+            return ()
         if not possible or not experiment.matches_target(operation, numbers):
             self.unmatched.note(operation)
             return ()
@@ -232,6 +227,25 @@ class ActiveExperiment:
         happening = [hit for hit in hits if not hit.awaits]
         self.counts.add(chosen=1, hits=1 if happening else 0)
         return hits
+
+    def _possible(self, operation: Operation) -> list[Fault] | None:
+        """The faults that can happen to it; None if it is more of what these have been asked."""
+        on_http2 = operation.tcp.multiplexed or operation.http.stream
+        goes_on = self._goes_on(operation)
+        possible = []
+        for fault in self.experiment.faults:
+            if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
+                continue
+            if on_http2 and self._is_elsewhere(fault, operation):
+                continue
+            if not (goes_on and fault.is_of_stream):
+                possible.append(fault)
+        return None if goes_on and not possible else possible
+
+    def _goes_on(self, operation: Operation) -> bool:
+        """Whether it is more of a conversation, about which it was asked when that began."""
+        counts_within = any(fault.is_of_stream for fault in self.experiment.faults)
+        return counts_within and self.counted is not None and self.counted.goes_on(operation)
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from typing import Final
 
 from pytest_resilience.chaos.active_experiment import Hit
@@ -76,6 +77,28 @@ class Effect:
     def passes(self) -> bool:
         """Whether a connection goes on when it is over: a silence is too long for that."""
         return self.transient or self.delay < _ENDLESS
+
+    @property
+    def is_of_stream(self) -> bool:
+        """Whether something happens once in all that comes on an upgraded connection."""
+        return any(hit.fault.is_of_stream for hit in self.hits) and self.left() > 0
+
+    def followed_by(self, later: Effect | None) -> Effect:
+        """What happens to more of a conversation: that of `later`, and what `is_of_stream`.
+
+        What ends the connection comes first. What is of the stream is told of by this one.
+        """
+        kept = [hit for hit in self.hits if hit.fault.is_of_stream]
+        going_on = replace(Effect.of(kept, self.clock), pending=[])
+        if later is None:
+            return going_on
+        ends = later.failure is not None and (later.failure.resets or later.failure.closes)
+        return replace(
+            later,
+            failure=later.failure if ends else going_on.failure or later.failure,
+            pace=going_on.pace or later.pace,
+            hits=(*kept, *later.hits),
+        )
 
     def error(self, target: str) -> Exception | None:
         """The exception that the call raises after the wait; None if it does not raise."""

@@ -327,6 +327,20 @@ class ResponseStream:
         """
         return self.content is not None and self.content.stalls
 
+    def going_on(self, effect: Effect | None) -> ResponseStream:
+        """More of a conversation, to which `effect` happens, and what of this one goes on."""
+        if not self.begun:
+            self._prepare(self.effect.clock.monotonic())
+        content = self.content
+        if content is not None and (content.is_replaced or self._end(content) is not None):
+            return self  # nothing comes any more
+        following = ResponseStream(self.effect.followed_by(effect), encrypted=self._encrypted)
+        if content is not None and following.effect.failure is self.effect.failure:
+            following.content = content
+        if isinstance(self._line, _Interruption):
+            following._line = self._line
+        return following
+
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
         self.due = at + self.effect.delay
@@ -387,20 +401,25 @@ class ResponseStream:
     def _begin(self, line_free: float) -> None:
         """The wait for the response is over, because it is due or the experiments have ended."""
         self.begun = True
-        failure, pace = self.effect.failure, self.effect.pace
-        if not self.effect.left():
-            failure = pace = None
-        if isinstance(pace, Pause):
-            if not self._encrypted:  # where it is in records, nobody knows
-                self._line = _Interruption(pace, self.effect, line_free)
-        elif pace is not None:
-            self._line = _Line(pace, line_free)
-            self.effect.happen(PACED)
-        if failure is not None:
-            self.content = Content(failure, self.effect)
+        if self.effect.left():
+            self._prepare(line_free)
+            if isinstance(self._line, _Line):
+                self.effect.happen(PACED)
+        if self.content is not None:
             self._update(self.content)
         else:
             self.is_unchanged = self._line is None
+
+    def _prepare(self, line_free: float) -> None:
+        """Make what changes its bytes, and what carries them, unless they go on."""
+        failure, pace = self.effect.failure, self.effect.pace
+        if self.content is None and failure is not None:
+            self.content = Content(failure, self.effect)
+        if self._line is None and isinstance(pace, Pause):
+            if not self._encrypted:  # where it is in records, nobody knows
+                self._line = _Interruption(pace, self.effect, line_free)
+        elif self._line is None and pace is not None:
+            self._line = _Line(pace, line_free)
 
     def _update(self, content: Content) -> None:
         """`content` has begun, or some of it was taken."""

@@ -101,6 +101,14 @@ class CountedOperations:
         self.connections = connections
         self.tell: Callable[[int, Sequence[Any]], object] | None = None
         self._by_number: dict[int, _CountedOperation] = {}
+        self._conversations = set[tuple[str, int]]()
+
+    def goes_on(self, operation: Operation) -> bool:
+        """Whether it is more of a conversation that was met before."""
+        conversation = operation.kind, operation.tcp.connection
+        was_met = conversation in self._conversations
+        self._conversations.add(conversation)
+        return was_met and operation.tcp.upgraded
 
     def note(self, number: int, operation: Operation, elapsed: float) -> None:
         """Keep an operation; `elapsed`: seconds since the experiment began."""

@@ -85,6 +85,11 @@ class Decisions:
         return self._responses if isinstance(self._responses, FrameReader) else None
 
     @property
+    def upgraded(self) -> bool:
+        """Whether another protocol than HTTP is spoken since (101), as that of a WebSocket."""
+        return self._requests.is_upgraded
+
+    @property
     def awaits_head(self) -> bool:
         """Whether requests are meant, and it will soon be known whether this is one of them."""
         return self._requests.is_partial and any(
@@ -172,6 +177,7 @@ class Decisions:
                 encrypted=self.encrypted and is_response,
                 partial=self.answered and is_response,
                 other=self._requests.is_other and is_response,
+                upgraded=self._requests.is_upgraded,
                 informational=self.informational and is_response,
                 mid_message=mid_message,
             ),

@@ -316,7 +316,11 @@ class ExperimentFilter(TrafficFilter):
         known = tuple(each for each in known if each in opened_before or each not in opened)
         if turn != asked_turn or self._decisions.is_newly_targeted(known):
             effect = self._decisions.decide(self._kinds[0])
-            self._message = None if effect is None else ResponseStream(effect)
+            message = self._message
+            if self._decisions.upgraded and message is not None and message.effect.is_of_stream:
+                self._message = message.going_on(effect)
+            else:
+                self._message = None if effect is None else ResponseStream(effect)
             if effect is not None and effect.transient and effect.delay == math.inf:
                 self._partition = effect
             if self._message is not None and not self._message.needs_response:

@@ -380,3 +380,57 @@ def test_a_driver_that_wakes_up_late_loses_no_time_on_the_line() -> None:
     assert stream.next(3, began + 1.5) == ReadPeer(1)
     stream.take(b"x")
     assert stream.next(2, began + 1.5) == WaitUntil(began + 2)
+
+
+UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_time_goes_on_in_a_conversation() -> None:
+    clock = ManualClock()
+    begins = From(seconds=2.0)
+    stream = ResponseStream(effect_of(Truncation(begins=begins), clock=clock))
+    delivered = []
+    for data in (UPGRADED, b"one", b"two"):
+        stream.arrive(clock.monotonic())
+        assert isinstance(stream.next(len(data), clock.monotonic()), ReadPeer)
+        delivered.append(stream.take(data))
+        clock.advance(1.0)
+        stream = stream.going_on(None)
+    assert delivered == [UPGRADED, b"one", b""]
+
+
+def test_a_pause_comes_once_in_a_conversation() -> None:
+    clock = ManualClock()
+    stream = ResponseStream(effect_of(Pause(begins=From(items=1), pause=3.0), clock=clock))
+    stream.arrive(0.0)
+    for byte in UPGRADED + b"\x81\x00":
+        assert stream.next(10, clock.monotonic()) == ReadPeer(1)
+        stream.take(bytes([byte]))
+    for due in (WaitUntil(clock.monotonic() + 3.0), ReadPeer()):
+        stream = stream.going_on(None)
+        assert stream.next(10, clock.monotonic()) == due
+        clock.advance(3.0)
+
+
+def test_what_has_ended_a_conversation_goes_on_ending_it() -> None:
+    clock = ManualClock()
+    ends = Truncation(begins=From(items=0), end="silence")
+    stream = ResponseStream(effect_of(ends, clock=clock))
+    stream.arrive(0.0)
+    stream.next(1, 0.0)
+    assert stream.take(UPGRADED) == UPGRADED
+    assert stream.going_on(None) is stream
+    assert stream.going_on(effect_of(Latency(delay=1), clock=clock)) is stream
+
+
+def test_each_message_is_late_by_what_is_new_and_no_other() -> None:
+    clock = ManualClock()
+    lost = DroppedMessage(items=1)
+    stream = ResponseStream(effect_of(Latency(delay=1), lost, clock=clock))
+    assert stream.arrive(0.0) == 1.0
+    assert isinstance(stream.next(1, 1.0), ReadPeer)
+    stream.take(UPGRADED + b"\x81\x00")
+    following = stream.going_on(effect_of(Latency(delay=3), clock=clock))
+    assert following.arrive(1.0) == 4.0
+    assert following.take(b"\x82\x00") == b""  # also if it is read before
+    assert stream.going_on(None).arrive(1.0) == 1.0

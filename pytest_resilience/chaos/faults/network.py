@@ -127,6 +127,11 @@ class Fault:
         """See above."""
         return False
 
+    @property
+    def is_of_stream(self) -> bool:
+        """Whether it happens once in all that comes on an upgraded connection (101)."""
+        return self.has_place
+
     def altered(self) -> Altered | None:
         """A new state for one response whose bytes are changed; None if they stay as they are."""
         return None

@@ -29,6 +29,7 @@ _SWITCHED = b"101"  # to another protocol, which follows at once
 _REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]* \S+ HTTP/1\.[01]\r\n")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _IN_CHUNKS = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked\b", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)  # so that more follows than a body
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -105,7 +106,8 @@ class Head:
             return size + self.within(data[size:])
         self.over, self.text = True, self._seen[: end + len(_END_OF_HEAD)]
         found = _LENGTH.search(self._seen, 0, end)
-        self.length = None if found is None else int(found[1])
+        is_told = found is not None and self._status != _SWITCHED
+        self.length = int(found[1]) if found is not None and is_told else None
         self.bodiless = self.length == 0 or self._has_no_body(end)
         return size
 
@@ -134,7 +136,10 @@ class _RequestHead(Head):
         return False
 
     def _has_no_body(self, end: int) -> bool:
-        return self.length is None and _CHUNKED.search(self._seen, 0, end) is None
+        follows = self.length is not None or any(
+            header.search(self._seen, 0, end) for header in (_CHUNKED, _UPGRADE)
+        )
+        return not follows
 
 
 def head_of(of_request: bool) -> Head:

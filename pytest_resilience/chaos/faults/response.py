@@ -287,6 +287,10 @@ class DroppedMessage(Alteration):
     def has_place(self) -> bool:
         return self.items > 0
 
+    @property
+    def is_of_stream(self) -> bool:
+        return True
+
     def altered(self) -> Altered:
         return Dropped(head_of(self.of_requests), self.items)
 

@@ -78,8 +78,13 @@ class Http2Streams:
     def remove(self) -> None:
         self._import_hook.remove()
 
-    def sent(self, connection: TcpConnection, message: bytes) -> None:
-        """`message`, or what begins so, is sent on a connection: read the requests in it."""
+    def sent(self, connection: TcpConnection, message: bytes, *, encrypted: bool = False) -> None:
+        """`message`, or what begins so, is sent on a connection: read the requests in it.
+
+        `encrypted`: it was noted before it was.
+        """
+        if encrypted:
+            return
         turn = connection.turn
         turn.requests.feed(message, answered=not turn.asked)
         outgoing = self._outgoing

@@ -100,7 +100,7 @@ class Sender:
         _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         before, blocking = turn.receiving, sock.gettimeout() != 0
-        self._http2.sent(connection, message)
+        self._http2.sent(connection, message, encrypted=turn.decrypted)
         if not turn.decrypted and turn.asks(message):
             connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back

@@ -251,6 +251,14 @@ class TcpConnection:
         is_late_only = late is None if stream is None else stream.content is None
         return turn.receiving and turn.after_handshake > 1 and is_late_only
 
+    @property
+    def _conversation(self) -> ResponseStream | None:
+        """What happens somewhere in all that comes, whatever is said in between."""
+        stream = self.inbound.stream
+        if stream is None or not self.turn.requests.is_upgraded:
+            return None
+        return stream if stream.effect.is_of_stream else None
+
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream
@@ -265,7 +273,7 @@ class TcpConnection:
         elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
             is_read = bool(self.inbound.threads - {threading.get_ident()})
             is_waited_for = stream is not None and stream.due is None
-            if not (is_read and is_waited_for):
+            if not (is_read and is_waited_for) and self._conversation is None:
                 self.inbound.stream = None
 
     def begin_response(
@@ -299,10 +307,14 @@ class TcpConnection:
             requests.late = None
         if self.number in other_ends:
             answer_nothing(self.number, effect)
-        if effect is not None:
-            self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
-        elif not (turn.partial or among):  # else what has happened to the rest of it goes on
-            self.inbound.stream = None
+        if effect is None and (turn.partial or among):
+            return self.inbound.stream  # what has happened to the rest of it goes on
+        conversation = self._conversation
+        if conversation is not None:
+            self.inbound.stream = conversation.going_on(effect)
+        else:
+            new = None if effect is None else ResponseStream(effect, encrypted=turn.decrypted)
+            self.inbound.stream = new
         return self.inbound.stream
 
     def begin_request(self, engine: Engine, message: bytes) -> None:
@@ -312,7 +324,8 @@ class TcpConnection:
             return
         # Of TLS, what comes first may be its own, such as tickets.
         answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
-        begins = requests.begins(message, answered=answered)
+        upgraded = self.turn.requests.is_upgraded
+        begins = requests.begins(message, answered=answered, upgraded=upgraded)
         if requests.is_cut or requests.is_ending:
             return
         effect = None
@@ -358,7 +371,9 @@ class TcpConnection:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=TcpDetails(connection=self.number, mid_message=mid_message)
+            tcp=TcpDetails(
+                connection=self.number, mid_message=mid_message, upgraded=requests.is_upgraded
+            )
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
@@ -368,6 +383,7 @@ class TcpConnection:
                 bodiless=turn.request == BODILESS,
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,
+                upgraded=requests.is_upgraded,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
             call_site=CallSite(loop_objects=(through, self.task and self.task())),

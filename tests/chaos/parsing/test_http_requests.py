@@ -295,3 +295,50 @@ def test_responses_of_http_2_end_in_any_pieces(body: bytes, cuts: list[int]) -> 
     for start, end in zip([0, *ends], ends, strict=False):
         client.feed_response(sent[start:end])
     assert client.unanswered == {3}
+
+
+ASKED = b"GET /talk HTTP/1.1\r\nUpgrade: %b\r\n\r\n"
+FRAME = b"\x81\x82maskhi"
+
+
+@pytest.mark.parametrize(
+    ("messages", "is_upgraded"),
+    [
+        ((ASKED % b"websocket",), False),  # maybe it is refused
+        ((ASKED % b"websocket", FRAME), True),
+        ((ASKED % b"tcp", b"whatever"), True),
+        ((ASKED % b"websocket", FRAME, FRAME), True),
+        ((ASKED % b"websocket", b"GET /talk HTTP/1.1\r\n\r\n"), False),
+        ((ASKED % b"websocket", FRAME, b"GET / HTTP/1.1\r\n\r\n"), False),
+        ((ASKED % b"h2c", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), False),
+        ((b"GET / HTTP/1.1\r\n\r\n", FRAME), False),
+        ((ASKED % b"websocket", b"\x16\x03\x01hello"), False),
+        ((FRAME,), True),  # the request was not seen
+        ((FRAME + b"\x89\x80mask",), True),
+        ((b"\x82\xfe\x01\x00mask" + bytes(256),), True),
+        ((b"\x82\xff" + (70_000).to_bytes(8) + b"mask" + bytes(70_000),), True),
+        ((FRAME[:-1],), False),
+        ((FRAME + b"!",), False),
+        ((b"\x81\x02hi",), False),  # not masked, as no client's is
+        ((b"list\r\n",), False),
+        ((b"",), False),
+    ],
+    ids=repr,
+)
+def test_another_protocol_is_spoken_after_an_upgrade(
+    messages: tuple[bytes, ...], is_upgraded: bool
+) -> None:
+    reader = RequestReader()
+    for message in messages:
+        reader.feed(message, answered=True)
+    assert reader.is_upgraded is is_upgraded
+    assert not (is_upgraded and not reader.is_other)
+    reader.feed(b"POST / HTTP/1.1\r\n\r\n", answered=True)
+    assert not reader.is_upgraded
+
+
+def test_what_is_sent_before_the_response_is_no_other_protocol() -> None:
+    reader = RequestReader()
+    reader.feed(ASKED % b"websocket", answered=True)
+    reader.feed(b"body", answered=False)
+    assert not reader.is_upgraded
