@@ -28,7 +28,9 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.receive_nonblocking import Readiness
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import UnresolvableHosts
 from pytest_resilience.interceptors.waiting import pause
@@ -91,18 +93,20 @@ def try_on(
     sock: socket.socket,
     connection: TcpConnection,
     effect: Effect,
-    proceed: Callable[[], Any],
+    address: Any,
 ) -> None:
-    """Let the kernel go on with a connect, by `proceed`, for which the client waits no longer.
+    """Let the kernel go on with a connect to `address`, for which the client waits no longer.
 
     It ends its wait by a timeout of Python (no errno), or of the kernel (EINPROGRESS).
     """
+    if not is_literal(address[0]):
+        return  # to find out whose name it is may take any time
     readiness.keep_pending(sock, connection, effect)
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
         with contextlib.suppress(OSError):  # it is pending
-            proceed()
+            KernelSocket.connect(kernel_socket(sock), address)
     finally:
         sock.settimeout(timeout)
 

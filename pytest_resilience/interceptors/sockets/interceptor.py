@@ -359,7 +359,7 @@ class SocketPatches:
             return self._attempt(sock, connection, effect, "timed out", proceed)
         except OSError as error:
             if effect and effect.delay == math.inf and error.errno in {None, errno.EINPROGRESS}:
-                try_on(self._receiver.nonblocking.readiness, sock, connection, effect, proceed)
+                try_on(self._receiver.nonblocking.readiness, sock, connection, effect, address)
             raise
         finally:
             or_none(self._connections.connected, connection, sock)
