@@ -28,6 +28,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.monkey.active_experiments import ActiveExperiments
+from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.events import ExperimentEnded
 from pytest_resilience.monkey.events import ExperimentFailed
 from pytest_resilience.monkey.events import ExperimentHeldBack
@@ -515,26 +516,43 @@ def test_no_timer_outlives_the_monkey(world: World) -> None:
         assert not thread.is_alive()
 
 
-def test_what_is_just_being_started_is_undone_before_stopping_returns() -> None:
-    world = World()
-    entered, go_on = threading.Event(), threading.Event()
+class SlowStart:
+    """Starts experiments, as `start` does, not before it is told to go on."""
 
-    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
-        entered.set()
-        assert go_on.wait(PATIENCE)
-        return world.start(experiment, seed=seed)
+    def __init__(self, start: Starter) -> None:
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self._start = start
 
+    def __call__(self, experiment: ChaosExperiment, *, seed: int) -> Any:
+        self.entered.set()
+        assert self.go_on.wait(PATIENCE)
+        return self._start(experiment, seed=seed)
+
+
+def starting(start: SlowStart) -> Monkey:
+    """A monkey whose experiment is just being started."""
     monkey = Monkey(start, seed=1, interval="1h")
     monkey.register_experiment(experiment("slow"))
     monkey.start_chaos_monkey()
-    assert entered.wait(PATIENCE)
+    assert start.entered.wait(PATIENCE)
+    return monkey
+
+
+def stop_meanwhile(monkey: Monkey, start: SlowStart) -> None:
     stopper = threading.Thread(target=monkey.stop_chaos_monkey, daemon=True)
     stopper.start()
     while monkey.running:
         time.sleep(0)
-    go_on.set()
+    start.go_on.set()
     stopper.join(PATIENCE)
     assert not stopper.is_alive()
+
+
+def test_what_is_just_being_started_is_undone_before_stopping_returns() -> None:
+    world = World()
+    start = SlowStart(world.start)
+    monkey = starting(start)
+    stop_meanwhile(monkey, start)
     assert world.on == []
     assert [what for what, _, _ in world.done] == ["start", "stop"]
     assert of(monkey, ExperimentEnded)[0].reason == "stopped while it started"
@@ -542,23 +560,12 @@ def test_what_is_just_being_started_is_undone_before_stopping_returns() -> None:
 
 
 def test_a_start_that_fails_while_all_is_stopped_is_a_failure_and_no_more() -> None:
-    entered, go_on = threading.Event(), threading.Event()
-
-    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
-        entered.set()
-        assert go_on.wait(PATIENCE)
+    def fail(experiment: ChaosExperiment, *, seed: int) -> Any:
         raise OSError("too late")
 
-    monkey = Monkey(start, seed=1, interval="1h")
-    monkey.register_experiment(experiment("slow"))
-    monkey.start_chaos_monkey()
-    assert entered.wait(PATIENCE)
-    stopper = threading.Thread(target=monkey.stop_chaos_monkey, daemon=True)
-    stopper.start()
-    while monkey.running:
-        time.sleep(0)
-    go_on.set()
-    stopper.join(PATIENCE)
+    start = SlowStart(fail)
+    monkey = starting(start)
+    stop_meanwhile(monkey, start)
     assert monkey.get_active_experiments() == {}
     assert monkey.verdict is Verdict.FAILED
 
@@ -568,20 +575,10 @@ def test_a_start_that_hangs_keeps_nobody_for_ever_and_is_undone_when_it_ends(
 ) -> None:
     monkeypatch.setattr("pytest_resilience.monkey.active_experiments._PATIENCE", 0.01)
     world = World()
-    entered, go_on = threading.Event(), threading.Event()
-
-    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
-        entered.set()
-        assert go_on.wait(PATIENCE)
-        return world.start(experiment, seed=seed)
-
-    monkey = Monkey(start, seed=1, interval="1h")
-    monkey.register_experiment(experiment("slow"))
-    monkey.start_chaos_monkey()
-    assert entered.wait(PATIENCE)
-    monkey.stop_chaos_monkey()
+    start = SlowStart(world.start)
+    starting(start).stop_chaos_monkey()
     assert "['slow']: under way for 0.01 s, undone as soon as it can be" in caplog.text
-    go_on.set()
+    start.go_on.set()
     world.wait_for(lambda: [what for what, _, _ in world.done] == ["start", "stop"])
 
 

@@ -6,6 +6,7 @@ import http.server
 import os
 import select
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -278,7 +279,14 @@ def test_a_pipe_that_a_child_has_too_is_awaited_in_real_time(
     assert child.wait() == 0
 
 
-def test_streams_of_asyncio(clock: VirtualClock) -> None:
+def talk_over_streams(
+    clock: VirtualClock,
+    *,
+    client: ssl.SSLContext | None = None,
+    server: ssl.SSLContext | None = None,
+) -> None:
+    """Two clients of asyncio, of which one waits too short for what a server does in a while."""
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await asyncio.sleep(float(await reader.readline()))
@@ -287,7 +295,7 @@ def test_streams_of_asyncio(clock: VirtualClock) -> None:
             writer.close()
 
     async def ask(port: int, seconds: int) -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
         try:
             writer.write(b"%d\n" % seconds)
             async with asyncio.timeout(60):
@@ -296,8 +304,8 @@ def test_streams_of_asyncio(clock: VirtualClock) -> None:
             writer.close()
 
     async def main() -> None:
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server) as listening:
+            port = listening.sockets[0].getsockname()[1]
             assert await ask(port, 50) == b"ok"
             assert clock.elapsed == 50
             with pytest.raises(TimeoutError):
@@ -305,6 +313,10 @@ def test_streams_of_asyncio(clock: VirtualClock) -> None:
             assert clock.elapsed == 110
 
     asyncio.run(main())
+
+
+def test_streams_of_asyncio(clock: VirtualClock) -> None:
+    talk_over_streams(clock)
 
 
 def test_a_client_for_whom_a_listener_has_no_room_yet(clock: VirtualClock) -> None:

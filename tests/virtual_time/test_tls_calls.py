@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import subprocess
@@ -21,6 +20,7 @@ from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.virtual_time.test_socket_calls import Handler
 from tests.virtual_time.test_socket_calls import Server
 from tests.virtual_time.test_socket_calls import running
+from tests.virtual_time.test_socket_calls import talk_over_streams
 
 
 pytestmark = pytest.mark.may_block(reason="sockets that wait are what is tested")
@@ -174,32 +174,7 @@ def test_httpx(clock: VirtualClock, url: str, trust: Trust) -> None:
 
 
 def test_asyncio(clock: VirtualClock, trust: Trust) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await asyncio.sleep(float(await reader.readline()))
-            writer.write(b"ok")
-        finally:
-            writer.close()
-
-    async def ask(port: int, seconds: int) -> bytes:
-        reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
-        try:
-            writer.write(b"%d\n" % seconds)
-            async with asyncio.timeout(60):
-                return await reader.read()
-        finally:
-            writer.close()
-
-    async def main() -> None:
-        async with await asyncio.start_server(serve, HOST, 0, ssl=trust.server) as server:
-            port = server.sockets[0].getsockname()[1]
-            assert await ask(port, 50) == b"ok"
-            assert clock.elapsed == 50
-            with pytest.raises(TimeoutError):
-                await ask(port, 70)
-            assert clock.elapsed == 110
-
-    asyncio.run(main())
+    talk_over_streams(clock, client=trust.client, server=trust.server)
 
 
 def test_a_server_that_is_older_than_the_clock(trust: Trust) -> None:

@@ -29,18 +29,9 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
-
-
-BODY = b'{"name": "anything at all", "amount": 12345}'
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-    len(BODY),
-    BODY,
-)
-
-
-def answer(connection: socket.socket) -> None:
-    while connection.recv(65536):
-        connection.sendall(ANSWER)
+from tests.interceptors.sockets.test_receive import ANSWER
+from tests.interceptors.sockets.test_receive import BODY
+from tests.interceptors.sockets.test_receive import answer
 
 
 def run(story: Coroutine[Any, Any, Any]) -> Any:

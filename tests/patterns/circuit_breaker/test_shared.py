@@ -48,6 +48,7 @@ from pytest_resilience.patterns import CircuitCall
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
 from pytest_resilience.patterns import CircuitWouldOpen
+from tests.patterns.circuit_breaker.test_modes import run
 from tests.redis_server import redis_server
 
 
@@ -140,19 +141,6 @@ def elsewhere(url: str) -> Iterator[Callable[..., Elsewhere]]:
     yield start
     for each in made:
         each.kill()
-
-
-def broken() -> None:
-    raise ConnectionError("gone")
-
-
-def run(breaker: CircuitBreaker, story: str) -> None:
-    for letter in story:
-        if letter == "s":
-            breaker.call(int)
-        else:
-            with pytest.raises(ConnectionError):
-                breaker.call(broken)
 
 
 def half_open(breaker: CircuitBreaker) -> None:
