@@ -203,21 +203,16 @@ class Wait:
             self.cancelled = True
             self._book()
 
-    def end(self) -> None:
-        """Call now."""
-        self.cancel()
+    def end(self, *, in_full: bool = False) -> None:
+        """Call now. `in_full`: all of it has passed by the loop's time, maybe not by the clock."""
+        self.cancelled = True
+        self._book(self._ends if in_full else -math.inf)
         self._then()
 
     @property
     def clock(self) -> Clock:
         """By which it passes."""
         return self._effect.clock
-
-    def pass_in_full(self) -> None:
-        """Call now: all of it has passed by the loop's time, maybe not by the clock."""
-        self.cancelled = True
-        self._book(self._ends)
-        self._then()
 
     def is_over(self) -> bool:
         """By the clock, or because the experiments have ended."""
@@ -278,7 +273,7 @@ class _Schedule:
             ):
                 wait = heapq.heappop(self._waits)[2]
                 if not wait.cancelled:
-                    wait.pass_in_full()
+                    wait.end(in_full=True)
         finally:  # whatever one of them has raised
             self._ending = False
             self._handle = self._next(loop, now)

@@ -97,21 +97,21 @@ def hold_before(
 
 
 def hold_until(
-    sock: Receiver,
+    sock: socket.socket,
     due: float,
-    effect: Effect,
+    stream: ResponseStream,
     *,
-    left: Callable[[], float] | None = None,
+    since: float,
+    ended: threading.Event,
     asked_at: float = math.inf,
-    since: float = math.inf,
-    ended: threading.Event | None = None,
 ) -> None:
     """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
 
     The timeout counts from `asked_at` on, if that was before. `since`: when the wait began, for
-    what has passed is a part of it. `left`: instead of the effect's own. `ended`: as in `Inbound`.
+    what has passed is a part of it. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
+    effect = stream.effect
     now = effect.clock.monotonic()
     effect.add_delay(max(0.0, min(now, due) - since))
     if due > now:
@@ -119,7 +119,7 @@ def hold_until(
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
         error = functools.partial(timed_out, sock)
-        hold(effect, due - now, limit, error, ended, left=left, sock=sock)
+        hold(effect, due - now, limit, error, ended, left=stream.left, sock=sock)
 
 
 def hold_sending(

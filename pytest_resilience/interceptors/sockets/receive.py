@@ -345,9 +345,8 @@ class Receiver:
                 case WaitUntil(due):
                     ended = inbound.ended
                     effects.hold_until(
-                        sock, due, stream.effect,
-                        left=stream.left, asked_at=asked_at, since=since, ended=ended,
-                    )  # fmt: skip
+                        sock, due, stream, since=since, ended=ended, asked_at=asked_at
+                    )
                     self.nonblocking.readiness.release(connection)
                     if ended.is_set():
                         connection.give_up_response()
@@ -407,7 +406,7 @@ class Receiver:
         assert eof.due is not None  # it has arrived
         since = eof.due - eof.effect.delay
         ended = connection.inbound.ended
-        effects.hold_until(sock, eof.due, eof.effect, since=since, ended=ended)
+        effects.hold_until(sock, eof.due, eof, since=since, ended=ended)
         connection.inbound.eof = None
         return arguments.returned(b"")
 
