@@ -1,15 +1,20 @@
 """Who awaits an operation, and how to cancel that as the code under test would.
 
 In asyncio it is a task, and `task.cancel()`. In trio it is a cancel scope, and `scope.cancel()`:
-the innermost one that the code under test has entered itself, by a nursery or a timeout, for a
-library may turn the cancellation of its own scope into something else. Where there is none, it is
-that of the nursery in which the task was started.
+the innermost one that the code under test has entered itself, for a library may turn the
+cancellation of its own scope into something else. Where there is none, it is that of the nursery in
+which the task was started.
+
+Groups of tasks go on, as if nothing had been asked of them, where one of their tasks is cancelled,
+and a nursery whose scope is cancelled ends so. Nobody does that to them but their own code. So who
+waits for the group is cancelled with the task, and the scopes of nurseries are passed over.
 
 Nothing here waits for anything. Neither asyncio nor trio is imported: who awaits has done so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -20,6 +25,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from types import FunctionType
 from typing import Any
 
 from pytest_resilience.chaos.call_site import LOOP
@@ -32,16 +38,29 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
 
 
-__all__ = ["Cancelling", "cancellation_of", "in_own_scope", "note_scope"]
+__all__ = [
+    "Cancelling",
+    "cancel_with_groups",
+    "cancellation_of",
+    "in_own_scope",
+    "note_nursery",
+    "note_scope",
+]
 
 _AWAITED = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 _scopes_of_user: weakref.WeakSet[Any] = weakref.WeakSet()
+_nurseries_of_user: weakref.WeakSet[Any] = weakref.WeakSet()  # their scopes
 
 
 def note_scope(scope: object) -> None:
     """The code under test has entered a cancel scope of trio itself."""
     _scopes_of_user.add(scope)
+
+
+def note_nursery(scope: object) -> None:
+    """The code under test has opened a nursery of trio, which has this cancel scope."""
+    _nurseries_of_user.add(scope)
 
 
 def in_own_scope(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -153,14 +172,41 @@ def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
         return None
     if not hasattr(task, "parent_nursery"):  # of asyncio
         loop = task.get_loop()
-        if running_loop() is loop:
-            return Cancelling(task.cancel, task, is_here)
-        cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        cancel = functools.partial(cancel_with_groups, task)
+        if running_loop() is not loop:
+            cancel = functools.partial(loop.call_soon_threadsafe, cancel)
         return Cancelling(cancel, task, is_here)
     if current_task() is None:
         return None  # a thread of trio's cannot be abandoned
     scope = _scope_of(task)
     return None if scope is None else Cancelling(scope.cancel, task, is_here)
+
+
+def cancel_with_groups(task: Any) -> None:
+    """Cancel a task of asyncio, and who waits for the groups that it is in."""
+    seen = []
+    while task is not None and task not in seen:
+        seen.append(task)
+        task.cancel()
+        hosts = (_host(callback) for callback, _ in task._callbacks or ())  # noqa: SLF001  # as below
+        task = next((each for each in hosts if each is not None), None)
+
+
+def _host(callback: Any) -> Any:
+    """The task that waits for the group whose callback it is; None if it is no group's.
+
+    `asyncio.gather` tells who waits for it of a task that is cancelled.
+    """
+    group = getattr(callback, "__self__", None)
+    if group is not None:
+        return getattr(group, "_parent_task", None)
+    if not isinstance(callback, FunctionType):
+        return None
+    named = dict(zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True))
+    with contextlib.suppress(KeyError, ValueError):  # ValueError: it has no value yet
+        scope = getattr(named["self"].cell_contents, "cancel_scope", None)
+        return getattr(scope, "_host_task", None)
+    return None
 
 
 def _scope_of(task: Any) -> Any:
@@ -174,4 +220,6 @@ def _scope_of(task: Any) -> Any:
             return None
         status = status._parent  # noqa: SLF001  # as above
     nursery = task.parent_nursery
+    while nursery is not None and nursery.cancel_scope in _nurseries_of_user:
+        nursery = nursery.parent_task.parent_nursery
     return None if nursery is None else nursery.cancel_scope

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from pytest_resilience.chaos.cancelling import note_nursery
 from pytest_resilience.chaos.cancelling import note_scope
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import KINDS
@@ -56,6 +57,11 @@ def _reach_trio(patches: Patches) -> None:
     patches.replace(trio.CancelScope, "__enter__", _entering)
 
 
+def _is_of_nursery(frame: FrameType) -> bool:
+    manager = frame.f_locals.get("self") if frame.f_code.co_name == "__aenter__" else None
+    return type(manager).__name__ == "NurseryManager"
+
+
 def _is_by_user(frame: FrameType | None) -> bool:
     """Whether it is the user's code that enters a scope, which is done in `frame`.
 
@@ -74,8 +80,10 @@ def _is_by_user(frame: FrameType | None) -> bool:
 def _entering(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(original)
     def enter(scope: Any) -> Any:
-        if _is_by_user(sys._getframe(1)):  # noqa: SLF001  # as in `chaos.call_site`
-            note_scope(scope)
+        frame = sys._getframe(1)  # noqa: SLF001  # as in `chaos.call_site`
+        if _is_by_user(frame):
+            note = note_nursery if _is_of_nursery(frame) else note_scope
+            note(scope)
         return original(scope)
 
     return enter

@@ -184,17 +184,66 @@ def test_the_innermost_scope_of_the_user_is_cancelled(inject: Inject) -> None:
 
 
 @pytest.mark.parametrize("enter", [trio.open_nursery, anyio.create_task_group])
-def test_a_nursery_has_a_scope(inject: Inject, enter: Callable[[], Any]) -> None:
+def test_the_scope_of_a_nursery_is_passed_over(inject: Inject, enter: Callable[[], Any]) -> None:
+    """It would end as if all its tasks were done."""
+
+    async def child() -> None:
+        cancellation = await found()
+        assert cancellation is not None
+        cancellation.cancel()
+        await trio.sleep_forever()
+
     async def main() -> str:
+        with trio.move_on_after(60) as outer:
+            async with enter() as nursery:
+                nursery.start_soon(child)
+        return str(outer.cancel_called)
+
+    async def alone() -> str:
         async with enter() as nursery:
-            cancellation = await found()
-            assert cancellation is not None
-            cancellation.cancel()
-            await trio.lowlevel.checkpoint()
-        return str(nursery.cancel_scope.cancel_called)
+            nursery.start_soon(child)
+        return "all its tasks are done"
 
     with inject("cancellation"):
         assert in_trio(main) == "True"
+        with pytest.raises((BaseExceptionGroup, trio.Cancelled)):
+            in_trio(alone)
+
+
+async def of_asyncio(child: Callable[[], Any], into: list[str]) -> None:
+    async with asyncio.TaskGroup() as outer:
+
+        async def inner() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(child())
+            into.append("the group is over")
+
+        outer.create_task(inner())
+    into.append("the outer group is over")
+
+
+async def of_anyio(child: Callable[[], Any], into: list[str]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(child)
+    into.append("the group is over")
+
+
+@pytest.mark.parametrize("group", [of_asyncio, of_anyio])
+def test_who_waits_for_a_group_is_cancelled_with_its_task(
+    inject: Inject, group: Callable[..., Awaitable[None]]
+) -> None:
+    """It would go on as if the task had come to its end."""
+    into: list[str] = []
+
+    async def child() -> None:
+        cancellation = await found()
+        assert cancellation is not None
+        cancellation.cancel()
+        await asyncio.sleep(60)
+
+    with inject("cancellation"):
+        assert asyncio.run(outcome(lambda: group(child, into))) == "cancelled"
+    assert not into
 
 
 def test_a_scope_of_a_library_is_left_alone(inject: Inject) -> None:

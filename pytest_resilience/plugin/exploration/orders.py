@@ -30,6 +30,7 @@ from typing import Any
 
 from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.chaos.cancelling import cancel_with_groups
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.operation import SLEEP
 from pytest_resilience.chaos.operation import CallSite
@@ -76,7 +77,7 @@ class _Wakeups:
             if handle is None or handle is not self._handle():
                 return
         if self._cancels():
-            task.cancel()
+            cancel_with_groups(task)
 
 
 class _CallSoon:
