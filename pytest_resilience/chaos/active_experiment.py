@@ -230,10 +230,12 @@ class ActiveExperiment:
 
     def _possible(self, operation: Operation) -> list[Fault] | None:
         """The faults that can happen to it; None if it is more of what these have been asked."""
+        experiment, counted = self.experiment, self.counted
         on_http2 = operation.tcp.multiplexed or operation.http.stream
-        goes_on = self._goes_on(operation)
+        # More of a conversation, about which it was asked when that began.
+        goes_on = experiment.is_of_stream and counted is not None and counted.goes_on(operation)
         possible = []
-        for fault in self.experiment.faults:
+        for fault in experiment.faults:
             if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
                 continue
             if on_http2 and self._is_elsewhere(fault, operation):
@@ -241,11 +243,6 @@ class ActiveExperiment:
             if not (goes_on and fault.is_of_stream):
                 possible.append(fault)
         return None if goes_on and not possible else possible
-
-    def _goes_on(self, operation: Operation) -> bool:
-        """Whether it is more of a conversation, about which it was asked when that began."""
-        counts_within = any(fault.is_of_stream for fault in self.experiment.faults)
-        return counts_within and self.counted is not None and self.counted.goes_on(operation)
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.

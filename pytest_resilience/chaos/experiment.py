@@ -355,6 +355,11 @@ class ChaosExperiment(ExperimentConstructor):
         return any(each.connections is not None for each in self.targets)
 
     @cached_property
+    def is_of_stream(self) -> bool:
+        """Whether it happens once in all that comes on an upgraded connection (101)."""
+        return any(fault.is_of_stream for fault in self.faults)
+
+    @cached_property
     def aims_at_requests(self) -> bool:
         """Whether only some requests are meant."""
         return any(isinstance(each, RequestFilter) for each in self._filters)
