@@ -163,12 +163,9 @@ def test_all_that_comes_after_an_upgrade_is_one_response_to_what_counts_in_it(
     with (
         how.serve(parrot) as port,
         inject("network_failure", rate=1, **given) as fault,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            assert conversation(client) == heard
-        finally:
-            client.close()
+        assert conversation(client) == heard
     assert (fault.matched, fault.hits) == (1, 1)
 
 
@@ -179,12 +176,9 @@ def test_what_is_damaged_from_a_message_on_is_so_in_all_that_come(
     with (
         how.serve(parrot) as port,
         inject("network_failure", mode="corrupt", share=1, after_items=2, rate=1) as fault,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            first, second, third, fourth = conversation(client)
-        finally:
-            client.close()
+        first, second, third, fourth = conversation(client)
     assert [first, second] == ALL[:2]
     assert len(third) == len(fourth) == 3
     assert not set(third) & set(FRAME + b"2")
@@ -200,12 +194,9 @@ def test_the_pause_comes_once_where_it_was_asked_for(kind: Any, how: How, inject
     with (
         how.serve(parrot) as port,
         inject("network_latency", delay=pause, after_items=2, rate=1) as late,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            assert conversation(client) == ALL
-        finally:
-            client.close()
+        assert conversation(client) == ALL
     assert (late.matched, late.hits, round(late.delay / pause)) == (1, 1, 1)
 
 
@@ -215,13 +206,10 @@ def test_another_experiment_is_asked_about_each_turn(kind: Any, how: How, inject
         how.serve(parrot) as port,
         inject("network_latency", delay="1ms", rate=1, name="late") as late,
         inject("network_failure", mode="drop_message", after_items=2, rate=1) as lost,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
         late_before = late.matched  # it has connected
-        try:
-            assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
-        finally:
-            client.close()
+        assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
     assert (lost.matched, lost.hits) == (1, 1)
     assert late.matched - late_before == 1 + TURNS
     assert late.matched - late.hits <= 1  # nothing came that could be late
@@ -233,12 +221,9 @@ def test_an_experiment_that_ends_it_comes_first(kind: Any, how: How, inject: Inj
         how.serve(parrot) as port,
         inject("network_failure", mode="corrupt", share=1, after_items=1, rate=1) as damage,
         inject("network_failure", mode="reset", path="/talk", nth=4, name="reset") as reset,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            first, second, *rest = conversation(client)
-        finally:
-            client.close()
+        first, second, *rest = conversation(client)
     assert first == b"0"
     assert second != b"1"
     assert rest == [END, END]
@@ -251,16 +236,12 @@ def test_to_an_experiment_that_begins_within_it_all_from_then_on_is_one(
 ) -> None:
     if how.context and kind is Asyncio:
         pytest.skip("what is in TLS above the sockets is seen of connections made since")
-    with how.serve(parrot) as port:
-        client = kind(port, how)
-        try:
-            client.send(UPGRADE)
-            assert whole(client, len(UPGRADED)) == UPGRADED
-            assert turn(client, 0) == b"0"
-            with inject("network_failure", mode="drop_message", after_items=1, rate=1) as lost:
-                assert [turn(client, each) for each in (1, 2, 3)] == [b"1", NOTHING, b"3"]
-        finally:
-            client.close()
+    with how.serve(parrot) as port, contextlib.closing(kind(port, how)) as client:
+        client.send(UPGRADE)
+        assert whole(client, len(UPGRADED)) == UPGRADED
+        assert turn(client, 0) == b"0"
+        with inject("network_failure", mode="drop_message", after_items=1, rate=1) as lost:
+            assert [turn(client, each) for each in (1, 2, 3)] == [b"1", NOTHING, b"3"]
     assert (lost.matched, lost.hits) == (1, 1)
 
 
@@ -270,12 +251,9 @@ def test_of_what_the_client_says_one_message_is_lost(kind: Any, how: How, inject
     with (
         how.serve(parrot) as port,
         inject("network_failure", **given) as lost,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
-        finally:
-            client.close()
+        assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
     assert lost.hits == 1
 
 
@@ -286,12 +264,9 @@ def test_no_response_of_http_takes_the_place_of_a_message(
     with (
         how.serve(parrot) as port,
         inject("network_failure", mode="status", from_nth=2) as status,
+        contextlib.closing(kind(port, how)) as client,
     ):
-        client = kind(port, how)
-        try:
-            assert conversation(client) == ALL
-        finally:
-            client.close()
+        assert conversation(client) == ALL
     assert (status.matched, status.hits) == (1, 0)
 
 
