@@ -33,10 +33,11 @@ HOST = "127.0.0.1"
 class Trust:
     """An authority, and what servers and clients need to make use of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *names: str) -> None:
+        """`names`: of the servers; by default those of this machine."""
         authority = trustme.CA()
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        certificate = authority.issue_cert(HOST, "localhost")
+        certificate = authority.issue_cert(*(names or (HOST, "localhost")))
         certificate.configure_cert(self.server)
         self.server_file = str(folder / "server.pem")
         certificate.private_key_and_cert_chain_pem.write_to_path(self.server_file)

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import requests
-import trustme
 
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
 from tests.virtual_time.test_socket_calls import Handler
 from tests.virtual_time.test_socket_calls import Server
 from tests.virtual_time.test_socket_calls import running
@@ -25,25 +26,10 @@ from tests.virtual_time.test_socket_calls import talk_over_streams
 
 pytestmark = pytest.mark.may_block(reason="sockets that wait are what is tested")
 
-HOST = "127.0.0.1"
-
-
-class Trust:
-    """What the servers of these tests have, and what clients know of them."""
-
-    def __init__(self, file: str) -> None:
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(file)
-        self.file = file
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST).configure_cert(self.server)
-        self.client = ssl.create_default_context()
-        authority.configure_trust(self.client)
-
 
 @pytest.fixture(scope="module")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
-    return Trust(str(tmp_path_factory.mktemp("tls") / "authority.pem"))
+    return Trust(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

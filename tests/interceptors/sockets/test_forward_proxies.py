@@ -8,9 +8,9 @@ import socket
 import ssl
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import trustme
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxie
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.interceptors.sockets.polls import POLLS
@@ -163,19 +164,11 @@ def test_who_polls_before_it_asks_the_proxy(polls: Poll, inject: Inject) -> None
 
 
 @pytest.fixture
-def shop() -> Iterator[tuple[int, ssl.SSLContext]]:
+def shop(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
     """The port of somebody who has the certificate of `shop.internal`, and who trusts it."""
-    authority = trustme.CA()
-    server, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("shop.internal").configure_cert(server)
-    authority.configure_trust(trusting)
-
-    def over_tls(connection: socket.socket) -> None:
-        with server.wrap_socket(connection, server_side=True) as wrapped:
-            echo(wrapped)
-
-    with serve(over_tls) as port:
-        yield port, trusting
+    trust = Trust(tmp_path, "shop.internal")
+    with serve(trust.over_tls(echo)) as port:
+        yield port, trust.client
 
 
 def test_a_kept_tunnel_is_known_by_whose_certificate_was_asked_for(

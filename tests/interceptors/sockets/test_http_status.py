@@ -10,13 +10,11 @@ import ssl
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import requests
-import trustme
 import urllib3
 
 from pytest_resilience import ChaosExperiment
@@ -106,21 +104,11 @@ def test_clients_are_answered(client: Client, port: int, outage: ActiveExperimen
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_over_tls_too(client: Client, tmp_path: Path, outage: ActiveExperiment) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST).configure_cert(context)
-    file = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(str(file))
-
-    def answer_over_tls(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as wrapped:
-            answer(wrapped)
-
-    with serve(answer_over_tls) as port:
+def test_over_tls_too(client: Client, trust: Trust, outage: ActiveExperiment) -> None:
+    with serve(trust.over_tls(answer)) as port:
         url = f"https://{HOST}:{port}/"
-        assert client(url, str(file)) == (503, "7")
-        assert client(url, str(file)) == (200, None)
+        assert client(url, trust.file) == (503, "7")
+        assert client(url, trust.file) == (200, None)
     assert (outage.matched, outage.hits) == (2, 1)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import threading
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import trustme
 
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
@@ -21,6 +20,7 @@ from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
 
 
@@ -101,17 +101,19 @@ def test_what_has_no_body_is_no_hit(mode: str, inject: Inject) -> None:
 
 
 @pytest.mark.parametrize("way", ["blocking", "asyncio"])
-def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> None:
+def test_in_http_2_no_answer_is_taken_for_another(way: str, tmp_path: Path, inject: Inject) -> None:
     """What comes first is about the connection, and no answer to anything."""
+    trust = Trust(tmp_path)
+    for context in (trust.server, trust.client):
+        context.set_alpn_protocols(["h2"])
 
     def settings(connection: socket.socket) -> None:
-        with both.wrap_socket(connection, server_side=True) as wrapped:
-            wrapped.recv(1000)
-            wrapped.sendall(SETTINGS)
-            wrapped.recv(1000)
+        connection.recv(1000)
+        connection.sendall(SETTINGS)
+        connection.recv(1000)
 
     async def awaited(port: int) -> bytes:
-        reader, writer = await asyncio.open_connection(HOST, port, ssl=mine)
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
         writer.write(PREFACE)
         data = await reader.readexactly(len(SETTINGS))
         writer.close()
@@ -122,18 +124,15 @@ def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> N
     def blocking(port: int) -> bytes:
         with (
             socket.create_connection((HOST, port), timeout=10) as plain,
-            mine.wrap_socket(plain, server_hostname=HOST) as client,
+            trust.client.wrap_socket(plain, server_hostname=HOST) as client,
         ):
             client.sendall(PREFACE)
             return client.recv(1000)
 
-    authority = trustme.CA()
-    both, mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert(HOST).configure_cert(both)
-    authority.configure_trust(mine)
-    for context in (both, mine):
-        context.set_alpn_protocols(["h2"])
-    with serve(settings) as port, inject("network_failure", mode="lose_answer", rate=1) as lost:
+    with (
+        serve(trust.over_tls(settings)) as port,
+        inject("network_failure", mode="lose_answer", rate=1) as lost,
+    ):
         heard = blocking(port) if way == "blocking" else asyncio.run(awaited(port))
     assert (heard, lost.matched) == (SETTINGS, 0)
     assert "Responses in HTTP/2 are told apart only by the library h2" in str(never_fired(lost))
