@@ -20,9 +20,6 @@ import respx
 
 from pytest_httpx import HTTPXMock
 
-from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
-from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import full_backlog
@@ -145,15 +142,6 @@ FAILURES: dict[str, tuple[Callable[[], AbstractContextManager[int]], dict[str, A
         {"mode": "truncate", "share": 0},
     ),
 }
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """With both interceptors, as users have them: what one has done the other must not do again."""
-    engine = Engine(lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)])
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
 
 
 cases = pytest.mark.parametrize(

@@ -25,7 +25,6 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
-from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
@@ -52,16 +51,6 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def clock(way: str) -> Clock:
     return ManualClock() if way == "blocking" else SYSTEM_CLOCK
-
-
-@pytest.fixture
-def engine(clock: Clock) -> Iterator[Engine]:
-    engine = Engine(
-        lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)], clock=clock
-    )
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 from collections.abc import AsyncIterator
-from collections.abc import Iterator
 from typing import Any
 
 import fastapi
@@ -23,8 +22,6 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
-from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
@@ -35,14 +32,6 @@ from tests.interceptors.http_mocks.in_process_clients import App
 from tests.interceptors.http_mocks.in_process_clients import TestClient
 from tests.interceptors.http_mocks.in_process_clients import Way
 from tests.interceptors.http_mocks.in_process_clients import met
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)])
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
 
 
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

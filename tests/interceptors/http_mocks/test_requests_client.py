@@ -30,7 +30,6 @@ from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
-from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import serve
 
@@ -42,16 +41,6 @@ SAFE = "https://api.example.com/orders"
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
-
-
-@pytest.fixture
-def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(
-        lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)], clock=clock
-    )
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
 
 
 @pytest.fixture
