@@ -21,6 +21,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
+from tests.injecting import ending
 from tests.injecting import injecting
 from tests.resets import reset_when_closed
 
@@ -186,9 +187,8 @@ def silent_port() -> Iterator[int]:
 def engine() -> Iterator[Engine]:
     engine = Engine(lambda engine: [SocketInterceptor(engine)])
     engine.preload()  # as a run does, for experiments may begin in a loop
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(engine):
+        yield engine
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.runtime import new_engine
+from tests.injecting import ending
 from tests.interceptors.files import test_interceptor
 from tests.interceptors.files.file_actions import access
 from tests.interceptors.files.file_actions import locking
@@ -74,11 +75,9 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 def engine(shop: types.ModuleType) -> Iterator[Engine]:
     places = {"stock": shop, "price": shop, "missing": shop}
     services = [Service.at(name, [f"watched_shop:{name}"]) for name in places]
-    engine = new_engine(services=Services(services))
-    yield engine
-    assert engine.recorder is None
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(new_engine(services=Services(services))) as engine:
+        yield engine
+        assert engine.recorder is None
 
 
 def noted(

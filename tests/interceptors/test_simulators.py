@@ -19,6 +19,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.interceptors.simulators import SimulatorInterceptor
+from tests.injecting import ending
 
 
 @pytest.fixture
@@ -31,9 +32,8 @@ def engine(clock: ManualClock) -> Iterator[Engine]:
     engine = Engine(lambda engine: [SimulatorInterceptor(engine)], clock=clock)
     engine.services.add(Service.at("inventory", ["shop:check"]))
     engine.services.add(Service.at("prices", ["prices.internal"]))
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(engine):
+        yield engine
 
 
 def start(engine: Engine, kind: str, **parameters: Any) -> ActiveExperiment:

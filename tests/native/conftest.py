@@ -16,6 +16,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.native.loader_tables import unsupported
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject
+from tests.injecting import ending
 from tests.injecting import injecting
 
 
@@ -119,10 +120,8 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = new_engine()
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(new_engine()) as engine:
+        yield engine
     engine.watch(False)
 
 

@@ -39,6 +39,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from tests.injecting import Inject
+from tests.injecting import ending
 from tests.injecting import injecting
 
 
@@ -49,10 +50,8 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(lambda engine: [FileInterceptor(engine)], clock=clock)
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(Engine(lambda engine: [FileInterceptor(engine)], clock=clock)) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import ending
 
 
 @pytest.fixture
@@ -25,6 +26,5 @@ def engine(clock: Clock) -> Iterator[Engine]:
     engine = Engine(
         lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)], clock=clock
     )
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(engine):
+        yield engine

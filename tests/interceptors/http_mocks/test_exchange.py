@@ -20,6 +20,7 @@ from pytest_resilience.interceptors.http_mocks.exchange import Hold
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from tests.injecting import ending
 
 
 RESPONSE = MockResponse.of(200, "OK", [("X-Kind", "tea")], b"abcdef")
@@ -32,10 +33,8 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(lambda _: [], clock=clock)
-    yield engine
-    for active_experiment in engine.active:
-        active_experiment.stop()
+    with ending(Engine(lambda _: [], clock=clock)) as engine:
+        yield engine
 
 
 def exchange(engine: Engine, kind: str = "network_failure", **parameters: Any) -> Exchange:
