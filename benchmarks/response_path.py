@@ -1,9 +1,10 @@
 """How many functions and modules of the package one delayed response runs through.
 
-`python benchmarks/response_path.py`, with the `test` extra installed; `-v` lists them. Counted
-are functions and modules that are entered between the call that receives and its return, once
-each: what a reader has to read to follow one response. A comprehension and a
-generator expression are parts of their function.
+`python benchmarks/response_path.py`, with the `test` extra installed; `-v` lists them in the order
+in which they are entered, each below the one that has called it first. Counted are functions and
+modules that are entered between the call that receives and its return, once each: what a reader
+has to read to follow one response. A comprehension and a generator expression are parts of their
+function.
 """
 
 from __future__ import annotations
@@ -38,10 +39,15 @@ MOST = {"blocking recv": (30, 12), "asyncio read": (45, 14), "mocked get": (45, 
 
 
 class Trace:
-    """The functions of the package that this thread enters while it is on."""
+    """The functions of the package that this thread enters while it is on.
+
+    Attributes:
+        entered: in order, each with the one that has called it first; None for who is not ours.
+    """
 
     def __init__(self) -> None:
-        self.entered: set[CodeType] = set()
+        self.entered: dict[CodeType, CodeType | None] = {}
+        self._stack: list[CodeType] = []
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
@@ -53,14 +59,29 @@ class Trace:
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
-        is_ours = code.co_filename.startswith(PACKAGE)
         # From Python 3.12 on a comprehension is no call; a generator expression still is one.
-        if event == "call" and is_ours and not code.co_name.endswith(("comp>", "genexpr>")):
-            self.entered.add(code)
+        is_part = code.co_name.endswith(("comp>", "genexpr>"))
+        if is_part or not code.co_filename.startswith(PACKAGE):
+            return
+        if event == "call":
+            self.entered.setdefault(code, self._stack[-1] if self._stack else None)
+            self._stack.append(code)
+        elif event == "return":
+            self._stack.pop()
 
     @property
     def modules(self) -> set[str]:
-        return {code.co_filename.removeprefix(PACKAGE + "/") for code in self.entered}
+        return set(map(_module_of, self.entered))
+
+    def show(self, above: CodeType | None = None, indent: str = "    ") -> None:
+        for code, caller in self.entered.items():
+            if caller is above:
+                print(f"{indent}{code.co_qualname}  {_module_of(code)}")
+                self.show(code, indent + "  ")
+
+
+def _module_of(code: CodeType) -> str:
+    return code.co_filename.removeprefix(PACKAGE + "/")
 
 
 def echo(server: socket.socket) -> None:
@@ -128,11 +149,8 @@ def main() -> int:
                 for unit, found, most in [*counts, ("modules", trace.modules, most_modules)]
             ]
             if "-v" in sys.argv:
-                places = {
-                    f"{code.co_filename.removeprefix(PACKAGE + '/')} {code.co_qualname}"
-                    for code in trace.entered
-                }
-                print(what, *sorted(places), sep="\n    ")
+                print(what)
+                trace.show()
     return show(figures)
 
 
