@@ -193,20 +193,21 @@ def cancel_with_groups(task: Any) -> None:
 
 
 def _host(callback: Any) -> Any:
-    """The task that waits for the group whose callback it is; None if it is no group's.
+    """The task of the user's that waits for the end of the group whose callback it is.
 
-    `asyncio.gather` tells who waits for it of a task that is cancelled.
+    None if there is none: who still does something else in the block of the group, such as a server
+    that accepts connections, gives nobody up. `asyncio.gather` tells who waits of the cancelled.
     """
     group = getattr(callback, "__self__", None)
-    if group is not None:
-        return getattr(group, "_parent_task", None)
-    if not isinstance(callback, FunctionType):
+    if group is None and isinstance(callback, FunctionType):  # of anyio
+        named = zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True)
+        with contextlib.suppress(KeyError, ValueError):  # ValueError: it has no value yet
+            group = dict(named)["self"].cell_contents
+    if getattr(group, "_on_completed_fut", None) is None:
         return None
-    named = dict(zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True))
-    with contextlib.suppress(KeyError, ValueError):  # ValueError: it has no value yet
-        scope = getattr(named["self"].cell_contents, "cancel_scope", None)
-        return getattr(scope, "_host_task", None)
-    return None
+    host = getattr(getattr(group, "cancel_scope", group), "_host_task", None)
+    host = host or getattr(group, "_parent_task", None)
+    return host if host is not None and user_frames(host) else None
 
 
 def _scope_of(task: Any) -> Any:

@@ -246,6 +246,28 @@ def test_who_waits_for_a_group_is_cancelled_with_its_task(
     assert not into
 
 
+def test_who_does_something_else_meanwhile_is_not(inject: Inject) -> None:
+    """A server that accepts connections is there for the next one."""
+    into: list[str] = []
+
+    async def child() -> None:
+        cancellation = await found()
+        assert cancellation is not None
+        cancellation.cancel()
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            into.append("it accepts the next one")
+
+    with inject("cancellation"):
+        assert asyncio.run(outcome(main)) == "None"
+    assert into
+
+
 def test_a_scope_of_a_library_is_left_alone(inject: Inject) -> None:
     source = """
 async def do():

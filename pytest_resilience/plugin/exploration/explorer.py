@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 
 from collections.abc import Callable
@@ -396,7 +397,7 @@ class Explorer:
     def _repeat(self, schedule: Schedule) -> str:
         option = option_name(self._item.config, "chaos-replay")
         return (
-            f"pytest {shlex.quote(self._item.nodeid)} "
+            f"pytest {shlex.quote(_nodeid_here(self._item))} "
             f"{option}={shlex.quote(format_schedule(schedule))}"
         )
 
@@ -409,6 +410,13 @@ class Explorer:
             Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
+
+
+def _nodeid_here(item: pytest.Item) -> str:
+    """The name of a test as pytest takes it in the folder that it was run in."""
+    file, *rest = item.nodeid.split("::", 1)
+    path = os.path.relpath(item.config.rootpath / file, item.config.invocation_params.dir)
+    return "::".join([path, *rest])
 
 
 def _may_crash(seen: Seen) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 from pathlib import Path
@@ -210,6 +211,24 @@ def test_a_replay_is_green_only_if_its_operation_came_and_the_test_held(
     result = run(shop, f"test_shop.py::{test}", f"--chaos-replay={schedule}")
     result.assert_outcomes(**{outcome: 1})
     result.stdout.fnmatch_lines([told])
+
+
+@pytest.mark.parametrize("distributed", [(), ONE_WORKER])
+def test_its_line_is_for_the_folder_that_pytest_was_run_in(
+    shop: pytest.Pytester, distributed: tuple[str, ...]
+) -> None:
+    shop.makeini("[pytest]")
+    folder = shop.mkdir("deeper")
+    for name in ("shop.py", "test_shop.py"):
+        (shop.path / name).rename(folder / name)
+    os.chdir(folder)
+    result = run(shop, "-k", "shouts", "--chaos-explore", *distributed)
+    test, replay = next(
+        (found[1], found[2]) for line in result.outlines if (found := LINE.search(line.strip()))
+    )
+    again = run(shop, test, replay.replace("'", ""))
+    again.assert_outcomes(failed=1)
+    again.stdout.no_fnmatch_line("*did not come*")
 
 
 @pytest.mark.parametrize("distributed", [(), ONE_WORKER])
