@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["UNALTERABLE", "ActiveExperiment", "Hit"]
+__all__ = ["UNALTERABLE", "ActiveExperiment", "ExpectedExperiments", "Hit"]
 
 UNALTERABLE = "its response had nothing to cut off, damage or drop"
 
@@ -278,6 +279,29 @@ class ActiveExperiment:
         return (
             f"<ActiveExperiment {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
+        )
+
+
+class ExpectedExperiments:
+    """Those that may begin later: of many with the same targets and kinds, one."""
+
+    def __init__(self) -> None:
+        # Replaced, never changed in place: it is read without a lock.
+        self._all: dict[tuple[str, frozenset[str]], ChaosExperiment] = {}
+
+    def extend(self, experiments: Iterable[ChaosExperiment]) -> None:
+        """Expect these as well."""
+        self._all = self._all | {(each.target_text, each.kinds): each for each in experiments}
+
+    def can_hit(self, kinds: frozenset[str]) -> bool:
+        """Whether one of them happens to operations of these kinds."""
+        return any(not kinds.isdisjoint(each.kinds) for each in self._all.values())
+
+    def may_match(self, operation: Operation, kinds: frozenset[str]) -> bool:
+        """Whether one of them happens to these kinds, and its target is that of `operation`."""
+        return any(
+            not kinds.isdisjoint(each.kinds) and each.may_match(operation)
+            for each in self._all.values()
         )
 
 

@@ -28,6 +28,7 @@ import functools
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from typing import Protocol
 from typing import runtime_checkable
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.active_experiment import ExpectedExperiments
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.effect import Effect
@@ -87,7 +89,7 @@ class EarlyInterceptor(Protocol):
     """An interceptor that can do something before there is any experiment."""
 
     def watch(self, on: bool) -> None:
-        """Let what is made from now on be reached by experiments that begin later, or not."""
+        """Let what is made from now on be reached by those `Engine.expected`, or no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ class _Interceptors:
         file_trace: what is told of what was done with files; None while nobody wants to know.
         is_settled: all that is not needed has been removed.
         waits: more is about to change, and nothing is put in place until then.
+        expected: the experiments that may begin later.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
@@ -126,6 +129,7 @@ class _Interceptors:
         self.is_settled = True
         self.waits = False
         self.file_trace: FileTrace | None = None
+        self.expected = ExpectedExperiments()
 
     def use(self, needed: frozenset[str]) -> None:
         """Have those in place that see operations of these kinds, and no others."""
@@ -310,10 +314,19 @@ class Engine:
             if not self._interceptors.is_settled:
                 self._set_active(self.active)
 
-    def watch(self, on: bool) -> None:
-        """Let what is made before experiments be reached by them, such as connections in C."""
+    def watch(self, on: bool, *, expected: Iterable[ChaosExperiment] = ()) -> None:
+        """Let what is made before experiments be reached by them, such as connections in C.
+
+        `expected`: experiments that may begin later, besides those that were named before.
+        """
         with self._lock:
+            self._interceptors.expected.extend(expected)
             self._interceptors.watch(on)
+
+    @property
+    def expected(self) -> ExpectedExperiments:
+        """The experiments that may begin later."""
+        return self._interceptors.expected
 
     def preload(self) -> None:
         """Import what the interceptors need, now: who starts an experiment may be an event loop."""

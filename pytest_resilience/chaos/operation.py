@@ -13,7 +13,8 @@ from typing import NamedTuple
 __all__ = [
     "ACCEPT", "ACCEPTED_FROM", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE",
     "DATAGRAMS", "END", "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE",
-    "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE",
+    "ON_CONNECTIONS", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START",
+    "READ", "RECEIVE",
     "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP",
     "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
     "SqlDetails", "TcpDetails", "new_connection",
@@ -32,6 +33,7 @@ SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 CLOSE: Final = "network.close"  # the peer says that it sends no more
 END: Final = "network.end"  # the client says so
+ON_CONNECTIONS: Final = frozenset({SEND, RECEIVE, CLOSE, END})  # when they are open
 SEND_DATAGRAM: Final = "network.send_datagram"  # of UDP
 RECEIVE_DATAGRAM: Final = "network.receive_datagram"
 DATAGRAMS: Final = frozenset({SEND_DATAGRAM, RECEIVE_DATAGRAM})

@@ -15,12 +15,14 @@ import os
 import socket
 import struct
 
+from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import ON_CONNECTIONS
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
@@ -97,10 +99,15 @@ class NativeConnects:
             tcp=TcpDetails(connection=new_connection(), unseen=True),
             remark="in C",
         )
-        if not self._engine.is_targeted(operation):
+        if self._engine.is_targeted(operation):
+            effect = self._engine.decide(operation)
+        elif self._engine.expected.may_match(operation, ON_CONNECTIONS):
+            led = replace(operation.tcp, unseen=False)  # what is done on it will be noted
+            self._engine.note_unmatched(operation._replace(tcp=led))
+            effect = None
+        else:
             self._engine.note_unmatched(operation)
             return proceed(descriptor, address, length)
-        effect = self._engine.decide(operation)
         silent = effect is not None and effect.delay == math.inf
         if effect is not None and not silent:
             if blocking and effect.delay:

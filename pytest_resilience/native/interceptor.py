@@ -15,6 +15,7 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import ON_CONNECTIONS
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
@@ -32,6 +33,9 @@ _IS_OFF = "chaos_native is false"
 class NativeInterceptor:
     """Intercepts what clients do below Python. See `chaos.engine.Interceptor`.
 
+    Of a connection in C nothing is seen but how it is made. So where experiments are expected that
+    may be about it, it is led through us from the beginning.
+
     Attributes:
         wanted: whether it may; if not, nothing is intercepted.
     """
@@ -47,6 +51,7 @@ class NativeInterceptor:
         self._connects: Any = None
         self._slots: Any = None  # both are loaded by the first install
         self._installed = False
+        self._watching = False
 
     def install(self) -> None:
         if self._installed or not self.wanted or (self._connects is None and unsupported()):
@@ -68,9 +73,14 @@ class NativeInterceptor:
             self._patches.replace(loader, "_dlopen", _reaching_what_it_loads)
 
     def watch(self, on: bool) -> None:
-        """At the end of a session, leave the memory of others as protected as it was."""
-        if self._slots is not None and not on:
-            self._slots.protect()
+        """At the end of a session, leave the memory of others as protected as it was, too."""
+        self._watching = on and self._engine.expected.can_hit(ON_CONNECTIONS)
+        if self._watching:
+            self.install()
+        elif not on:
+            self.remove()
+            if self._slots is not None:
+                self._slots.protect()
 
     def refresh(self) -> None:
         why = _why_not(wanted=self.wanted)
@@ -82,9 +92,11 @@ class NativeInterceptor:
 
     def remove(self) -> bool:
         if self._installed:
+            self._connects.redirects.remove()
+            if self._watching:
+                return False
             self._installed = False
             self._slots.stop(self._connects)
-            self._connects.redirects.remove()
         if self._patches:
             self._patches.restore()
         return bool(self._patches)

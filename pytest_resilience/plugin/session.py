@@ -24,6 +24,8 @@ import pytest
 
 from pytest_resilience.chaos.cancelling import in_own_scope
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import ON_CONNECTIONS
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
@@ -43,6 +45,7 @@ from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
+from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.report.chaos_record import timeline
 from pytest_resilience.runtime import DatabaseInterceptor
@@ -70,6 +73,10 @@ _IN_MATRIX = pytest.StashKey[ExperimentRequest]()
 
 _MISTAKES = (ConfigurationError, DuplicateNameError, UnknownNameError)  # in what was written
 _STARTING = frozenset({"chaos", "chaos_monkey", "chaos_responses"})  # fixtures
+_SCHEDULING = frozenset({"chaos_schedules"})
+_EXPLORING = ("chaos_explore", "chaos_replay")  # marks
+# What may begin where nobody knows yet what.
+_ANY = ChaosExperiment.observing("any", ON_CONNECTIONS)
 _MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many tests
 
 
@@ -96,7 +103,9 @@ class ChaosSession:
             native=native,
             databases=config.stash.get(_EARLY_DATABASES, None),
         )
-        self._engine.watch(settings.mode is not RunMode.NOTHING)
+        self._engine.watch(
+            not idle, expected=_expected_by_flags(settings) if _runs_here(config) else ()
+        )
 
     @property
     def engine(self) -> Engine:
@@ -108,7 +117,7 @@ class ChaosSession:
         if mark.name == "chaos":
             request = self._request_of(mark)
             if not self._may_declare(item, request):
-                self._engine.check(request.experiment)
+                self._engine.expected.extend([self._engine.check(request.experiment)])
 
     def _may_declare(self, item: pytest.Item, request: ExperimentRequest) -> bool:
         """True if a fixture may declare the services of an experiment before it starts."""
@@ -258,12 +267,14 @@ class ChaosSession:
     # test is not under test.
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Let the monkeys of the flags in, in the process that runs the tests."""
+        """Know what is to come, and let the monkeys of the flags in, where the tests are run."""
         settings, config = self.settings, session.config
-        elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-        runs = not elsewhere and not config.option.collectonly
+        runs = _runs_here(config)
         if runs and session.items and self._children is not None:
             self._children.prepare()
+        if runs and settings.mode is not RunMode.NOTHING:
+            asks = any(map(_asks_while_it_runs, session.items))
+            self._engine.watch(True, expected=[_ANY] if asks else ())
         here = settings.mode is RunMode.INJECT and runs
         if settings.monkeys and here:
             from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
@@ -373,6 +384,34 @@ class ChaosSession:
         self._engine.watch(False)
         if self._children is not None:
             self._children.close()
+
+
+def _runs_here(config: pytest.Config) -> bool:
+    """Whether tests are run in this process."""
+    elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    return not elsewhere and runs_tests(config)
+
+
+def _asks_while_it_runs(item: pytest.Item) -> bool:
+    """Whether a test says only then which experiments begin."""
+    fixtures = getattr(item, "fixturenames", ())
+    return not (_STARTING | _SCHEDULING).isdisjoint(fixtures) or any(
+        item.get_closest_marker(name) is not None for name in _EXPLORING
+    )
+
+
+def _expected_by_flags(settings: Settings) -> Iterator[ChaosExperiment]:
+    """What is put around tests whatever they ask for."""
+    if settings.mode is RunMode.COUNT or (settings.matrix is not None and settings.matrix.explores):
+        yield _ANY
+    for request in settings.experiments:
+        yield request.experiment.bind(settings.services)
+    for _, requests in settings.profiles:
+        for request in requests:
+            yield request.experiment.bind(settings.services)
+    for monkey in settings.monkeys:
+        for each in monkey.experiments:
+            yield each.make().bind(settings.services)
 
 
 def _before_cleaning_up(item: pytest.Item, end: Callable[[], None]) -> None:

@@ -108,7 +108,7 @@ class Decisions:
             self._look_at_beginning(data)
         if self._frames is not None:
             self._note_frames(bytes(data))
-        elif self.active:
+        elif self.active or self._engine.recorder is not None:
             self._requests.feed(bytes(data), answered=is_new)
 
     def note_response(self, data: memoryview) -> None:
@@ -144,6 +144,14 @@ class Decisions:
             self.turn += 1
             self.answered = False
             self._requests.note(frames.request)
+
+    def is_recording(self, kinds: frozenset[str]) -> bool:
+        """Whether somebody wants to know that one of these is done."""
+        return self._engine.is_recording(kinds)
+
+    def note(self, kind: str) -> None:
+        """An operation is about to be done, while there is no experiment."""
+        self._engine.note_unmatched(self._operation(kind))
 
     def decide(self, kind: str, *, mid_message: bool = False) -> Effect | None:
         """The effect on an operation; None if there is none. `mid_message`: see `TcpDetails`."""

@@ -289,6 +289,7 @@ class ExperimentFilter(TrafficFilter):
         super().__init__(direction, following)
         self._decisions = direction.connection.decisions
         self._kinds = _OPERATIONS[direction.stream]
+        self._kinds_seen = frozenset(self._kinds[:1])
         # The turn, the experiments there were, and those whose window had begun.
         self._asked: tuple[int, _Experiments, _Experiments] = (0, (), ())
         self._message: ResponseStream | None = None
@@ -296,9 +297,11 @@ class ExperimentFilter(TrafficFilter):
 
     @property
     def is_open(self) -> bool:
-        """True if no experiment can have to do with what comes next."""
-        return not (self._decisions.active or self._queue or self.stopped) and (
-            self._message is None or not self._message.effect.left()
+        """True if no experiment can have to do with what comes next, and nobody asks for it."""
+        return (
+            not (self._decisions.active or self._queue or self.stopped)
+            and (self._message is None or not self._message.effect.left())
+            and not self._decisions.is_recording(self._kinds_seen)
         )
 
     def begin(self) -> None:
@@ -310,6 +313,8 @@ class ExperimentFilter(TrafficFilter):
         turn, active, opened = self._decisions.turn, self._decisions.active, self._decisions.opened
         asked_turn, known, opened_before = self._asked
         asked = (turn, active, opened)
+        if not active and self._decisions.is_recording(self._kinds_seen):
+            self._decisions.note(self._kinds[0])
         if not active or asked == self._asked or self._decisions.awaits_head:
             return
         self._asked = asked

@@ -7,18 +7,23 @@ import socket
 import sys
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib.machinery import ExtensionFileLoader
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.native.loader_tables import unsupported
 from pytest_resilience.native.slots import all_slots
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject
 from tests.injecting import injecting
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
 
 
@@ -49,6 +54,45 @@ def test_nothing_is_taken_but_for_an_experiment_of_the_network(
     assert taken() == 0
     assert vars(ExtensionFileLoader)["create_module"] is loading
     refused(client)
+
+
+def test_what_may_be_hit_later_is_led_through_us_from_the_beginning(
+    client: Client, engine: Engine, inject: Inject
+) -> None:
+    with serve(echo) as port:
+        here = ChaosExperiment("x", "network_failure", mode="reset", target=f"127.0.0.1:{port}")
+        engine.watch(True, expected=[here])
+        assert taken() > 0
+        client.connect("127.0.0.1", port)
+        assert client.ask(b"tea") == b"tea"
+        with inject("network_failure", mode="reset", rate=1) as reset:
+            pass  # what has begun and ended leaves it as it is
+        assert taken() > 0
+        with inject("network_failure", mode="reset", rate=1) as reset, pytest.raises(OSError):
+            client.ask(b"tea")
+        assert (reset.matched, reset.hits) == (1, 1)
+    engine.watch(False)
+    assert taken() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("network_latency", {"target": "127.0.0.9"}),
+        ("network_failure", {"mode": "refuse"}),
+        ("database_slowdown", {}),
+    ],
+    ids=["elsewhere", "connects", "databases"],
+)
+def test_what_nothing_can_hit_later_is_left_alone(
+    name: str, parameters: Mapping[str, Any], client: Client, engine: Engine, inject: Inject
+) -> None:
+    engine.watch(True, expected=[ChaosExperiment("x", name, **parameters)])
+    with serve(echo) as port:
+        client.connect("127.0.0.1", port)
+        with inject("network_latency", delay="1ms") as late:
+            assert client.ask(b"tea") == b"tea"
+    assert late.matched == 0
 
 
 def test_it_can_be_switched_off(client: Client) -> None:
