@@ -300,7 +300,7 @@ class ExpectedExperiments:
     def may_match(self, operation: Operation, kinds: frozenset[str]) -> bool:
         """Whether one of them happens to these kinds, and its target is that of `operation`."""
         return any(
-            not kinds.isdisjoint(each.kinds) and each.may_match(operation)
+            not kinds.isdisjoint(each.kinds) and each.matches_target(operation, ahead=True)
             for each in self._all.values()
         )
 

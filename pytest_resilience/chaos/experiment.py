@@ -283,9 +283,13 @@ class ChaosExperiment(ExperimentConstructor):
     @cached_property
     def is_outage(self) -> bool:
         """Whether it strikes those who wait already when it begins."""
-        return self.strikes_waiting and any(
-            fault.resets or fault.closes or fault.delay == math.inf for fault in self.faults
-        )
+        is_silence = any(fault.delay == math.inf for fault in self.faults)
+        return self.strikes_waiting and (is_silence or self.ends_connections)
+
+    @cached_property
+    def ends_connections(self) -> bool:
+        """Whether it resets or closes them."""
+        return any(fault.resets or fault.closes for fault in self.faults)
 
     @cached_property
     def reaches_children(self) -> bool:

@@ -7,22 +7,27 @@ it waits. A loop polls the connections of its pools too, for which nobody waits.
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import sys
+import weakref
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from pytest_resilience import proc
 from pytest_resilience.chaos import waiting_threads
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import private_descriptors
+from pytest_resilience.stacks import is_library
 
 
-__all__ = ["awaited_among", "loops_at_work"]
+__all__ = ["awaited_among", "loops_at_work", "waiting_for"]
 
 _BY_A_THREAD = frozenset({waiting_threads.IN_RECEIVE, waiting_threads.IN_POLL})
 
@@ -55,6 +60,34 @@ def loops_at_work() -> Iterable[Any]:
     return loops.values()
 
 
+def waiting_for(protocol: Any, outages: Sequence[ActiveExperiment]) -> Sequence[ActiveExperiment]:
+    """Those of the outages that are met by who has this protocol of asyncio.
+
+    A task that waits meets any, and so does who has told a library to call him. A protocol that is
+    the user's own is told that its connection is lost, whatever it waits for; unless some
+    responses are meant by number: it may have asked for none.
+    """
+    if is_awaited(protocol) or _has_listeners(protocol):
+        return outages
+    if is_library(_file_of(type(protocol))):
+        return ()
+    return [
+        each for each in outages if each.experiment.hits_all and each.experiment.ends_connections
+    ]
+
+
+def _has_listeners(protocol: Any) -> bool:
+    """Whether it is asyncpg's, and a function is called with what PostgreSQL notifies."""
+    if not type(protocol).__module__.startswith("asyncpg."):
+        return False
+    owners = [each() for each in gc.get_referents(protocol) if type(each) is weakref.ref]
+    return any(getattr(each, "_listeners", None) for each in owners)
+
+
+def _file_of(kind: type) -> str:
+    return str(getattr(sys.modules.get(kind.__module__), "__file__", None) or "")
+
+
 def _polled(loops: Iterable[Any]) -> set[int]:
     """The descriptors that a thread or a loop waits for, if it waits.
 
@@ -82,7 +115,8 @@ def _transports_of(loop: Any) -> Iterator[tuple[int, Any]]:
 
 def _is_awaited(transport: Any) -> bool:
     with contextlib.suppress(Exception):
-        return not transport.is_closing() and is_awaited(transport.get_protocol())
+        protocol = transport.get_protocol()
+        return not transport.is_closing() and (is_awaited(protocol) or _has_listeners(protocol))
     return False
 
 

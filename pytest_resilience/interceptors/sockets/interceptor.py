@@ -169,7 +169,7 @@ class SocketPatches:
         polls = Polls(self._connections, loops, self._receiver, self._sender, patches)
         before = self._receiver.received_before.datagrams
         self._datagrams = DatagramSockets(engine, self._connections, loops, before)
-        self._outages = Outages(engine, self._connections, self._receiver)
+        self._outages = Outages(engine, self._connections, self._receiver, patches)
         calls = DescriptorCalls(self._connections, patches, self._receive, self._send)
         self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls, calls)
 

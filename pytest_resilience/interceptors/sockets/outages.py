@@ -34,6 +34,7 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.waiting_clients import loops_at_work
+from pytest_resilience.chaos.waiting_clients import waiting_for
 from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.deaf_sockets import deafen
@@ -44,6 +45,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import replace_under
 from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.late_waits import LateWaits
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import held
@@ -52,6 +54,7 @@ from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import renew_in_child
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["Outages"]
@@ -74,13 +77,16 @@ class _Deaf:
 class Outages:
     """See the module."""
 
-    def __init__(self, engine: Engine, connections: ConnectionTable, receiver: Receiver) -> None:
+    def __init__(
+        self, engine: Engine, connections: ConnectionTable, receiver: Receiver, patches: Patches
+    ) -> None:
         self._engine = engine
         self._connections = connections
         self._receiver = receiver
         self._received_before = receiver.received_before
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
         self._deaf: list[_Deaf] = []
+        self._late_waits = LateWaits(self._strike_late_waits, patches)
         renew_in_child(self, "_await_in_child")
 
     def _await_in_child(self) -> None:
@@ -92,6 +98,10 @@ class Outages:
 
     def remove(self) -> None:
         """Nobody keeps silent any more."""
+        self._late_waits.remove()
+        self._hear_all()
+
+    def _hear_all(self) -> None:
         for each in [each for each in self._deaf if not each.effect.left()]:
             self._hear(each)
 
@@ -114,7 +124,7 @@ class Outages:
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        self.remove()
+        self._hear_all()
         now = self._engine.clock.monotonic()
         outages = [each for each in self._engine.active if each.experiment.is_outage]
         outages = [each for each in outages if each.left(now)]
@@ -122,6 +132,7 @@ class Outages:
         if not outages:
             self._received_before.forget()
         self._begun.update(begun)
+        self._late_waits.refresh(wanted=bool(outages))
         for each in [each for each in begun if each.experiment.opens_after]:
             begun.remove(each)
             _in_the_background(self._strike_in_time, each)
@@ -134,6 +145,7 @@ class Outages:
         while outage.left(now := clock.monotonic()):
             rest = outage.opens_at - now
             if rest <= 0:
+                self._receiver.asyncio.ask_again(outage)
                 self._connections.divide([each for each in self._engine.active if each != outage])
                 self._strike_all([outage])
                 return
@@ -197,11 +209,36 @@ class Outages:
         if connection is None or not aimed:
             return
         again = again or connection in self._received_before.left
-        if not self._received_before.left.get(connection) and is_awaited(transport.get_protocol()):
-            self._receiver.asyncio.strike(sock, connection, aimed)
+        unread = self._received_before.left.get(connection)
+        struck = [] if unread else waiting_for(transport.get_protocol(), aimed)
+        if struck:
+            self._receiver.asyncio.strike(sock, connection, struck)
         elif again:
             strike = functools.partial(self._strike_task, again=True)
             loop.call_later(_SOON, strike, loop, transport, begun)
+
+    def _strike_late_waits(self, loop: Any) -> bool:
+        """Strike tasks of the loop here that have come to wait, and have asked for nothing.
+
+        Whether there were any.
+        """
+        now, found = self._engine.clock.monotonic(), False
+        outages = [each for each in self._engine.active if each.experiment.is_outage]
+        standing = [each for each in outages if each.opens_at <= now and each.left(now)]
+        for transport in list(getattr(loop, "_transports", {}).values()) if standing else ():
+            sock = getattr(transport, "_sock", None)
+            if sock is None or transport.is_closing():
+                continue
+            connection = or_none(self._connections.of, sock, RECEIVE)
+            if connection is None or connection.turn.asked or connection.is_sending:
+                continue
+            receiver = self._receiver.asyncio
+            new = [each for each in standing if not receiver.has_asked(connection, each)]
+            aimed = _aimed(new, connection)
+            if aimed and is_awaited(transport.get_protocol()):
+                found = True
+                receiver.strike(sock, connection, aimed)
+        return found
 
     def _strike_late(
         self, begun: Sequence[ActiveExperiment], known: frozenset[int]

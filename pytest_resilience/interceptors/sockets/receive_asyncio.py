@@ -52,6 +52,7 @@ class AsyncioReceiver:
         # Weakly: a loop that is closed just then never looks.
         self._expected: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
         self._pauses = weakref.WeakKeyDictionary[TcpConnection, Wait]()
+        self._asked = weakref.WeakKeyDictionary[TcpConnection, tuple[ActiveExperiment, ...]]()
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""
@@ -89,6 +90,15 @@ class AsyncioReceiver:
         if pause is not None and is_paused:
             pause.end()
 
+    def has_asked(self, connection: TcpConnection, about: ActiveExperiment) -> bool:
+        """Whether it is decided what that does to what is awaited on a connection."""
+        return about in self._asked.get(connection, ())
+
+    def ask_again(self, about: ActiveExperiment) -> None:
+        """Its window has begun: what was decided before is nothing."""
+        for connection, asked in list(self._asked.items()):
+            self._asked[connection] = tuple(each for each in asked if each is not about)
+
     def strike(
         self, sock: socket.socket, connection: TcpConnection, begun: Sequence[ActiveExperiment]
     ) -> None:
@@ -112,8 +122,10 @@ class AsyncioReceiver:
         ):
             return
         is_coming = turn.receiving or turn.partial  # what others do to it is decided
+        asked = turn.asked
         stream = self._decide(connection, protocol, begun if is_coming else None)
-        inbound.expected = True
+        # More that is sent to who has not responded is more of the same, if anything was sent.
+        inbound.expected = asked or stream is not None
         if stream is None or stream.needs_response:
             return
         due = stream.arrive(turn.sent_at)
@@ -213,6 +225,9 @@ class AsyncioReceiver:
         protocol: DelayingProtocol,
         among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
+        if self._engine.strikes_waiting:
+            known = self._asked.get(connection, ()) if among else ()
+            self._asked[connection] = (*known, *(among or self._engine.active))
         # In TLS 1.3 a server's tickets may come before its response, and look the same.
         connection.inbound.tickets = connection.turn.after_handshake > 0
         return connection.begin_response(self._engine, through=protocol.protocol, among=among)

@@ -120,3 +120,33 @@ def test_silence_without_a_timeout_loses_the_connection(port: int, inject: Injec
         assert connection.is_closed()
 
     run(story())
+
+
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+def test_who_listens_by_callbacks_alone_is_told_that_the_connection_is_lost(
+    mode: str, port: int, inject: Inject
+) -> None:
+    async def story() -> list[str]:
+        connection, lost = await connect(port), list[str]()
+        connection.add_termination_listener(lambda _: lost.append("lost"))
+        await connection.add_listener("tea", lambda *_: None)
+        with inject("network_failure", mode=mode, first=1) as outage:
+            for _ in range(5):
+                await asyncio.sleep(0.001)
+        assert (outage.hits, connection.is_closed()) == (1, True)
+        return lost
+
+    assert run(story()) == ["lost"]
+
+
+def test_a_connection_that_nobody_listens_on_is_left_alone(port: int, inject: Inject) -> None:
+    async def story() -> None:
+        connection = await connect(port)
+        with inject("network_failure", mode="reset", rate=1) as outage:
+            for _ in range(5):
+                await asyncio.sleep(0.001)
+        assert outage.matched == 0
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+
+    run(story())
