@@ -125,10 +125,10 @@ def _sleep_exactly(clock: Clock, sleep: Callable[[float], object], due: float, r
 
 
 async def wait_async(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
-    """As `wait`, without blocking the loop."""
+    """As `wait`, without blocking the loop of asyncio."""
     started = clock.monotonic()
     rest = min(seconds, left())
-    if isinstance(clock, MachineClock) and clock.exact_sleep() is not None and not in_trio():
+    if isinstance(clock, MachineClock) and clock.exact_sleep() is not None:
         await _sleep_in_one_task(lambda: min(started + seconds - clock.monotonic(), left()))
         return clock.monotonic() - started
     while rest > 0 and left() > 0:
