@@ -4,8 +4,8 @@ Nor is there one below an application that is called in this process (see `in_pr
 
     requests.get, httpx.get
         |
-    responses, requests_mock,     Is the host targeted, and has the mock a response?
-    respx, pytest_httpx           No: the mock is asked, as always.
+    requests_mocks, httpx_mocks   Is the host targeted, and has the mock a response?
+        |                         No: the mock is asked, as always.
         |  yes
     requests_client,              The client's own code sends the request once more, so that
     httpx_client                  errors, timeouts and retries are the client's,
@@ -32,21 +32,21 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.import_hook import LibraryPatches
-from pytest_resilience.interceptors.http_mocks import pytest_httpx
-from pytest_resilience.interceptors.http_mocks import requests_mock
-from pytest_resilience.interceptors.http_mocks import responses
-from pytest_resilience.interceptors.http_mocks import respx
+from pytest_resilience.interceptors.http_mocks.httpx_mocks import install_pytest_httpx
+from pytest_resilience.interceptors.http_mocks.httpx_mocks import install_respx
 from pytest_resilience.interceptors.http_mocks.in_process_apps import IN_PROCESS
+from pytest_resilience.interceptors.http_mocks.requests_mocks import install_requests_mock
+from pytest_resilience.interceptors.http_mocks.requests_mocks import install_responses
 
 
 __all__ = ["HttpMockInterceptor"]
 
 # The module of each that holds what is reached.
 _MOCKS = {
-    "responses": responses.install,
-    "requests_mock.adapter": requests_mock.install,
-    "respx.router": respx.install,
-    "pytest_httpx._httpx_mock": pytest_httpx.install,
+    "responses": install_responses,
+    "requests_mock.adapter": install_requests_mock,
+    "respx.router": install_respx,
+    "pytest_httpx._httpx_mock": install_pytest_httpx,
 }
 
 

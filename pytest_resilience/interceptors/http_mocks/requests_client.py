@@ -17,9 +17,6 @@ import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from dataclasses import field
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 
-__all__ = ["SENT_HERE", "Sender", "looking_ahead", "match_once", "matching_once", "peer_of"]
+__all__ = ["SENT_HERE", "Sender", "peer_of"]
 
 SENT_HERE = "_pytest_resilience"  # an attribute of the adapters of requests that are sent here
 
@@ -187,59 +184,3 @@ def peer_of(
     seen = HttpRequest.of(str(request.method), request.path_url, headers)
     http = HttpDetails(request=seen, mock_response=mock_response)
     return Peer(engine, parts.scheme, parts.hostname or "", parts.port, http=http)
-
-
-@dataclass(slots=True)
-class _Matches:
-    """What the user's matchers have said of one request, by their ids.
-
-    Each is kept with what it has said, so that its id stays its own.
-    """
-
-    results: dict[int, tuple[object, Any]] = field(default_factory=dict)
-    looks_ahead: bool = False
-
-
-_MATCHES: ContextVar[_Matches | None] = ContextVar("of this request", default=None)
-
-
-@contextlib.contextmanager
-def matching_once() -> Iterator[None]:
-    """Within, this thread sends one request, for which each of the user's matchers is called once.
-
-    Before something happens to it, it is looked up whether the mock has a response; when nothing
-    has happened, the mock looks that up itself. A matcher may count its calls.
-    """
-    token = _MATCHES.set(_Matches())
-    try:
-        yield
-    finally:
-        _MATCHES.reset(token)
-
-
-@contextlib.contextmanager
-def looking_ahead() -> Iterator[None]:
-    """Within, what matchers say is kept: the mock itself has not asked yet."""
-    matches = _MATCHES.get()
-    assert matches is not None  # this is within `matching_once`
-    matches.looks_ahead = True
-    try:
-        yield
-    finally:
-        matches.looks_ahead = False
-
-
-def match_once(original: Callable[..., Any], matcher: object, request: object) -> Any:
-    """What `original`, the method of a matcher, says of `request`; or has said before."""
-    matches = _MATCHES.get()
-    if matches is None:
-        return original(matcher, request)
-    if id(matcher) not in matches.results:
-        result = original(matcher, request)
-        if matches.looks_ahead:
-            matches.results[id(matcher)] = (matcher, result)
-        return result
-    kept = matches.results[id(matcher)]
-    if not matches.looks_ahead:
-        del matches.results[id(matcher)]
-    return kept[1]

@@ -1,4 +1,8 @@
-"""respx: its routers, whichever of its mockers asks them, and as handlers of a transport."""
+"""respx and pytest-httpx: whoever of them is asked, httpx has its own way to send.
+
+Of respx these are its routers, whichever of its mockers asks them, and as handlers of a transport;
+of pytest-httpx it is the mock that its fixture puts in place of transports.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,12 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["install"]
+__all__ = ["install_pytest_httpx", "install_respx"]
 
 _RETRIES: ContextVar[int] = ContextVar("retries of the transport that respx stands for", default=0)
 
 
-def install(engine: Engine, patches: Patches) -> None:
+def install_respx(engine: Engine, patches: Patches) -> None:
     """Reach what respx mocks, until the patches are restored.
 
     By whichever of its mockers, and its routers as handlers of a transport.
@@ -46,11 +50,11 @@ def install(engine: Engine, patches: Patches) -> None:
     patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker)
     patches.replace(TryTransport, "handle_request", _around_transports)
     patches.replace(TryTransport, "handle_async_request", _around_transports)
-    patches.replace(Router, "resolve", functools.partial(_over, engine))
-    patches.replace(Router, "aresolve", functools.partial(_over_async, engine))
+    patches.replace(Router, "resolve", functools.partial(_over_router, engine))
+    patches.replace(Router, "aresolve", functools.partial(_over_router_async, engine))
 
 
-def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over_router(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def resolve(router: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
@@ -58,7 +62,7 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
         def ask() -> Any:
             return original(router, request).response
 
-        responds = functools.partial(_has_response, router, request)
+        responds = functools.partial(_has_route, router, request)
         peer = targeted_peer(engine, request, responds)
         response = send(peer, request, ask, _RETRIES.get())
         return original(router, request) if response is None else _resolved(response)
@@ -66,7 +70,7 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     return resolve
 
 
-def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over_router_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def aresolve(router: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
@@ -74,7 +78,7 @@ def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., A
         async def ask() -> Any:
             return (await original(router, request)).response
 
-        responds = functools.partial(_has_response, router, request)
+        responds = functools.partial(_has_route, router, request)
         peer = targeted_peer(engine, request, responds)
         response = await send_async(peer, request, ask, _RETRIES.get())
         return await original(router, request) if response is None else _resolved(response)
@@ -139,9 +143,55 @@ def _resolved(response: httpx.Response) -> Any:
     return resolved
 
 
-def _has_response(router: Any, request: httpx.Request) -> bool:
+def _has_route(router: Any, request: httpx.Request) -> bool:
     """The router has a response of its own."""
     for route in router.routes:
         if route.pattern is None or route.pattern.match(request):
             return not route.is_pass_through
     return not router._assert_all_mocked  # noqa: SLF001  # if not, it responds to all
+
+
+def install_pytest_httpx(engine: Engine, patches: Patches) -> None:
+    """Reach what pytest-httpx mocks, until the patches are restored."""
+    from pytest_httpx._httpx_mock import HTTPXMock
+
+    load()
+    patches.replace(HTTPXMock, "_handle_request", functools.partial(_over_mock, engine))
+    patches.replace(HTTPXMock, "_handle_async_request", functools.partial(_over_mock_async, engine))
+
+
+def _over_mock(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def handle_request(mock: Any, transport: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        request.read()
+        ask = functools.partial(original, mock, transport, request)
+        responds = functools.partial(_has_callback, mock, transport, request)
+        peer = targeted_peer(engine, request, responds)
+        response = send(peer, request, ask, retries_of(transport))
+        return ask() if response is None else response
+
+    return handle_request
+
+
+def _over_mock_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def handle_async_request(mock: Any, transport: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        await request.aread()
+        ask = functools.partial(original, mock, transport, request)
+        responds = functools.partial(_has_callback, mock, transport, request)
+        peer = targeted_peer(engine, request, responds)
+        response = await send_async(peer, request, ask, retries_of(transport))
+        return await ask() if response is None else response
+
+    return handle_async_request
+
+
+def _has_callback(mock: Any, transport: Any, request: httpx.Request) -> bool:
+    """The mock has a response left for this request."""
+    known = mock._callbacks  # noqa: SLF001  # nothing public tells without using one up
+    found = [each for each, _ in known if each.match(transport, request)]
+    if any(not each.nb_calls for each in found):
+        return True
+    return bool(found) and getattr(found[-1], "is_reusable", True)  # in older versions all are

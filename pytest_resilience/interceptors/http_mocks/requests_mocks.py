@@ -1,0 +1,219 @@
+"""responses and requests-mock: whoever of them is asked, requests has its own way to send.
+
+Those of responses are asked with the retries that are left. Of requests-mock it is the adapter that
+stands for all others, mounted or put in place by a mocker: no adapter of the user's takes part, nor
+the retries of one. Its mockers let one thread in at a time, but for those that wait for a fault.
+
+Before something happens to a request, it is looked up whether the mock has a response; when nothing
+has happened, the mock looks that up itself. The user's matchers are called once all the same: one
+may count its calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import itertools
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from pytest_resilience.interceptors.http_mocks.requests_client import SENT_HERE
+from pytest_resilience.interceptors.http_mocks.requests_client import Sender
+from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
+from pytest_resilience.patching import Patches
+
+
+__all__ = ["install_requests_mock", "install_responses"]
+
+
+def install_responses(engine: Engine, patches: Patches) -> None:
+    """Reach what responses mocks, until the patches are restored."""
+    import responses
+
+    patches.replace(
+        responses.RequestsMock, "_on_request", functools.partial(_over_responses, engine)
+    )
+    patches.replace(responses.BaseResponse, "_req_attr_matches", _matching_once_without_self)
+
+
+def _over_responses(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def on_request(mock: Any, adapter: Any, request: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        if hasattr(adapter, SENT_HERE):
+            return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
+        from urllib3.util.retry import Retry
+
+        with _one_request():
+            peers = _peers(engine, mock, request, options)
+            peer = next(peers)
+            if not peer.is_targeted():
+                return original(mock, adapter, request, **options)
+            ask_mock = functools.partial(original, mock, adapter, request)
+            retries = options.pop("retries", None) or adapter.max_retries
+            # The client has retries of its own, which see the mock's response.
+            ask_once = functools.partial(ask_mock, retries=Retry(0), **options)
+            tries = itertools.chain([peer], peers)
+            sender = Sender(tries, request, ask_once, adapter=adapter, retries=retries)
+            response = sender.send(options)
+            if response is not None:  # one that tells of an error is false
+                return response
+            return ask_mock(retries=sender.retries, **options)
+
+    return on_request
+
+
+def _peers(engine: Engine, mock: Any, request: Any, options: dict[str, Any]) -> Iterator[Peer]:
+    """Whom a request is for, at each try, as the mock would respond; nobody if it would not."""
+    while True:
+        with _looking_ahead():
+            match = _match(mock, request, options)
+        if match is None:
+            peer_of(engine, request).note_no_response()
+        if match is None or match.passthrough:
+            yield Peer.nobody(engine)
+        else:
+            yield peer_of(engine, request, match)
+
+
+def _match(mock: Any, request: Any, options: dict[str, Any]) -> Any:
+    """The mock's response, if it has one, looked for in a copy: to find one can use it up."""
+    request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
+    request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
+    if hasattr(mock, "_read_filelike_body"):
+        request.body = mock._read_filelike_body(request.body)  # noqa: SLF001
+    twin = copy.copy(mock._registry)  # noqa: SLF001
+    vars(twin)["_responses"] = list(mock.registered())
+    return twin.find(request)[0]
+
+
+def install_requests_mock(engine: Engine, patches: Patches) -> None:
+    """Reach what requests-mock mocks, until the patches are restored."""
+    from requests_mock.adapter import Adapter
+    from requests_mock.adapter import _Matcher
+
+    patches.replace(Adapter, "send", functools.partial(_over_requests_mock, engine))
+    patches.replace(_Matcher, "_match_additional", _matching_once)
+
+
+def _over_requests_mock(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(mock: Any, request: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        peer = peer_of(engine, request)
+        ask_mock = functools.partial(original, mock, request, **options)
+        with _one_request():
+            responds = functools.partial(_has_response, mock, request, options)
+            if not peer.is_targeted(responds):
+                return ask_mock()
+            peers = itertools.repeat(peer)
+            sender = Sender(peers, request, ask_mock, waiting=_letting_others_in)
+            response = sender.send(options)
+            return ask_mock() if response is None else response
+
+    return send
+
+
+@contextlib.contextmanager
+def _letting_others_in() -> Iterator[None]:
+    """Without the mockers' lock: they would wait in turn, and raise after ten seconds of it.
+
+    It guards how an adapter is chosen, which is done when one waits, and how the mock responds.
+    """
+    from requests_mock import mocker
+
+    lock: Any = vars(mocker)["_send_lock"]
+    if not lock._is_owned():  # noqa: SLF001  # an adapter that is mounted, or a body that is streamed
+        yield
+        return
+    depth = lock._release_save()  # noqa: SLF001  # of redirects; the way of threading.Condition
+    try:
+        yield
+    finally:
+        lock._acquire_restore(depth)  # noqa: SLF001
+
+
+def _has_response(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    """The mock has a response of its own."""
+    from requests_mock.adapter import _Matcher
+    from requests_mock.request import _RequestObjectProxy
+
+    case = mock._case_sensitive  # noqa: SLF001
+    seen = _RequestObjectProxy(request, case_sensitive=case, **options)
+    with _looking_ahead():
+        for matcher in reversed(mock._matchers):  # noqa: SLF001
+            if not isinstance(matcher, _Matcher):
+                return True  # a function, which may only be asked once
+            registered: Any = matcher  # its stubs leave out what is asked here
+            if registered._match(seen):  # noqa: SLF001
+                return not registered._real_http  # noqa: SLF001
+    return False
+
+
+@dataclass(slots=True)
+class _Matches:
+    """What the user's matchers have said of one request, by their ids.
+
+    Each is kept with what it has said, so that its id stays its own.
+    """
+
+    results: dict[int, tuple[object, Any]] = field(default_factory=dict)
+    looks_ahead: bool = False
+
+
+_MATCHES: ContextVar[_Matches | None] = ContextVar("of this request", default=None)
+
+
+@contextlib.contextmanager
+def _one_request() -> Iterator[None]:
+    """Within, this thread sends one, for which each of the user's matchers is called once."""
+    token = _MATCHES.set(_Matches())
+    try:
+        yield
+    finally:
+        _MATCHES.reset(token)
+
+
+@contextlib.contextmanager
+def _looking_ahead() -> Iterator[None]:
+    """Within, what matchers say is kept: the mock itself has not asked yet."""
+    matches = _MATCHES.get()
+    assert matches is not None  # this is within `_one_request`
+    matches.looks_ahead = True
+    try:
+        yield
+    finally:
+        matches.looks_ahead = False
+
+
+def _matching_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes of the method of a matcher one that says of a request what it has said before."""
+
+    @functools.wraps(original)
+    def match(matcher: Any, request: Any) -> Any:
+        matches = _MATCHES.get()
+        if matches is None:
+            return original(matcher, request)
+        if id(matcher) not in matches.results:
+            result = original(matcher, request)
+            if matches.looks_ahead:
+                matches.results[id(matcher)] = (matcher, result)
+            return result
+        kept = matches.results[id(matcher)]
+        if not matches.looks_ahead:
+            del matches.results[id(matcher)]
+        return kept[1]
+
+    return match
+
+
+def _matching_once_without_self(original: Callable[..., Any]) -> Any:
+    return staticmethod(_matching_once(original))
