@@ -205,7 +205,7 @@ class OperationLog:
         most: int | None = None,
         others: Others | None = None,
     ) -> None:
-        """Past `most` operations StormError is raised."""
+        """Past `most` operations of one kind on one target StormError is raised."""
         self.schedule = schedule
         self.seen: list[Seen] = []
         self.is_open = False
@@ -237,8 +237,9 @@ class OperationLog:
             if not is_turn:
                 self._current.seen = seen
             number = self._add(seen, overtaken=overtaken)
-        if self._most is not None and len(self.seen) > self._most:
-            raise StormError(f"more than {self._most} operations")
+        if self._most is not None and overall > self._most:
+            kind, target, _ = point.site
+            raise StormError(f"more than {self._most} operations: {Site(kind, target)}")
         if self._others is not None and overtaken:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):

@@ -77,8 +77,8 @@ _MARKERS = (
         "deadline='10s', max_calls='4x', budget=200): try every fault that an operation can have.\n"
         "    The test fails for what breaks. depth: faults at once. allowed: exceptions that mean "
         "degraded. invariant: functions that raise where something does not hold. probe: a "
-        "function that has to work afterwards. max_calls: operations, or times those without "
-        "faults. budget: runs, or a time."
+        "function that has to work afterwards. max_calls: operations of one kind on one "
+        "target, or times those without faults. budget: runs, or a time."
     ),
     (
         "chaos_replay(*schedules): try the faults that an exploration has printed.\n"

@@ -157,9 +157,18 @@ def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     log = log_of(most=2)
     log.observe(operation())
     log.observe(operation())
-    with pytest.raises(StormError, match="more than 2 operations"):
+    with pytest.raises(StormError, match=r"more than 2 operations: connect\(a:1\)"):
         log.observe(operation())
     assert not issubclass(StormError, Exception)
+
+
+def test_who_tries_again_is_counted_once_for_each_try() -> None:
+    """Each is a connect, a request and a response, and may be to the one or the other."""
+    log = log_of(most=2)
+    for target in ("a:1", "b:1", "a:1", "b:1"):
+        for kind in (CONNECT, SEND, RECEIVE):
+            log.observe(operation(target, kind))
+    assert len(log.seen) == 12
 
 
 def test_what_differs_between_two_runs_is_told_in_any_order() -> None:

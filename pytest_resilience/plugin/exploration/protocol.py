@@ -168,7 +168,7 @@ class Exploration:
             if not any(report.failed for report in calm.reports):
                 vars(calm.reports[-1])[SKIPPED] = len(schedules)
             return calm.reports
-        most, reports = oracle.most(len(calm.outcome.seen)), calm.reports
+        most, reports = oracle.most(calm.outcome.seen), calm.reports
         for schedule in schedules:
             probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
             if probe is True:

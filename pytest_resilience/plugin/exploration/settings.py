@@ -6,6 +6,7 @@ import re
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.matrix.expectation import DEADLINE
@@ -171,7 +173,8 @@ class Oracle:
         invariants: functions that raise where something that has to hold always does not.
         probe: what has to work after the faults: a function; True for the test itself once more,
             False for nothing. None for the test itself where it can be run twice in its fixtures.
-        times: how many times the operations that it does without faults make a storm.
+        times: how many times as many operations of one kind on one target as there are of any
+            without faults make a storm: who tries again ten times connects ten times as well.
         least: fewer operations than that are none.
     """
 
@@ -183,9 +186,10 @@ class Oracle:
     times: int | None = _USUAL_TIMES
     least: int = _USUAL_LEAST
 
-    def most(self, calm: int) -> int:
-        """How many operations are no storm yet, where it does so many without faults."""
-        return max(self.least, (self.times or 0) * calm)
+    def most(self, calm: Sequence[Seen]) -> int:
+        """How many operations of one kind on one target are no storm yet."""
+        usual = max((each.overall for each in calm), default=0)
+        return max(self.least, (self.times or 0) * usual)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +282,8 @@ def _with_most(oracle: Oracle, value: Any) -> Oracle:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return replace(oracle, times=None, least=value)
     raise ConfigurationError(
-        f"max_calls={shortened(value)}: give a number of operations, or '4x' for four times those "
-        "that the test does without faults"
+        f"max_calls={shortened(value)}: give a number of operations of one kind on one target, or "
+        "'4x' for four times those that the test does without faults"
     )
 
 

@@ -836,7 +836,7 @@ def test_what_makes_no_sense_is_refused_before_a_test_runs(
     [
         ("chaos_explore(depht=2)", "*not 'depht' (did you mean 'depth'?)"),
         ("chaos_explore(faults=['refused_'])", "*is none (did you mean 'refused'?)*"),
-        ("chaos_explore(max_calls='x')", "*or '4x' for four times those*"),
+        ("chaos_explore(max_calls='x')", "*or *'4x' for four times those*"),
         ("chaos_explore(invariant=3)", "*give a function*"),
         ("chaos_explore(budget=0)", "*a budget of nothing*"),
         ("chaos_replay()", "*takes schedules as texts*"),
