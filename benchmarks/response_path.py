@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import sys
 import threading
@@ -34,7 +35,7 @@ from pytest_resilience.runtime import default_runtime
 
 
 PACKAGE = str(Path(pytest_resilience.__file__).parent)
-DELAY = 0.01
+DELAY = 0.03  # seconds: long enough to be slept on a busy machine, and no longer than one look
 MOST = {"blocking recv": (30, 12), "asyncio read": (45, 14), "mocked get": (45, 12)}
 
 
@@ -130,6 +131,7 @@ def main() -> int:
         "mocked get": mocked,
     }
     figures = []
+    gc.disable()  # whatever is told of what it finds is no part of the way
     latency = ChaosExperiment("slow", "network_latency", delay=DELAY)
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=echo, args=(server,), daemon=True).start()
