@@ -61,13 +61,9 @@ class Trust:
         return handle
 
 
-def serve(handler: Handler) -> contextlib.AbstractContextManager[int]:
-    """Give each connection to `handler`, in a thread of its own; yields the port."""
-    return _serve(handler)
-
-
 @contextlib.contextmanager
-def _serve(handler: Handler) -> Iterator[int]:
+def serve(handler: Handler) -> Iterator[int]:
+    """Give each connection to `handler`, in a thread of its own; yields the port."""
     open_sockets: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
