@@ -7,9 +7,14 @@ import threading
 import time
 
 from collections.abc import Callable
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 
-__all__ = ["PATIENCE", "asleep", "eventually", "until_all_wait"]
+__all__ = ["PATIENCE", "asleep", "eventually", "side_by_side", "until_all_wait"]
+
+T = TypeVar("T")
 
 PATIENCE = 10  # seconds
 _looking: set[threading.Thread] = set()
@@ -50,3 +55,10 @@ def eventually(happens: Callable[[], bool]) -> bool:
             return False
         threading.Event().wait(0.001)
     return True
+
+
+def side_by_side(stories: Iterable[Callable[[], T]]) -> list[T]:
+    """What each of them returns; one after the other, each would wait for a timeout."""
+    todo = list(stories)
+    with ThreadPoolExecutor(len(todo)) as threads:
+        return list(threads.map(lambda story: story(), todo))

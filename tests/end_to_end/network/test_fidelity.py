@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 from tests.waiting import eventually
+from tests.waiting import side_by_side
 from tests.waiting import until_all_wait
 
 
@@ -289,12 +291,6 @@ def warm_up(client: Client, lead_to: Lead) -> None:
         assert ask() == "ok"
 
 
-def side_by_side(client: Client, tellers: list[tuple[Tell, str]]) -> list[str]:
-    """Their stories of events; one after the other, each would wait for a timeout."""
-    with ThreadPoolExecutor(len(tellers)) as threads:
-        return list(threads.map(lambda teller: teller[0](client, teller[1]), tellers))
-
-
 @pytest.fixture(autouse=True)
 def _complains_while_it_may(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a client leaves open by itself is no matter of the tests after it."""
@@ -480,8 +476,8 @@ def test_waiting_is_what_really_happens(
     """First all that are real, while nothing is intercepted."""
     warm_up(client, lead_to)
     names = waiting(client)
-    real = side_by_side(client, [(really, name) for name in names])
-    met = side_by_side(client, [(injected, name) for name in names])
+    real = side_by_side(partial(really, client, name) for name in names)
+    met = side_by_side(partial(injected, client, name) for name in names)
     for row in zip(names, met, real, strict=True):
         section_of(client).note(*row)
 
@@ -500,7 +496,7 @@ def test_waiting_behind_a_proxy_is_what_really_happens(
     """Both at once: a proxy is not in the way of others."""
     warm_up(client, lead_to)
     for name in waiting(client):
-        met, real = side_by_side(client, [(proxied, name), (really, name)])
+        met, real = side_by_side(partial(tell, client, name) for tell in (proxied, really))
         section_of(client).note(name, met, real)
 
 

@@ -6,6 +6,8 @@ import importlib.util
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -24,13 +26,16 @@ from tests.end_to_end.network.test_fidelity import OF_OTHERS
 from tests.end_to_end.network.test_fidelity import OF_SERVICES
 from tests.end_to_end.network.test_fidelity import SEALED
 from tests.end_to_end.network.test_fidelity import Event
+from tests.end_to_end.network.test_fidelity import Tell
 from tests.end_to_end.network.test_fidelity import outcome
 from tests.end_to_end.network.test_fidelity import peer_of
 from tests.end_to_end.network.test_fidelity import story
 from tests.end_to_end.network.test_fidelity import treated
+from tests.end_to_end.network.test_fidelity import warm_up
 from tests.fidelity_page import Section
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
+from tests.waiting import side_by_side
 
 
 pytestmark = pytest.mark.skipif(bool(unsupported()), reason=unsupported())
@@ -73,40 +78,90 @@ def is_here(client: Client) -> bool:
     )
 
 
-CASES = [
-    pytest.param(
+def case(client: Client, *more: str, id: str) -> Any:  # noqa: A002
+    return pytest.param(
         client,
-        name,
-        id=f"{client}: {name}",
+        *more,
+        id=id,
         marks=[
             pytest.mark.skipif(not is_here(client), reason=f"{client} is not installed"),
             *(pytest.mark.filterwarnings(each) for each in client.warns),
         ],
     )
-    for client in NATIVE
-    for name in events_of(client)
-]
 
 
-@pytest.mark.parametrize(("client", "name"), CASES)
-def test_it_is_what_really_happens(
-    client: Client, name: str, lead_to: Lead, trust: Trust, inject: Inject
-) -> None:
-    event = events_of(client)[name]
-    tls = trust if name.endswith(", TLS") else None
-    with lead_to(client.speaks, event.answers, tls) as place:
-        peer = peer_of(place, event, tls)
-        real = story(client, peer, event, treated(place, event.mood))
-    with lead_to(client.speaks, event.answers, tls) as place:
-        peer = peer_of(place, event, tls)
-        here = f"{peer.host}:{peer.port}"
-        # A connection is reached that was made during an experiment, such as one that hits nothing.
-        with inject("network_latency", delay="1ms", probability=1, target=here, every=10**6):
-            met = story(client, peer, event, inject(event.kind, **event.aimed_at(peer)))
+def waiting(client: Client) -> list[str]:
+    """What can be waited for at once: FreeTDS has the same timeouts for all of a process."""
+    names = [name for name, event in events_of(client).items() if event.waits]
+    return [] if client is PYMSSQL else names
+
+
+@pytest.fixture
+def really(lead_to: Lead, trust: Trust) -> Tell:
+    """The story of a client to whom it really happens."""
+
+    def told(client: Client, name: str) -> str:
+        event = events_of(client)[name]
+        tls = trust if name.endswith(", TLS") else None
+        with lead_to(client.speaks, event.answers, tls) as place:
+            peer = peer_of(place, event, tls)
+            return story(client, peer, event, treated(place, event.mood))
+
+    return told
+
+
+@pytest.fixture
+def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
+    """The story of a client into which it is injected."""
+
+    def told(client: Client, name: str) -> str:
+        event = events_of(client)[name]
+        tls = trust if name.endswith(", TLS") else None
+        with lead_to(client.speaks, event.answers, tls) as place:
+            peer = peer_of(place, event, tls)
+            here = f"{peer.host}:{peer.port}"
+            # A connection is reached that was made during an experiment, such as one that hits
+            # nothing.
+            with inject("network_latency", delay="1ms", probability=1, target=here, every=10**6):
+                return story(client, peer, event, inject(event.kind, **event.aimed_at(peer)))
+
+    return told
+
+
+def note(client: Client, name: str, met: str, real: str) -> None:
     section = Section(
         title=client.name, events=tuple(events_of(client)), libraries=client.libraries
     )
     section.note(name, met, real)
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        case(client, name, id=f"{client}: {name}")
+        for client in NATIVE
+        for name in events_of(client)
+        if name not in waiting(client)
+    ],
+)
+def test_it_is_what_really_happens(client: Client, name: str, really: Tell, injected: Tell) -> None:
+    real = really(client, name)
+    note(client, name, injected(client, name), real)
+
+
+@pytest.mark.parametrize(
+    "client", [case(client, id=str(client)) for client in NATIVE if waiting(client)]
+)
+def test_waiting_is_what_really_happens(
+    client: Client, lead_to: Lead, really: Tell, injected: Tell
+) -> None:
+    """First all that are real, while nothing is intercepted."""
+    warm_up(client, lead_to)
+    names = waiting(client)
+    real = side_by_side(partial(really, client, name) for name in names)
+    met = side_by_side(partial(injected, client, name) for name in names)
+    for row in zip(names, met, real, strict=True):
+        note(client, *row)
 
 
 # Others have a resolver of their own: gRPC, and what curl_cffi is made of.

@@ -353,6 +353,8 @@ def asked(read: Read, port: int, *, before: contextlib.AbstractContextManager[An
         number = client.fileno()
         with before:
             os.write(number, MESSAGE)
+            if read is by_a_pipe:  # which reads until it has all or meets the end
+                client_has_it.set()
             met = [outcome(lambda: read(number, 100))]
             client_has_it.set()
             if read is not by_a_pipe:

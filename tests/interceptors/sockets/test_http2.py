@@ -43,13 +43,14 @@ def url(over_http2: Serve) -> Iterator[str]:
         yield url
 
 
-def blocking(url: str, paths: list[str], context: ssl.SSLContext) -> list[Any]:
+def blocking(url: str, paths: list[str], context: ssl.SSLContext, read: float = 1) -> list[Any]:
     """Ask for one after the other."""
+    timeout = httpx.Timeout(10, read=read)
     found: list[Any] = []
     with httpx.Client(http2=True, http1=False, verify=context, trust_env=False) as client:
         for path in paths:
             try:
-                response = client.post(url + path, content=b"{}", timeout=1)
+                response = client.post(url + path, content=b"{}", timeout=timeout)
                 found.append((response.status_code, response.content))
             except httpx.HTTPError as error:
                 found.append(type(error).__name__)
@@ -62,12 +63,15 @@ class Awaited:
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
 
-    def __call__(self, url: str, paths: list[str], context: ssl.SSLContext) -> list[Any]:
+    def __call__(
+        self, url: str, paths: list[str], context: ssl.SSLContext, read: float = 1
+    ) -> list[Any]:
         found: dict[str, Any] = {}
+        timeout = httpx.Timeout(10, read=read)
 
         async def get(client: httpx.AsyncClient, path: str) -> None:
             try:
-                response = await client.post(url + path, content=b"{}", timeout=1)
+                response = await client.post(url + path, content=b"{}", timeout=timeout)
                 found[path] = (response.status_code, response.content)
             except httpx.HTTPError as error:
                 found[path] = type(error).__name__
@@ -89,7 +93,7 @@ class Awaited:
         return [found[path] for path in paths]
 
 
-Client = Callable[[str, list[str], ssl.SSLContext], list[Any]]
+Client = Callable[..., list[Any]]
 
 CLIENTS: dict[str, Client] = {
     "blocking": blocking,
@@ -147,7 +151,7 @@ def test_a_response_that_never_comes_fails_by_silence_alone(  # noqa: PLR0917  #
         over_http2(lambda *_: None) as url,
         inject("network_failure", path="/v1/*", **given) as failure,
     ):
-        assert client(url, ["/v1/pay"], trust.client) == ["ReadTimeout"]
+        assert client(url, ["/v1/pay"], trust.client, read=0.1) == ["ReadTimeout"]
     assert (failure.matched, failure.hits) == (1, hits)
     if not hits:
         assert never_fired(failure).why == NeverFired.TOO_LITTLE

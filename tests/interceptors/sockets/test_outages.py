@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import queue
 import select
@@ -50,6 +51,7 @@ from tests.interceptors.sockets.test_reader_thread import Conversation
 from tests.resets import reset_when_closed
 from tests.waiting import asleep
 from tests.waiting import eventually
+from tests.waiting import side_by_side
 from tests.waiting import until_all_wait
 
 
@@ -720,38 +722,39 @@ def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
         assert meet() == "b'tea'"
 
 
-@pytest.mark.parametrize("mode", ["timeout", "partition"])
-def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(
-    mode: str, inject: Inject
-) -> None:
+def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(inject: Inject) -> None:
     """It ends before one that is 0.7 seconds longer, and hears as little from its peer."""
-    ended: list[str] = []
 
-    def wait(name: str, sock: socket.socket, seconds: float) -> None:
+    def wait(ended: list[str], name: str, sock: socket.socket, seconds: float) -> None:
         sock.settimeout(seconds)
         ended.append(f"{name}: {outcome(lambda: sock.recv(3))}")
 
-    with (
-        serve(echo) as port,
-        socket.create_connection((HOST, port)) as struck,
-        socket.create_connection((HOST, port)) as spared,
-        inject(
-            "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="800ms..60s"
-        ) as outage,
-    ):
-        for sock in (struck, spared):
-            sock.sendall(b"tea")
-            assert sock.recv(3) == b"tea"  # and maybe more is to come
-        threads = [
-            threading.Thread(target=wait, args=given)
-            for given in (("struck", struck, 1.0), ("not", spared, 1.7))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(PATIENCE)
-    assert outage.hits == 1
-    assert ended == ["struck: TimeoutError None", "not: TimeoutError None"]
+    def ended_in(mode: str) -> list[str]:
+        ended: list[str] = []
+        with (
+            serve(echo) as port,
+            socket.create_connection((HOST, port)) as struck,
+            socket.create_connection((HOST, port)) as spared,
+            inject(
+                "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="800ms..60s"
+            ) as outage,
+        ):
+            for sock in (struck, spared):
+                sock.sendall(b"tea")
+                assert sock.recv(3) == b"tea"  # and maybe more is to come
+            threads = [
+                threading.Thread(target=wait, args=[ended, *given])
+                for given in (("struck", struck, 1.0), ("not", spared, 1.7))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+        assert outage.hits == 1
+        return ended
+
+    ends = side_by_side(functools.partial(ended_in, mode) for mode in ("timeout", "partition"))
+    assert ends == [["struck: TimeoutError None", "not: TimeoutError None"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -778,10 +781,7 @@ def test_who_waited_before_a_partition_hears_when_it_ends_by_itself(
         assert not partition.stopped
 
 
-@pytest.mark.parametrize("mode", ["timeout", "partition"])
-def test_a_connect_that_blocks_nobody_stays_pending(
-    mode: str, echo_port: int, inject: Inject
-) -> None:
+def test_a_connect_that_blocks_nobody_stays_pending(inject: Inject) -> None:
     """So that the client's own timeout for it fires, and not one of what comes after it."""
 
     def pending(port: int, sock: socket.socket) -> tuple[int, bool, str, str]:
@@ -792,18 +792,23 @@ def test_a_connect_that_blocks_nobody_stays_pending(
 
     with full_backlog() as port, socket.socket() as sock:
         real = pending(port, sock)
-    with socket.socket() as sock:
-        with inject("network_failure", mode=mode, rate=1) as outage:
-            assert pending(echo_port, sock) == real
-            assert real[:2] == (errno.EINPROGRESS, True)
-            assert (outage.matched, outage.hits) == (1, 1)
-            assert sock.connect_ex((HOST, echo_port)) == errno.EALREADY
-        # The kernel tries again when it is over.
-        assert select.select([], [sock], [], PATIENCE)[1]
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        sock.settimeout(PATIENCE)
-        sock.sendall(b"tea")
-        assert sock.recv(3) == b"tea"
+
+    def story(mode: str) -> None:
+        with serve(echo) as port, socket.socket() as sock:
+            target = f"{HOST}:{port}"
+            with inject("network_failure", mode=mode, rate=1, target=target) as outage:
+                assert pending(port, sock) == real
+                assert real[:2] == (errno.EINPROGRESS, True)
+                assert (outage.matched, outage.hits) == (1, 1)
+                assert sock.connect_ex((HOST, port)) == errno.EALREADY
+            # The kernel tries again when it is over.
+            assert select.select([], [sock], [], PATIENCE)[1]
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            sock.settimeout(PATIENCE)
+            sock.sendall(b"tea")
+            assert sock.recv(3) == b"tea"
+
+    side_by_side(functools.partial(story, mode) for mode in ("timeout", "partition"))
 
 
 def polled(sock: socket.socket) -> bool:
@@ -953,37 +958,47 @@ def asks_in_a_task(sock: socket.socket, sends: bytes) -> bytes:
     return asyncio.run(story())
 
 
-@pytest.mark.parametrize(
-    ("ends", "sends", "ask"),
-    [
-        (ends_receiving, b"tea", asks),
-        (ends_receiving, b"", asks),
-        (ends_unacknowledged, b"tea", asks),
-        (ends_unacknowledged, b"tea", asks_and_selects),
-        (ends_unacknowledged, b"tea", asks_and_polls),
-        (ends_unacknowledged, b"tea", asks_in_a_task),
-        (ends_probing, b"", asks),
-    ],
-)
-def test_silence_obeys_what_the_client_has_set_in_the_kernel(
-    ends: Callable[[socket.socket], None],
-    sends: bytes,
-    ask: Callable[[socket.socket, bytes], bytes],
-    inject: Inject,
-) -> None:
+def lasting(port: int) -> dict[str, Any]:
+    """An experiment for longer than any of these waits, which are side by side."""
+    return {"rate": 1, "duration": 2 * PATIENCE, "target": f"{HOST}:{port}"}
+
+
+# How a client bounds its own waits, what it sends, and how it waits.
+KERNEL_WAITS: list[tuple[Callable[[socket.socket], None], bytes, Callable[..., bytes]]] = [
+    (ends_receiving, b"tea", asks),
+    (ends_receiving, b"", asks),
+    (ends_unacknowledged, b"tea", asks),
+    (ends_unacknowledged, b"tea", asks_and_selects),
+    (ends_unacknowledged, b"tea", asks_and_polls),
+    (ends_unacknowledged, b"tea", asks_in_a_task),
+    (ends_probing, b"", asks),
+]
+
+
+def test_silence_obeys_what_the_client_has_set_in_the_kernel(inject: Inject) -> None:
     """As real silence does: packets that the kernel drops."""
-    with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
-        ends(sock)
-        deafen(sock)
-        real = outcome(lambda: ask(sock, sends))
-    with (
-        serve(echo) as port,
-        socket.create_connection((HOST, port)) as sock,
-        inject("network_failure", mode="timeout", rate=1, duration=2 * PATIENCE) as silence,
-    ):
-        ends(sock)
-        assert outcome(lambda: ask(sock, sends)) == real
-        assert silence.hits == 1
+
+    def real(ends: Callable[[socket.socket], None], sends: bytes, ask: Callable[..., bytes]) -> str:
+        with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+            ends(sock)
+            deafen(sock)
+            return outcome(lambda: ask(sock, sends))
+
+    def injected(
+        ends: Callable[[socket.socket], None], sends: bytes, ask: Callable[..., bytes]
+    ) -> str:
+        with (
+            serve(echo) as port,
+            socket.create_connection((HOST, port)) as sock,
+            inject("network_failure", mode="timeout", **lasting(port)) as silence,
+        ):
+            ends(sock)
+            met = outcome(lambda: ask(sock, sends))
+            assert silence.hits == 1
+            return met
+
+    expected = side_by_side(functools.partial(real, *each) for each in KERNEL_WAITS)
+    assert side_by_side(functools.partial(injected, *each) for each in KERNEL_WAITS) == expected
 
 
 def uploads(sock: socket.socket) -> None:
@@ -1024,44 +1039,48 @@ def uploads_in_a_task(sock: socket.socket) -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize(
-    "given", [{"mode": "partition"}, {"mode": "timeout", "stream": "upstream"}]
-)
-@pytest.mark.parametrize(
-    "upload",
-    [uploads, uploads_and_selects, uploads_and_polls, uploads_in_drops, uploads_in_a_task],
-)
-def test_what_is_sent_obeys_what_the_client_has_set_in_the_kernel(
-    upload: Callable[[socket.socket], None], given: dict[str, Any], inject: Inject
-) -> None:
+UPLOADS = [uploads, uploads_and_selects, uploads_and_polls, uploads_in_drops, uploads_in_a_task]
+
+
+def test_what_is_sent_obeys_what_the_client_has_set_in_the_kernel(inject: Inject) -> None:
     """As real silence does: packets that the kernel drops."""
-    with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
-        ends_unacknowledged(sock)
-        deafen(sock)
-        real = outcome(lambda: upload(sock))
-    with (
-        serve(silent) as port,
-        socket.create_connection((HOST, port)) as sock,
-        inject("network_failure", rate=1, duration=2 * PATIENCE, **given) as silence,
-    ):
-        ends_unacknowledged(sock)
-        assert outcome(lambda: upload(sock)) == real
-        assert silence.hits
-    assert real == f"TimeoutError {errno.ETIMEDOUT}"
+
+    def real(upload: Callable[[socket.socket], None]) -> str:
+        with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+            ends_unacknowledged(sock)
+            deafen(sock)
+            return outcome(lambda: upload(sock))
+
+    def injected(upload: Callable[[socket.socket], None], given: dict[str, Any]) -> str:
+        with (
+            serve(silent) as port,
+            socket.create_connection((HOST, port)) as sock,
+            inject("network_failure", **given, **lasting(port)) as silence,
+        ):
+            ends_unacknowledged(sock)
+            met = outcome(lambda: upload(sock))
+            assert silence.hits
+            return met
+
+    expected = side_by_side(functools.partial(real, each) for each in UPLOADS)
+    for given in ({"mode": "partition"}, {"mode": "timeout", "stream": "upstream"}):
+        met = side_by_side(functools.partial(injected, each, given) for each in UPLOADS)
+        assert met == expected == [f"TimeoutError {errno.ETIMEDOUT}"] * len(UPLOADS)
 
 
-@pytest.mark.parametrize("mode", ["timeout", "partition"])
-@pytest.mark.parametrize("ends", [ends_unacknowledged, ends_probing])
-def test_so_it_does_where_a_task_reads(
-    mode: str, ends: Callable[[socket.socket], None], inject: Inject
-) -> None:
-    with (
-        serve(echo) as port,
-        socket.create_connection((HOST, port)) as sock,
-        inject("network_failure", mode=mode, rate=1, duration=2 * PATIENCE),
-    ):
-        ends(sock)
-        assert outcome(lambda: asks_in_a_task(sock, b"tea")) == f"TimeoutError {errno.ETIMEDOUT}"
+def test_so_it_does_where_a_task_reads(inject: Inject) -> None:
+    def met(mode: str, ends: Callable[[socket.socket], None]) -> str:
+        with (
+            serve(echo) as port,
+            socket.create_connection((HOST, port)) as sock,
+            inject("network_failure", mode=mode, **lasting(port)),
+        ):
+            ends(sock)
+            return outcome(lambda: asks_in_a_task(sock, b"tea"))
+
+    ways = itertools.product(["timeout", "partition"], [ends_unacknowledged, ends_probing])
+    found = side_by_side(functools.partial(met, *way) for way in ways)
+    assert found == [f"TimeoutError {errno.ETIMEDOUT}"] * 4
 
 
 @pytest.mark.parametrize("kept_alive", [False, True])

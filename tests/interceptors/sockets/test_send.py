@@ -557,7 +557,7 @@ def test_what_was_taken_arrives_though_there_is_no_room_when_it_is_over(
     received, reads = Everything(), threading.Event()
 
     def read_when_told(connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         assert reads.wait(10)
         received(connection)
 
@@ -575,7 +575,7 @@ def test_what_was_closed_arrives_though_there_is_no_room_when_it_is_over(engine:
     received, reads = Everything(), threading.Event()
 
     def read_when_told(connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         assert reads.wait(10)
         received(connection)
 
