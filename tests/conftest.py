@@ -7,8 +7,11 @@ import functools
 import gc
 import importlib.metadata
 import mimetypes
+import os
+import shutil
 import signal
 import sys
+import tempfile
 
 from collections.abc import Generator
 from collections.abc import Iterator
@@ -38,6 +41,8 @@ gc.disable()  # what is loaded from here on all stays, until `pytest_collection_
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 3
+MEMORY = Path("/dev/shm")
+ENOUGH = 4 << 30  # bytes of it, of which all of this takes some hundred million
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -106,6 +111,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _keep_files_in_memory(config)
     config.addinivalue_line(
         "markers", "may_block(reason): the test itself, or its client, blocks an event loop."
     )
@@ -119,6 +125,17 @@ def pytest_configure(config: pytest.Config) -> None:
     _trust_one_authority(config)
     # Hundreds of processes load it from here on, and may not write what they compile.
     compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)
+
+
+def _keep_files_in_memory(config: pytest.Config) -> None:
+    """Nobody waits for a disk there: databases of tests sync what they write a thousand times."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    if shutil.disk_usage(MEMORY).free > ENOUGH:
+        patch = pytest.MonkeyPatch()
+        config.add_cleanup(patch.undo)
+        patch.setenv("TMPDIR", str(MEMORY))
+        patch.setattr(tempfile, "tempdir", None)  # where it was found before
 
 
 def _trust_one_authority(config: pytest.Config) -> None:
