@@ -177,6 +177,8 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
     Their surroundings are set here and not outside: pytester clears the environment when it begins.
     """
     monkeypatch.setattr(importlib.metadata, "distributions", _installed)
+    # Each test of an exploration and of a matrix asks, and a million objects are counted each time.
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: 1)
     for name, value in surroundings().items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
