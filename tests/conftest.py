@@ -55,12 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run all of the suite in three processes, as by `-n 3`: half of its time it waits."""
+    """Run all of the suite in three processes, as by `-n 3`: half of its time it waits.
+
+    In however many, each is left most modules alone, and no other waits in the end for the last.
+    """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     alone = hasattr(config, "workerinput") or config.option.usepdb
     if whole and not alone and getattr(config.option, "numprocesses", 0) is None:
         config.option.numprocesses = WORKERS
-        config.option.dist = "worksteal"  # which leaves most modules to one worker
+    is_distributed = getattr(config.option, "numprocesses", 0) and not config.option.distload
+    if is_distributed and config.option.dist == "no":
+        config.option.dist = "worksteal"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import jsonschema
 import pytest
 
 from pytest_resilience.report.cell import CellVerdict
+from tests.ahead import ALONE_AND_XDIST
+from tests.ahead import runs
 from tests.cells import cells_of
 from tests.cells import verdicts_of
 from tests.report.conftest import SCHEMA
@@ -451,50 +454,87 @@ def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester
     run(shop, "--chaos-schedules=kept.txt", "-k", "shouts").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize(
-    ("workers", "worker"), [((), ()), (WORKERS, ONE_WORKER)], ids=["alone", "in workers"]
-)
-def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
-    shop: pytest.Pytester, workers: tuple[str, ...], worker: tuple[str, ...]
-) -> None:
-    kept = shop.path / "kept.txt"
-    kept.write_text(
-        "test_shop.py::test_loads  open(tmp_path/note.txt)#1=permission_denied\n"
-        "test_shop.py::test_left  open(tmp_path/note.txt)#1=permission_denied\n"
-        "test_shop.py::test_left  open(tmp_path/note.txt)#1=memory\n"
-        "test_old.py::test_moved  open(tmp_path/note.txt)#1=memory\n"
-    )
+KEPT = """\
+test_shop.py::test_loads  open(tmp_path/note.txt)#1=permission_denied
+test_shop.py::test_left  open(tmp_path/note.txt)#1=permission_denied
+test_shop.py::test_left  open(tmp_path/note.txt)#1=memory
+test_old.py::test_moved  open(tmp_path/note.txt)#1=memory
+"""
+Ways = Mapping[str, tuple[str, ...]]
+ALONE_AND_IN_WORKERS: Ways = {"alone": (), "in workers": WORKERS}
+
+
+def repeats(
+    *parts: str,
+    kept: str = KEPT,
+    ways: Ways = ALONE_AND_XDIST,
+    **more: str,
+) -> pytest.MarkDecorator:
+    """A test about runs that repeat what is kept, of each part of the suite, in each way."""
     loading, _, _ = TESTS.partition("def test_shouts")
-    shop.makepyfile(test_shop=loading)
-    whole = run(shop, "--chaos-schedules=kept.txt", *workers)
-    assert whole.ret == pytest.ExitCode.TESTS_FAILED
-    out = whole.stdout.str()
+    files = {"shop": SHOP, "test_shop": loading, **more}
+    found = [
+        pytest.param(
+            f"{part} {way}",
+            marks=runs(
+                "-p", "no:ordeal", "-p", "no:randomly", "--chaos-schedules=kept.txt",
+                *filter(None, [part]), *arguments, others={"kept.txt": kept}, **files,
+            ),
+        )
+        for part in parts
+        for way, arguments in ways.items()
+    ]  # fmt: skip
+    return pytest.mark.parametrize("ran", found, indirect=True)
+
+
+@repeats("", ways=ALONE_AND_IN_WORKERS)
+def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
+    ran: pytest.RunResult,
+) -> None:
+    assert ran.ret == pytest.ExitCode.TESTS_FAILED
+    out = ran.stdout.str()
     assert out.count("test_shop.py::test_left: there is no such test any more, with 2 sche") == 1
     assert out.count("test_old.py::test_moved: there is no such test any more, with 1 sche") == 1
     assert "test_loads: " not in out
-    for part in ("-k=loads", "test_shop.py::test_loads", "--deselect=test_shop.py::test_other"):
-        result = run(shop, "--chaos-schedules=kept.txt", part, *worker)
-        assert result.ret == pytest.ExitCode.OK
-        result.stdout.no_fnmatch_line("*no such test*")
-    in_file = run(shop, "--chaos-schedules=kept.txt", "test_shop.py", *worker)
-    assert in_file.ret == pytest.ExitCode.TESTS_FAILED
-    in_file.stdout.no_fnmatch_line("*test_moved*")  # of that file nobody has asked
-    kept.write_text(kept.read_text().partition("\n")[0])
-    assert run(shop, "--chaos-schedules=kept.txt", *worker).ret == pytest.ExitCode.OK
-    shop.makepyfile(test_another="def test_it(): pass")
-    with open(shop.path / "conftest.py", "a", encoding="utf-8") as conftest:
-        conftest.write("\ncollect_ignore = ['test_shop.py']\n")  # as for want of a library
-    ignored = run(shop, "--chaos-schedules=kept.txt", *worker)
-    assert ignored.ret == pytest.ExitCode.OK
-    ignored.stdout.no_fnmatch_line("*no such test*")
+
+
+@repeats("-k=loads", "test_shop.py::test_loads", "--deselect=test_shop.py::test_other")
+def test_it_is_none_in_a_run_of_a_part(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.OK
+    ran.stdout.no_fnmatch_line("*no such test*")
+
+
+@repeats("test_shop.py")
+def test_it_is_one_in_a_run_of_its_file(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.TESTS_FAILED
+    ran.stdout.fnmatch_lines(["test_shop.py::test_left: there is no such test any more, *"])
+    ran.stdout.no_fnmatch_line("*test_moved*")  # of that file nobody has asked
+
+
+@repeats("", kept=KEPT.partition("\n")[0])
+def test_a_run_with_all_that_is_kept_is_green(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.OK
+
+
+@repeats(
+    "",
+    kept=KEPT.partition("\n")[0],
+    conftest="collect_ignore = ['test_shop.py']",  # as for want of a library
+    test_another="def test_it(): pass",
+)
+def test_a_file_that_is_ignored_has_lost_no_tests(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.OK
+    ran.stdout.no_fnmatch_line("*no such test*")
 
 
 def test_what_is_kept_of_a_test_that_is_gone_is_said_and_forgotten(
     shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with a cache
+    first, _, _ = TESTS.partition("def test_insists")
+    shop.makepyfile(test_shop=first)
     run(shop, "--chaos-explore")
-    shop.makepyfile(test_shop=TESTS.replace("def test_shouts", "def test_calls"))
+    shop.makepyfile(test_shop=first.replace("def test_shouts", "def test_calls"))
     said = "test_shop.py::test_shouts: there is no such test any more, with 1 schedule; forgotten"
     run(shop, "--chaos-explore", "-k", "calls").stdout.no_fnmatch_line(said)
     run(shop, "--chaos-explore").stdout.fnmatch_lines([said])
