@@ -267,7 +267,8 @@ def begin(runtime: Runtime, name: str) -> ActiveExperiment:
     kind, parameters = PRESSURES[name]
     if "fill" in parameters:
         free, _ = machine.disk_space(parameters["path"])
-        parameters = {**parameters, "floor": free - 2 * 2**20}
+        taken = min(64 * 2**20, free // 2)  # of which others may take some meanwhile
+        parameters = {**parameters, "floor": free - taken}
     running = len(runtime.engine.active)
     return start(runtime, kind, name=f"{name} {running}", duration=60, **parameters)
 
