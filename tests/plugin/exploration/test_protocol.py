@@ -472,18 +472,16 @@ def repeats(
 ) -> pytest.MarkDecorator:
     """A test about runs that repeat what is kept, of each part of the suite, in each way."""
     loading, _, _ = TESTS.partition("def test_shouts")
-    files = {"shop": SHOP, "test_shop": loading, **more}
+    modules = {"shop": SHOP, "test_shop": loading, **more}
+    files = {"kept.txt": kept} | {f"{name}.py": text for name, text in modules.items()}
+    asked = ("-p", "no:ordeal", "-p", "no:randomly", "--chaos-schedules=kept.txt")
     found = [
         pytest.param(
-            f"{part} {way}",
-            marks=runs(
-                "-p", "no:ordeal", "-p", "no:randomly", "--chaos-schedules=kept.txt",
-                *filter(None, [part]), *arguments, others={"kept.txt": kept}, **files,
-            ),
+            f"{part} {way}", marks=runs(*asked, *filter(None, [part]), *arguments, others=files)
         )
         for part in parts
         for way, arguments in ways.items()
-    ]  # fmt: skip
+    ]
     return pytest.mark.parametrize("ran", found, indirect=True)
 
 
