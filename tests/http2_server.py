@@ -12,6 +12,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
@@ -31,8 +32,8 @@ def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> Non
     connection.send_data(stream_id, BODY, end_stream=True)
 
 
-def speaking_http2(answer: Answer = ok) -> Handler:
-    """Answers each request once all of it has come."""
+def speaking_http2(answer: Answer = ok, *, closes: bool = False) -> Handler:
+    """Answers each request once all of it has come; `closes`: and says that it sends no more."""
 
     def handle(sock: socket.socket) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
@@ -46,21 +47,26 @@ def speaking_http2(answer: Answer = ok) -> Handler:
                     head: Any = dict(event.headers)
                     paths[event.stream_id] = head[":path"]
                 elif isinstance(event, h2.events.StreamEnded):
-                    answer(connection, event.stream_id, paths.pop(event.stream_id))
+                    with contextlib.suppress(h2.exceptions.ProtocolError):  # it is reset already
+                        answer(connection, event.stream_id, paths.pop(event.stream_id))
                 elif isinstance(event, h2.events.ConnectionTerminated):
                     return
             sock.sendall(connection.data_to_send())
+            if closes and connection.highest_inbound_stream_id and not paths:
+                sock.shutdown(socket.SHUT_WR)
 
     return handle
 
 
-def serving_http2(trust: Trust) -> Serve:
-    """`with start(answer) as url:`, over TLS."""
-    trust.server.set_alpn_protocols(["h2"])
+def serving_http2(trust: Trust | None) -> Serve:
+    """`with start(answer) as url:`, over TLS if there is somebody to trust."""
+    if trust is not None:
+        trust.server.set_alpn_protocols(["h2"])
 
     @contextlib.contextmanager
     def start(answer: Answer) -> Iterator[str]:
-        with serve(trust.over_tls(speaking_http2(answer))) as port:
-            yield f"https://127.0.0.1:{port}"
+        handler = speaking_http2(answer)
+        with serve(handler if trust is None else trust.over_tls(handler)) as port:
+            yield f"{'http' if trust is None else 'https'}://127.0.0.1:{port}"
 
     return start

@@ -248,11 +248,11 @@ class ActiveExperiment:
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.
 
-        What resets or silences a connection does so unless some requests are meant.
+        What resets, silences or delays a connection does so unless some requests are meant.
         """
         aimed = self.experiment.aims_at_requests
         if operation.tcp.multiplexed:
-            return aimed and not fault.is_late
+            return aimed
         return operation.http.stream and not aimed and not fault.is_of_response
 
     def matches_target(self, operation: Operation, *, ahead: bool = False) -> bool:
@@ -306,7 +306,7 @@ class ExpectedExperiments:
 
 
 def _awaited(fault: Fault, operation: Operation) -> str:
-    """As `Fault.awaits`: what becomes of a stream of HTTP/2 is told when something of it comes.
+    """As `Fault.awaits`: what becomes of a stream of HTTP/2 has happened when its client is told.
 
     But for silence, of which nobody is told.
     """

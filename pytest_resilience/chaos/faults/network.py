@@ -150,13 +150,7 @@ class Fault:
             and not (tcp.bodiless and self.needs_body)
             and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)
-            and not (operation.http.stream and self.is_late)
         )
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it holds something up that comes in the end."""
-        return self.waits and self.delay < math.inf
 
     def awaits(self, kind: str) -> str:
         """What bytes have to be before any of it has happened to an operation; "" for nothing.

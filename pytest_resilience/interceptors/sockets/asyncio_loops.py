@@ -107,6 +107,7 @@ class AsyncioLoops:
 
     Attributes:
         iterations: of all of them.
+        trio: its sockets, for which it has loops of its own.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class AsyncioLoops:
         self._connects = connects
         self._names = names
         self._patches = patches
-        self._trio = TrioSockets(connects, patches)
+        self.trio = TrioSockets(connects, patches)
         self.iterations = LoopIterations()
         self._delaying: type[DelayingProtocol] | None = None
         self._reached = False
@@ -132,10 +133,10 @@ class AsyncioLoops:
         self._reached, self._installed = False, True
         self._patches.replace(socket, "socketpair", self._pairing)
         self._reach()
-        self._trio.install()
+        self.trio.install()
 
     def remove(self) -> None:
-        self._trio.remove()
+        self.trio.remove()
         with self._lock:  # or another thread's first loop comes in between
             self._installed = False
 
@@ -202,7 +203,7 @@ class AsyncioLoops:
         @functools.wraps(original)
         def socketpair(*args: Any, **kwargs: Any) -> Any:
             self._reach()
-            self._trio.reach()
+            self.trio.reach()
             return original(*args, **kwargs)
 
         return socketpair

@@ -139,6 +139,17 @@ class DelayingProtocol(asyncio.Protocol):
 
         Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), read)
 
+    def wake(self, data: bytes) -> None:
+        """Let who reads receive `data`, or come for more of what is encrypted, though nothing came.
+
+        Empty where TLS is made above the transport: it is there that there is more.
+        """
+        protocol: Any = self.protocol
+        if isinstance(self.protocol, SSLProtocol):
+            protocol._do_read()  # noqa: SLF001  # as it does itself when it may read on
+        else:
+            self.data_received(data)
+
     def data_received(self, data: bytes) -> None:
         if self._held:
             self._size += len(data)

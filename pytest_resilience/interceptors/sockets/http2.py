@@ -6,13 +6,15 @@ grpclib): it tells what it has received by events, and these are what is changed
 of the connection stays right, and so do the streams beside. What a request is sent on is known by
 the bytes that h2 hands out and the next socket takes.
 
-Nobody can be held up here, as the others on the connection must not be. What delays a response
-delays all that is received meanwhile (see `connections.TcpConnection.begin_response`).
+Nobody is held up here, as the others on the connection must not be. Events wait, and who reads the
+connection is woken when it is time for them, by bytes that h2 does not get to see (`WAKE`).
 """
 
 from __future__ import annotations
 
 import functools
+import math
+import socket
 import sys
 import threading
 import weakref
@@ -22,53 +24,45 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.parsing.http_requests import read_pairs
-from pytest_resilience.chaos.response_stream import CloseConnection
-from pytest_resilience.chaos.response_stream import ReadReplacement
-from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.foreign_objects import text_of
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.http2_responses import NO_BYTES
+from pytest_resilience.interceptors.sockets.http2_responses import WAKE
+from pytest_resilience.interceptors.sockets.http2_responses import SharedConnection
+from pytest_resilience.interceptors.sockets.http2_responses import StreamResponse
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.patching import Patches
 
 
 __all__ = ["Http2Streams"]
 
-_INTERNAL_ERROR = 2  # of RFC 9113, 7: what a server says whose handler has failed
-
-
-class _Shared:
-    """One connection of h2.
-
-    Attributes:
-        asked: the requests that were encoded and not sent yet, by stream.
-        responses: what happens to those awaited, by stream.
-    """
-
-    def __init__(self) -> None:
-        self.asked: dict[int, HttpRequest] = {}
-        self.responses: dict[int, _Response] = {}
+_EARLY = 0.0005  # seconds by which a loop may wake somebody too early
 
 
 class _Outgoing(threading.local):
     """What h2 has handed out last in this thread."""
 
     data: bytes = b""
-    shared: _Shared | None = None
+    shared: SharedConnection | None = None
 
 
 class Http2Streams:
     """See the module."""
 
-    def __init__(self, engine: Engine, patches: Patches) -> None:
+    def __init__(self, engine: Engine, patches: Patches, loops: AsyncioLoops) -> None:
         self._engine = engine
         self._patches = patches
+        self._loops = loops
+        loops.trio.patience, loops.trio.wakes = self._patience, self._wakes
         self._outgoing = _Outgoing()
-        self._shared: weakref.WeakKeyDictionary[Any, _Shared] = weakref.WeakKeyDictionary()
+        self._shared: weakref.WeakKeyDictionary[Any, SharedConnection] = weakref.WeakKeyDictionary()
+        # Of each connection that has sent a request.
+        self._on: weakref.WeakKeyDictionary[TcpConnection, weakref.ref[SharedConnection]]
+        self._on = weakref.WeakKeyDictionary()
         self._import_hook = ImportHook({"h2.connection": self._reach}, patches)
 
     def install(self) -> None:
@@ -77,6 +71,15 @@ class Http2Streams:
 
     def remove(self) -> None:
         self._import_hook.remove()
+        now = self._engine.clock.monotonic()
+        for h2, shared in [*self._shared.items()]:
+            if shared.rest(now) < math.inf:  # what waits is told next
+                vars(h2)["receive_data"] = functools.partial(self._receive_once, h2)
+
+    def _receive_once(self, h2: Any, data: Any) -> list[Any]:
+        """In the place of a method that is not replaced any more."""
+        vars(h2).pop("receive_data", None)
+        return self._received(h2.receive_data, h2, data)
 
     def sent(self, connection: TcpConnection, message: bytes, *, encrypted: bool = False) -> None:
         """`message`, or what begins so, is sent on a connection: read the requests in it.
@@ -93,24 +96,38 @@ class Http2Streams:
             return
         outgoing.shared, outgoing.data = None, b""
         asked, shared.asked = shared.asked, {}
-        for stream_id, request in asked.items():
+        ended, shared.ended = shared.ended, set()
+        shared.connection, self._on[connection] = connection, weakref.ref(shared)
+        now = self._engine.clock.monotonic()
+        for number, request in asked.items():
             turn.requests.note(request)
             operation = connection.operation(RECEIVE, asked=True)
             effect = self._engine.decide(operation.of_stream(request))
             if effect is not None:
-                shared.responses[stream_id] = _Response(ResponseStream(effect))
+                stream = ResponseStream(effect)
+                shared.responses[number] = StreamResponse(number, stream)
+        for number in ended & shared.responses.keys():
+            shared.responses[number].asked(now)
+        if ended:
+            self._time(shared)
 
     def _reach(self) -> None:
         connection = sys.modules["h2.connection"].H2Connection
         self._patches.replace(connection, "send_headers", self._encoding)
+        self._patches.replace(connection, "send_data", self._sending)
+        self._patches.replace(connection, "end_stream", self._sending)
         self._patches.replace(connection, "data_to_send", self._handing_out)
         self._patches.replace(connection, "receive_data", self._receiving)
 
-    def _of(self, connection: Any) -> _Shared | None:
+    def _of(self, connection: Any) -> SharedConnection | None:
         """A connection of a client, as it is known here."""
         if not connection.config.client_side:
             return None
-        return self._shared.setdefault(connection, _Shared())
+        found = self._shared.get(connection)
+        if found is None:
+            text = bool(connection.config.header_encoding)
+            found = self._shared[connection] = SharedConnection(text=text)
+        return found
 
     def _encoding(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -121,15 +138,28 @@ class Http2Streams:
             shared, request = or_none(self._of, h2), or_none(read_pairs, given)
             if shared is not None and request is not None:
                 shared.asked[stream_id] = request
+            if shared is not None and named.get("end_stream", args[:1] == (True,)):
+                shared.ended.add(stream_id)
 
         return send_headers
+
+    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def send_data(h2: Any, stream_id: int, *args: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            original(h2, stream_id, *args, **named)
+            is_last = named.get("end_stream", args[1:2] == (True,))
+            if (original.__name__ == "end_stream" or is_last) and (shared := or_none(self._of, h2)):
+                shared.ended.add(stream_id)
+
+        return send_data
 
     def _handing_out(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def data_to_send(h2: Any, *args: Any, **named: Any) -> Any:
             data = original(h2, *args, **named)
             shared = or_none(self._of, h2)
-            if shared is not None and shared.asked:
+            if shared is not None and (shared.asked or shared.ended):
                 self._outgoing.shared, self._outgoing.data = shared, data
             return data
 
@@ -137,97 +167,81 @@ class Http2Streams:
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def receive_data(h2: Any, *args: Any, **named: Any) -> Any:
+        def receive_data(h2: Any, data: Any) -> Any:
             __tracebackhide__ = True
-            events = original(h2, *args, **named)
-            shared = self._shared.get(h2)
-            if shared is None or not shared.responses:
-                return events
-            return [each for event in events for each in self._delivered(h2, shared, event)]
+            return self._received(functools.partial(original, h2), h2, data)
 
         return receive_data
 
-    def _delivered(self, h2: Any, shared: _Shared, event: Any) -> list[Any]:
-        """The events that take the place of one."""
-        response = shared.responses.get(getattr(event, "stream_id", 0) or 0)
-        if response is None:
-            return [event]
-        delivered = response.deliver(event, self._engine.clock.monotonic())
-        kept = sum(getattr(each, "flow_controlled_length", 0) for each in delivered)
-        lost = getattr(event, "flow_controlled_length", 0) - kept
-        if lost > 0:  # nobody will say that there is room again
-            or_none(h2.acknowledge_received_data, lost, event.stream_id)
-        return delivered
+    def _received(self, receive: Callable[[Any], Any], h2: Any, data: Any) -> list[Any]:
+        """The events that are told to who has received `data`."""
+        __tracebackhide__ = True
+        shared = self._shared.get(h2)
+        is_woken = is_a(data, bytes) and WAKE in data
+        if is_woken:
+            data = data.replace(WAKE, b"")
+        events = receive(data) if data or not is_woken else []
+        if shared is None or not shared.responses:
+            return list(events)
+        told = [each for each in events if not shared.hear(each)]
+        told += shared.due(self._engine.clock.monotonic())
+        for number, size in shared.lost():
+            if size > 0:  # nobody will say that there is room again
+                or_none(h2.acknowledge_received_data, size, number)
+        self._time(shared)
+        return told
 
+    def awaited(self, connection: TcpConnection) -> SharedConnection | None:
+        """Its responses, where something may be told of one though nothing comes."""
+        shared = self._of_connection(connection)
+        if shared is None or not (shared.responses or self._is_aimed()):
+            return None
+        return shared
 
-class _Response:
-    """One response on its way: the events of h2 that tell of it, as its `ResponseStream` says."""
+    def _of_connection(self, connection: TcpConnection) -> SharedConnection | None:
+        found = self._on.get(connection)
+        return None if found is None else found()
 
-    def __init__(self, stream: ResponseStream) -> None:
-        self._stream = stream
-        self._is_over = False
+    def is_due(self, connection: TcpConnection) -> bool:
+        """Whether something is to be told now."""
+        shared = self._of_connection(connection)
+        return shared is not None and shared.rest(self._engine.clock.monotonic()) <= 0
 
-    def deliver(self, event: Any, now: float) -> list[Any]:
-        """The events that take the place of the next one."""
-        events = sys.modules["h2.events"]
-        if self._is_over:
-            return []
-        if isinstance(event, events.ResponseReceived):
-            end = self._end(event, now)
-            if end is not None:
-                return end
-            is_lost = not self._stream.take(_head(event))
-            return [*([] if is_lost else [event]), *(self._end(event, now) or [])]
-        if not isinstance(event, events.DataReceived):
-            return [event]
-        event.data = self._stream.take(event.data)
-        return [*([event] if event.data else []), *(self._end(event, now) or [])]
+    def _is_aimed(self) -> bool:
+        return any(each.experiment.aims_at_requests for each in self._engine.active)
 
-    def _end(self, event: Any, now: float) -> list[Any] | None:
-        """What is delivered in the place of all that is still to come; None if that comes."""
-        match self._stream.next(0, now):
-            case ResetConnection() | CloseConnection():
-                end = [_reset(event)]
-            case ReadReplacement():
-                replay = self._stream.replay()
-                end = _injected(event, replay) if replay else [_reset(event)]
-            case WaitUntil():  # silence: nobody can be told when that ends
-                end = []
-            case _:
-                return None
-        self._is_over = True
-        return end
+    def _patience(self, sock: socket.socket) -> float | None:
+        """Seconds after which to come again for what `sock` receives; None if that is no use."""
+        for connection in [*self._on.keys()]:
+            if connection.owner() is sock and (shared := self.awaited(connection)) is not None:
+                return max(0.0, shared.rest(self._engine.clock.monotonic()))
+        return None
 
+    def woken(self, connection: TcpConnection) -> bytes:
+        """What its socket receives then."""
+        return NO_BYTES if connection.turn.decrypted else WAKE
 
-def _reset(event: Any) -> Any:
-    """The server ends the stream, and not the connection."""
-    return _made("StreamReset", event, error_code=_INTERNAL_ERROR, remote_reset=True)
+    def _wakes(self, sock: socket.socket) -> bytes | None:
+        """What `sock` receives if something is to be told now; None if it is not."""
+        found = [each for each in [*self._on.keys()] if each.owner() is sock and self.is_due(each)]
+        return self.woken(found[0]) if found else None
 
+    def _time(self, shared: SharedConnection) -> None:
+        """Have a loop of asyncio tell when it is time."""
+        now = self._engine.clock.monotonic()
+        connection = shared.connection
+        sock = None if connection is None else connection.owner()
+        if connection is None or sock is None or self._loops.transport(sock) is None:
+            return
+        for response in [*shared.responses.values()]:
+            rest = response.rest(now)
+            if rest < math.inf and not response.is_timed:
+                wake = functools.partial(self._wake, connection, shared)
+                response.is_timed = self._loops.after(response.effect, wake, max(0.0, rest))
 
-def _head(event: Any) -> bytes:
-    """The head of a response, as it would be in HTTP/1."""
-    pairs = [(text_of(name), text_of(value)) for name, value in event.headers]
-    lines = [f"{name}: {value}" for name, value in pairs if not name.startswith(":")]
-    status = f"HTTP/1.1 {dict(pairs).get(':status', '200')} "
-    return "\r\n".join([status, *lines, "", ""]).encode("latin-1", "replace")
-
-
-def _injected(event: Any, replay: bytes) -> list[Any]:
-    """The events of a response that is given in HTTP/1, in the place of one that begins."""
-    head, _, body = replay.partition(b"\r\n\r\n")
-    line, *rest = head.decode("latin-1").split("\r\n")
-    pairs = [(":status", line.split(" ")[1])]
-    pairs += [(name.lower(), value) for name, _, value in (each.partition(": ") for each in rest)]
-    pairs = [each for each in pairs if each[0] != "connection"]
-    decoded = isinstance(event.headers[0][0], str)  # as the client's configuration has it
-    event.headers = pairs if decoded else [tuple(map(str.encode, each)) for each in pairs]
-    data = _made("DataReceived", event, data=body, flow_controlled_length=0, stream_ended=None)
-    return [event, *([data] if body else []), _made("StreamEnded", event)]
-
-
-def _made(kind: str, event: Any, **attributes: Any) -> Any:
-    """An event of the stream of another, in whichever way this version makes them."""
-    cls = getattr(sys.modules["h2.events"], kind)
-    made = cls.__new__(cls)
-    vars(made).update(stream_id=event.stream_id, **attributes)
-    return made
+    def _wake(self, connection: TcpConnection, shared: SharedConnection) -> None:
+        """Let who reads the transport of a connection come for what is due."""
+        sock = connection.owner()
+        protocol = None if sock is None else self._loops.delaying_protocol(sock)
+        if protocol is not None and shared.rest(self._engine.clock.monotonic()) <= _EARLY:
+            protocol.wake(b"" if connection.turn.decrypted else WAKE)

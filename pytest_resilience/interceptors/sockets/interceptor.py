@@ -157,9 +157,9 @@ class SocketPatches:
         self._resolution = NameResolution(engine, names, patches)
         self._connects = LoopConnects(engine, self._connections)
         loops = AsyncioLoops(engine, self._connects, names, patches)
-        http2 = Http2Streams(engine, patches)
+        http2 = Http2Streams(engine, patches, loops)
         partitions = PartitionedSends(engine, self._connections, loops)
-        self._receiver = Receiver(engine, self._connections, loops)
+        self._receiver = Receiver(engine, self._connections, loops, http2)
         ssl_objects = SslObjects(
             engine, http2, patches, self._receiver.stall, connections=self._connections
         )

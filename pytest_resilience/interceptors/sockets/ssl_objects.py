@@ -22,6 +22,7 @@ from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
+from pytest_resilience.interceptors.sockets.http2_responses import WAKE
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
@@ -62,6 +63,8 @@ class SslObjects:
         self._installed = False
         self._outgoing: weakref.WeakKeyDictionary[Any, ssl.MemoryBIO]
         self._outgoing = weakref.WeakKeyDictionary()
+        # The connections for which something of HTTP/2 waits, when the rest is forgotten.
+        self._left: weakref.WeakKeyDictionary[Any, TcpConnection] = weakref.WeakKeyDictionary()
         self._made: dict[bytes, weakref.ref[Any]] = {}  # by what is random in its hello
         self._connections: weakref.WeakKeyDictionary[Any, TcpConnection] = (
             weakref.WeakKeyDictionary()
@@ -81,6 +84,9 @@ class SslObjects:
 
     def remove(self) -> None:
         self._installed = False
+        for made, connection in [*self._connections.items()]:
+            if self._http2.awaited(connection) is not None:
+                self._left[made] = connection
         self._made.clear()
         for table in (self._outgoing, self._connections):
             if table:  # else it takes longer than all of the rest
@@ -190,11 +196,14 @@ class SslObjects:
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
-            connection = or_none(self._connections.get, made) if self._installed else None
-            if connection is None or connection.untargeted:
+            table = self._connections if self._installed else self._left
+            connection = or_none(table.get, made)
+            if connection is None or (self._installed and connection.untargeted):
                 return original(made, *args, **kwargs)
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False
+            if self._http2.is_due(connection):
+                return ReceiveArguments(call).returned(WAKE)
             result = self._read(connection, made, call)
             if result:
                 connection.send_queue.requests.is_answered = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import socket
 import sys
 import threading
 
@@ -24,11 +25,21 @@ from pytest_resilience.patching import Patches
 
 __all__ = ["TrioSockets"]
 
+_A_WHILE = 0.05  # seconds: how soon who waits meets what another task has asked for
+
 
 class TrioSockets:
-    """The sockets of trio, once it is loaded."""
+    """The sockets of trio, once it is loaded.
+
+    Attributes:
+        patience: after how many seconds a receive of a socket is tried again, though nothing has
+            come; None for never.
+        wakes: what it receives then, unless something has come; None for nothing.
+    """
 
     def __init__(self, connects: LoopConnects, patches: Patches) -> None:
+        self.patience: Callable[[socket.socket], float | None] = lambda _: None
+        self.wakes: Callable[[socket.socket], bytes | None] = lambda _: None
         self._connects = connects
         self._patches = patches
         self._reached = False
@@ -61,10 +72,31 @@ class TrioSockets:
         @functools.wraps(original)
         async def call(sock: Any, wait: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            method = getattr(python_socket_class(), method.__name__, method)
+            name = method.__name__
+            method = getattr(python_socket_class(), name, method)
+            if name == "recv":
+                wait = functools.partial(self._wait, wait)
+                method = functools.partial(self._receive, method)
             return await original(sock, wait, method, *args, **kwargs)
 
         return call
+
+    async def _wait(self, wait: Callable[[Any], Coroutine[Any, Any, None]], sock: Any) -> None:
+        """Wait until something has come, or it is time to try it all the same."""
+        patience = self.patience(sock)
+        if patience is None:
+            await wait(sock)
+            return
+        import trio  # whose task this is
+
+        with trio.move_on_after(min(patience, _A_WHILE)):
+            await wait(sock)
+
+    def _receive(self, receive: Callable[..., Any], sock: Any, *args: Any) -> Any:
+        """`receive`, which is replaced no more if the last experiment has ended meanwhile."""
+        __tracebackhide__ = True
+        woken = self.wakes(sock)
+        return receive(sock, *args) if woken is None else woken
 
     def _connecting(
         self, original: Callable[..., Coroutine[Any, Any, None]]

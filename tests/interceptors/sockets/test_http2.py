@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import threading
 
 from collections.abc import AsyncIterator
 from collections.abc import Callable
@@ -27,14 +28,22 @@ from tests.http2_server import ok
 from tests.http2_server import serving_http2
 from tests.http2_server import speaking_http2
 from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
 from tests.resets import reset_when_closed
+from tests.waiting import eventually
+from tests.waiting import until_all_wait
 
 
 @pytest.fixture(scope="module")
 def over_http2(trust: Trust) -> Serve:
     return serving_http2(trust)
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def some_http2(request: pytest.FixtureRequest, trust: Trust) -> Serve:
+    return serving_http2(trust if request.param == "TLS" else None)
 
 
 @pytest.fixture
@@ -129,32 +138,145 @@ def test_only_the_response_that_is_meant(
 
 @every_client
 @pytest.mark.parametrize(
-    ("given", "hits"),
+    ("given", "met"),
     [
-        ({"mode": "reset"}, 0),
-        ({"mode": "close"}, 0),
-        ({"status": 503}, 0),
-        ({"mode": "timeout"}, 1),
+        ({"mode": "reset"}, "RemoteProtocolError"),
+        ({"mode": "close"}, "RemoteProtocolError"),
+        ({"status": 503, "body": "busy"}, (503, b"busy")),
+        ({"mode": "timeout"}, "ReadTimeout"),
     ],
     ids=["reset", "close", "status", "timeout"],
 )
-def test_a_response_that_never_comes_fails_by_silence_alone(  # noqa: PLR0917  # all by name
+def test_who_waits_is_struck_though_no_response_ever_comes(  # noqa: PLR0917  # all by name
     client: Client,
     given: dict[str, Any],
-    hits: int,
-    over_http2: Serve,
+    met: object,
+    some_http2: Serve,
     trust: Trust,
     inject: Inject,
 ) -> None:
-    """The others share its connection, and so nobody can be told of it but by what comes."""
     with (
-        over_http2(lambda *_: None) as url,
+        some_http2(lambda *_: None) as url,
         inject("network_failure", path="/v1/*", **given) as failure,
     ):
-        assert client(url, ["/v1/pay"], trust.client, read=0.1) == ["ReadTimeout"]
-    assert (failure.matched, failure.hits) == (1, hits)
-    if not hits:
-        assert never_fired(failure).why == NeverFired.TOO_LITTLE
+        patience = 0.1 if met == "ReadTimeout" else 10
+        assert client(url, ["/v1/pay"], trust.client, read=patience) == [met]
+    assert (failure.matched, failure.hits) == (1, 1)
+
+
+def test_what_needs_a_response_happens_to_none_that_never_comes(
+    some_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    with (
+        some_http2(lambda *_: None) as url,
+        inject("network_failure", path="/v1/*", mode="lose_answer") as failure,
+    ):
+        assert blocking(url, ["/v1/pay"], trust.client, read=0.1) == ["ReadTimeout"]
+    assert (failure.matched, failure.hits) == (1, 0)
+    assert never_fired(failure).why == NeverFired.TOO_LITTLE
+
+
+class Conversation:
+    """A client that asks for all paths at once, and notes in which order the responses came.
+
+    By hand, for some clients have responses that came wait for who reads the connection.
+    """
+
+    def __init__(self, url: str, came: list[str]) -> None:
+        self.scheme, _, address = url.partition("://")
+        self.host, _, port = address.partition(":")
+        self.port = int(port)
+        self.came = came
+        self._connection = h2.connection.H2Connection()
+
+    def ask(self) -> bytes:
+        self._connection.initiate_connection()
+        for path in LATE_FIRST:
+            head = [(":method", "GET"), (":authority", self.host)]
+            head += [(":scheme", self.scheme), (":path", path)]
+            number = self._connection.get_next_available_stream_id()
+            self._connection.send_headers(number, head, end_stream=True)
+        return self._connection.data_to_send()
+
+    def receive(self, data: bytes) -> bytes:
+        assert data
+        events = self._connection.receive_data(data)
+        ended = [each for each in events if isinstance(each, h2.events.StreamEnded)]
+        self.came += [LATE_FIRST[each.stream_id // 2] for each in ended]
+        return self._connection.data_to_send()
+
+
+LATE_FIRST = ["/v1/pay", "/a", "/b", "/c"]
+Talk = Callable[[Conversation, ssl.SSLContext, int], None]
+
+
+def with_a_socket(talk: Conversation, context: ssl.SSLContext, most: int) -> None:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection((talk.host, talk.port), timeout=20))
+        if talk.scheme == "https":
+            sock = stack.enter_context(context.wrap_socket(sock, server_hostname=talk.host))
+        sock.sendall(talk.ask())
+        while len(talk.came) < most:
+            sock.sendall(talk.receive(sock.recv(65536)))
+
+
+def in_a_task(run: Callable[..., Any]) -> Talk:
+    def ask(talk: Conversation, context: ssl.SSLContext, most: int) -> None:
+        async def get_all() -> None:
+            import anyio
+
+            tls: Any = {"ssl_context": context} if talk.scheme == "https" else {}
+            stream: Any = await anyio.connect_tcp(talk.host, talk.port, **tls)
+            with anyio.fail_after(20):
+                await stream.send(talk.ask())
+                while len(talk.came) < most:
+                    await stream.send(talk.receive(await stream.receive()))
+            await anyio.aclose_forcefully(stream)
+
+        run(get_all)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "converse",
+    [with_a_socket, in_a_task(lambda get_all: asyncio.run(get_all())), in_a_task(trio.run)],
+    ids=["blocking", "asyncio", "trio"],
+)
+@pytest.mark.parametrize(
+    "given",
+    [{"delay": "1h"}, {"mode": "bandwidth", "bandwidth": "1B"}, {"delay": "1h", "after_bytes": 20}],
+    ids=["late", "slow", "pausing"],
+)
+def test_the_others_go_on_while_one_is_held_back_and_it_comes_when_that_ends(
+    converse: Talk, given: dict[str, Any], some_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    came: list[str] = []
+    trust.client.set_alpn_protocols(["h2"])
+    with some_http2(ok) as url, inject("network_latency", path="/v1/*", **given) as late:
+
+        def stop() -> None:
+            assert eventually(lambda: len(came) == 3)
+            until_all_wait()
+            late.stop()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        converse(Conversation(url, came), trust.client, 4)
+        thread.join()
+    assert came[-1] == "/v1/pay"
+    assert sorted(came[:-1]) == ["/a", "/b", "/c"]
+    assert (late.matched, late.hits) == (1, 1)
+
+
+def test_what_is_late_comes_before_the_end_of_the_connection(trust: Trust, inject: Inject) -> None:
+    came: list[str] = []
+    with (
+        serve(speaking_http2(closes=True)) as port,
+        inject("network_latency", path="/v1/*", delay="50ms") as late,
+    ):
+        with_a_socket(Conversation(f"http://{HOST}:{port}", came), trust.client, 4)
+    assert (came[-1], late.hits) == ("/v1/pay", 1)
 
 
 @every_client
