@@ -229,9 +229,8 @@ def _why_unaltered(active_experiment: ActiveExperiment) -> str:
         place = _place(fault)
         if isinstance(fault, DroppedMessage):
             return (
-                "A message can be lost of a stream only, and of one in chunks if it ends with its "
-                "chunk: a response that has told its length (Content-Length), or that of a chunk "
-                "with several messages, would be one that is cut off, which is mode='truncate'."
+                "A message can be lost of a stream only: a response that has told its length "
+                "(Content-Length) would be one that is cut off, which is mode='truncate'."
             )
         if place is not None and active_experiment.unmatched.furthest > 0:
             return _what_came(active_experiment)

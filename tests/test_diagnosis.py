@@ -68,7 +68,7 @@ def chosen(running: ActiveExperiment) -> Effect:
         (
             {"mode": "drop_message"},
             0,
-            "A message can be lost of a stream only, and of one",
+            "A message can be lost of a stream only: a response",
         ),
         ({"mode": "corrupt"}, 0, "A response without a body is left as it is"),
         ({"mode": "truncate", "after_bytes": 900}, 700, "The longest body had 700 bytes"),

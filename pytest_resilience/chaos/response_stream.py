@@ -72,7 +72,6 @@ __all__ = [
 ]
 
 _NO_LIMIT: Final = sys.maxsize
-_ANY: Final = b"\0"  # a byte for which it does not matter which it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +178,6 @@ class Content:
         if altered is None or not effect.left() or effect.clock.monotonic() < self._from:
             return data
         return copy.deepcopy(altered).alter(data)
-
-    def falls_silent(self) -> bool:
-        """Whether nothing more is delivered from now on, whatever comes; then it `stalls`."""
-        altered, effect = copy.deepcopy(self._altered), self._effect
-        is_time = bool(effect.left()) and effect.clock.monotonic() >= self._from
-        if altered is None or not is_time or not self._failure.stalls:
-            return self.stalls
-        if not altered.alter(_ANY) and altered.ended:
-            self.take(_ANY)
-        return self.stalls
 
     def replay(self, size: int = -1, *, peeks: bool = False) -> bytes:
         """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF.
@@ -445,13 +434,6 @@ class ResponseStream:
     def look(self, data: bytes) -> bytes:
         """What `take` would return for `data`, which are left with the peer (MSG_PEEK)."""
         return data if self._encrypted or self.content is None else self.content.look(data)
-
-    def falls_silent(self) -> bool:
-        """As `Content.falls_silent`, for a driver that cannot look into what has come."""
-        silent = self.content is not None and not self._encrypted and self.content.falls_silent()
-        if silent and self.content is not None:
-            self._update(self.content)
-        return silent
 
     def replay(self, size: int = -1, *, peeks: bool = False) -> bytes:
         """As `Content.replay`."""

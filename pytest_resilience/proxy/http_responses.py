@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_resilience.chaos.faults.chunks import ChunkReader
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import is_chunked
 
@@ -11,9 +12,6 @@ from pytest_resilience.chaos.faults.payload import is_chunked
 __all__ = ["ResponseReader"]
 
 _AT_ONCE = 4096  # bytes that are looked at for a head
-_MOST_LINE = 16 << 10  # bytes; what goes on for longer is no line of a body in chunks
-_LINE = 64  # bytes that are looked at for the end of one
-_END_OF_CHUNK = 2  # bytes: CR LF
 _SWITCHED = b"101"  # to another protocol, which follows until the end
 
 
@@ -29,9 +27,8 @@ class ResponseReader:
         self.is_unfinished = False
         self._method = b""
         self._head = Head()
-        self._line = b""
-        self._left = 0  # bytes of a body, or of a chunk
-        self._after: Callable[[], None] = self._end  # what comes after those
+        self._chunks = ChunkReader()
+        self._left = 0  # bytes of a body
         self._read: Callable[[memoryview], int] = self._read_head
 
     def note_request(self, request: memoryview) -> None:
@@ -59,21 +56,28 @@ class ResponseReader:
         elif self._method == b"HEAD" or head.bodiless:
             self._end()
         elif is_chunked(head.text):
-            self._line, self._read = b"", self._read_size
+            self._chunks, self._read = ChunkReader(), self._read_chunks
         elif head.length is None:
             self._read = len
         else:
-            self._await(head.length, self._end)
-
-    def _await(self, size: int, after: Callable[[], None]) -> None:
-        self._left, self._after, self._read = size, after, self._skip
+            self._left, self._read = head.length, self._skip
 
     def _skip(self, data: memoryview) -> int:
         size = min(self._left, len(data))
         self._left -= size
         if not self._left:
-            self._after()
+            self._end()
         return size
+
+    def _read_chunks(self, data: memoryview) -> int:
+        end = 0
+        for part in self._chunks.parts(data):
+            end = part.end
+        if self._chunks.is_over:
+            self._end()
+        elif self._chunks.is_broken:
+            self._ignore()
+        return end
 
     def _end(self) -> None:
         self.is_unfinished = False
@@ -82,40 +86,3 @@ class ResponseReader:
     def _ignore(self) -> None:
         """It is no HTTP, nor what follows."""
         self.is_unfinished, self._read = False, len
-
-    def _read_size(self, data: memoryview) -> int:
-        """Of a chunk; what comes after it in the line may be anything."""
-        size = self._read_line(data)
-        if self._line.endswith(b"\n"):
-            number, self._line = self._line.partition(b";")[0], b""
-            try:
-                length = int(number, 16)
-            except ValueError:
-                self._ignore()
-                return size
-            if length > 0:
-                self._await(length + _END_OF_CHUNK, self._next_chunk)
-            else:
-                self._read = self._read_trailers
-        return size
-
-    def _next_chunk(self) -> None:
-        self._read = self._read_size
-
-    def _read_trailers(self, data: memoryview) -> int:
-        size = self._read_line(data)
-        if self._line.endswith(b"\n"):
-            line, self._line = self._line.strip(), b""
-            if not line:
-                self._end()
-        return size
-
-    def _read_line(self, data: memoryview) -> int:
-        """Take more of a line, up to its end; how many bytes."""
-        piece = bytes(data[:_LINE])
-        size = piece.find(b"\n") + 1 or len(piece)
-        self._line += piece[:size]
-        if len(self._line) > _MOST_LINE:
-            self._line = b""
-            self._ignore()
-        return size

@@ -227,24 +227,6 @@ def test_a_stream_is_cut_off_after_some_time() -> None:
     assert (found.data, found.times, found.end) == (b"abc", [0, 1, 2], RESET)
 
 
-def test_it_falls_silent_at_its_time_whatever_comes_then() -> None:
-    clock = ManualClock()
-    for fault, silent in (
-        (Truncation(begins=From(seconds=2), end="silence"), [False, True]),
-        (Truncation(begins=From(items=1), end="silence"), [False, False]),
-        (Truncation(begins=From(seconds=2), end="reset"), [False, False]),
-        (DroppedMessage(), [False, False]),
-    ):
-        stream = ResponseStream(effect_of(fault, clock=clock))
-        stream.next(1, clock.monotonic())
-        found = []
-        for _ in range(2):
-            found.append(stream.falls_silent())
-            assert stream.is_stalled is found[-1]
-            clock.advance(3)  # after which it is time
-        assert found == silent
-
-
 def test_what_is_held_back_of_a_message_is_no_end() -> None:
     lines = [b"one\n", b"t", b"wo", b"\n", b"three\n"]
     found = deliver([DroppedMessage(items=1)], lines)

@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
+from pytest_resilience.chaos.faults.chunks import CONTENT
+from pytest_resilience.chaos.faults.chunks import ChunkReader
+
 
 __all__ = [
-    "Altered", "Chunks", "Corrupted", "Head", "ItemKind", "Skipped", "Truncated", "gap", "head_of",
-    "is_chunked",
+    "Altered", "Corrupted", "Head", "Skipped", "Truncated", "gap", "head_of", "is_chunked",
 ]  # fmt: skip
 
 _NEVER = 2**62
@@ -38,7 +40,7 @@ class Altered(Protocol):
 
     Attributes:
         ended: no more of it is delivered, whatever the peer still sends: EOF.
-        spared: it has turned out to have no body that could be changed.
+        spared: it has turned out to have nothing where it is to be changed.
         passed: how much of it has come, in what says where it is changed: items, or bytes of the
             body, of which a length that is told counts as come.
     """
@@ -86,6 +88,10 @@ class Head:
         self.over = False
         self.text = b""
         self._seen = b""
+
+    def has_nothing_after(self, size: int) -> bool:
+        """Whether it is known that the body has no more than so many bytes."""
+        return self.bodiless or (self.length is not None and size >= self.length)
 
     def within(self, data: bytes) -> int:
         """How many of the next bytes still belong to it."""
@@ -152,84 +158,18 @@ def is_chunked(head: bytes) -> bool:
     return _IN_CHUNKS.search(head) is not None
 
 
-class ItemKind(Protocol):
-    """One kind of item, see `stream_items`."""
-
-    def ends(self, data: bytes) -> Iterator[int]:
-        """Where in the next `data` items end: the index of the first byte after each."""
-
-
-class Chunks:
-    """A body in chunks: its items are these, or those of another kind `within`.
-
-    Attributes:
-        at_end_of_chunk: whether the item that ended last did with its chunk.
-    """
-
-    def __init__(self, within: ItemKind | None = None) -> None:
-        self._within = within
-        self._size_line = b""
-        self._left = 0  # bytes of the chunk, with the CRLF that follows it
-        self.at_end_of_chunk = True
-        self._item_ended = False  # with the last byte of the chunk: its CRLF belongs to it
-        self._over = False
-
-    def ends(self, data: bytes) -> Iterator[int]:
-        """As of `ItemKind`."""
-        for at, content_end, end in self._parts(data):
-            left = self._left + end - at - 2  # bytes of the chunk's content before this part
-            piece = data[at:content_end]
-            for item_end in () if self._within is None else self._within.ends(piece):
-                self._item_ended = item_end == left
-                if not self._item_ended:
-                    self.at_end_of_chunk = False
-                    yield at + item_end
-            if not self._left and (self._item_ended or self._within is None):
-                self._item_ended, self.at_end_of_chunk = False, True
-                yield end
-
-    def content(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Where in the next `data` there is content, and not what frames it."""
-        for at, content_end, _ in self._parts(data):
-            if at < content_end:
-                yield at, content_end
-
-    def _parts(self, data: bytes) -> Iterator[tuple[int, int, int]]:
-        """The parts of chunks in the next `data`: where one begins, its content ends, and it."""
-        at = 0
-        while at < len(data) and not self._over:
-            if not self._left:
-                at = self._begin(data, at)
-                continue
-            end = min(len(data), at + self._left)
-            content_end = min(end, at + max(0, self._left - 2))
-            self._left -= end - at
-            yield at, content_end, end
-            at = end
-
-    def _begin(self, data: bytes, at: int) -> int:
-        """Read more of the line with the next chunk's size; returns what comes after it."""
-        end = data.find(b"\n", at) + 1
-        self._size_line += data[at : end or len(data)]
-        if end:
-            try:
-                size = int(self._size_line.partition(b";")[0], 16)
-            except ValueError:
-                size = 0
-            self._over = size <= 0  # the last one, or no chunk at all
-            self._left, self._size_line = size + 2, b""
-        return end or len(data)
-
-
 class Skipped:
     """Takes the place of a head where it is known how long that is."""
 
-    bodiless = False
     length: int | None = None
     text = b""
 
     def __init__(self, size: int) -> None:
         self._left = size
+
+    def has_nothing_after(self, size: int) -> bool:  # noqa: ARG002
+        """As of a `Head`."""
+        return False
 
     def within(self, data: bytes) -> int:
         """How many of the next bytes still belong to it."""
@@ -256,11 +196,7 @@ class Truncated:
 
     @property
     def spared(self) -> bool:
-        """It has no body, or all of that is to be delivered."""
-        length = self._head.length
-        return self._head.bodiless or (
-            length is not None and self._limit is not None and self._limit >= length
-        )
+        return self._head.has_nothing_after(self._limit or 0)
 
     @property
     def passed(self) -> int:
@@ -296,7 +232,7 @@ class Corrupted:
 
     @property
     def spared(self) -> bool:
-        return self._head.bodiless
+        return self._head.has_nothing_after(0)
 
     def __init__(
         self, head: Head | Skipped, share: float, seed: float, *, hits_for_certain: bool
@@ -307,7 +243,7 @@ class Corrupted:
         self._hits_for_certain = hits_for_certain
         self._next: int | None = None  # bytes of the body until the one that is hit
         self._before = 0  # bytes of the body that were left alone
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkReader | None = None
 
     def pass_by(self, data: bytes) -> None:
         """The next `data` of the response is delivered as it is."""
@@ -325,12 +261,13 @@ class Corrupted:
         if start == len(data):
             return
         if self._chunks is None and is_chunked(self._head.text):
-            self._chunks = Chunks()
+            self._chunks = ChunkReader()
         if self._chunks is None:
             yield start, len(data)
             return
-        for begins, ends in self._chunks.content(data[start:]):
-            yield start + begins, start + ends
+        for part in self._chunks.parts(data[start:]):
+            if part.what == CONTENT:
+                yield start + part.start, start + part.end
 
     def _damage(self, hit: bytearray, start: int, end: int) -> None:
         size = end - start

@@ -2,7 +2,7 @@
 
 An item is what an application waits for, whatever pieces it comes in:
 
-- an event of server-sent events: lines up to an empty one, with more than comments in them;
+- an event of server-sent events: lines up to an empty one; comments are none of it;
 - a message of a WebSocket, in one frame or in several; control frames are none (RFC 6455);
 - a line, of HTTP with a content type that says so, and of protocols other than HTTP;
 - else a chunk of a body in chunks (RFC 9112).
@@ -15,25 +15,31 @@ from __future__ import annotations
 import re
 
 from collections.abc import Iterator
+from typing import NamedTuple
 from typing import Protocol
 
+from pytest_resilience.chaos.faults.chunks import CONTENT
+from pytest_resilience.chaos.faults.chunks import END_OF_CHUNK
+from pytest_resilience.chaos.faults.chunks import ChunkReader
+from pytest_resilience.chaos.faults.chunks import chunk
 from pytest_resilience.chaos.faults.payload import Altered
-from pytest_resilience.chaos.faults.payload import Chunks
 from pytest_resilience.chaos.faults.payload import Head
-from pytest_resilience.chaos.faults.payload import ItemKind
 from pytest_resilience.chaos.faults.payload import is_chunked
+from pytest_resilience.chaos.faults.websocket_frames import FrameReader
 
 
 __all__ = [
     "After",
     "BytePosition",
     "Cut",
-    "Dropped",
+    "ItemKind",
     "ItemPosition",
-    "Items",
+    "Messages",
+    "Piece",
     "Position",
     "Then",
     "in_chunks",
+    "kind_of",
 ]
 
 _EVENTS = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
@@ -43,97 +49,93 @@ _RECORDS = re.compile(
     re.IGNORECASE,
 )
 _SWITCHED = re.compile(rb"\r\nupgrade:[ \t]*websocket", re.IGNORECASE)
-_WHOLE, _MASKED, _CONTROL = 0x80, 0x80, 0x08
+_BEGINNING = 3  # bytes of a line, which tell whether it is empty, or a comment
 # How a frame of a server begins, which no text does: text, binary or control, maybe compressed.
 _FRAMES = frozenset({0x01, 0x02, 0x41, 0x42, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0xC2})
 
 
+class Piece(NamedTuple):
+    """What follows the piece before it, to before `end`, in bytes.
+
+    Attributes:
+        of_item: it belongs to an item, and is nothing between two, or in the middle of one.
+        ends_item: the item ends with it.
+    """
+
+    end: int
+    of_item: bool
+    ends_item: bool
+
+
+class ItemKind(Protocol):
+    """One kind of item."""
+
+    def pieces(self, data: bytes) -> Iterator[Piece]:
+        """All of the next `data`, in pieces."""
+
+
 class _Lines:
-    def ends(self, data: bytes) -> Iterator[int]:
-        at = data.find(b"\n")
-        while at >= 0:
-            yield at + 1
-            at = data.find(b"\n", at + 1)
+    def pieces(self, data: bytes) -> Iterator[Piece]:
+        at = 0
+        while at < len(data):
+            end = data.find(b"\n", at) + 1
+            at = end or len(data)
+            yield Piece(at, of_item=True, ends_item=bool(end))
 
 
 class _Events:
-    """Their lines end with LF or CRLF."""
+    """Their lines end with LF or CRLF. A comment is none of it."""
 
     def __init__(self) -> None:
-        self._line = b""
+        self._line = b""  # its beginning
         self._any = False  # whether the event has a line that is no comment
 
-    def ends(self, data: bytes) -> Iterator[int]:
+    def pieces(self, data: bytes) -> Iterator[Piece]:
         start = 0
-        for end in _Lines().ends(data):
-            line, start = (self._line + data[start:end]).rstrip(b"\r\n"), end
-            self._line = b""
-            if line:
-                self._any = self._any or not line.startswith(b":")
-            elif self._any:
-                self._any = False
-                yield end
-        self._line += data[start:]
+        for end, _, is_whole in _Lines().pieces(data):
+            self._line += data[start : min(end, start + _BEGINNING)]
+            start, is_comment = end, self._line.startswith(b":")
+            is_empty = not self._line.rstrip(b"\r\n")
+            self._any = self._any or not (is_comment or is_empty)
+            ends = is_whole and is_empty and self._any
+            yield Piece(end, of_item=self._any and not is_comment, ends_item=ends)
+            self._any = self._any and not ends
+            self._line = b"" if is_whole else self._line[:_BEGINNING]
 
 
-class _Messages:
+class Messages:
     """Of a WebSocket."""
 
     def __init__(self) -> None:
-        self._header = b""
-        self._left: int | None = None  # bytes of the frame; None as long as its header is read
-        self._ends_message = False
+        self._frames = FrameReader()
 
-    def ends(self, data: bytes) -> Iterator[int]:
-        at = 0
-        while at < len(data):
-            if self._left is None:
-                self._header += data[at : at + 1]
-                at += 1
-                self._left = self._payload()
-            else:
-                passed = min(self._left, len(data) - at)
-                at, self._left = at + passed, self._left - passed
-            if self._left == 0:
-                self._left, self._header = None, b""
-                if self._ends_message:
-                    yield at
-
-    def _payload(self) -> int | None:
-        """How many bytes follow the header; None if it is not complete."""
-        header = self._header
-        if len(header) < 2:
-            return None
-        short = header[1] & 0x7F
-        extended = {126: 2, 127: 8}.get(short, 0)
-        masked = 4 if header[1] & _MASKED else 0
-        if len(header) < 2 + extended:
-            return None
-        self._ends_message = bool(header[0] & _WHOLE) and not header[0] & _CONTROL
-        return masked + (int.from_bytes(header[2:], "big") if extended else short)
+    def pieces(self, data: bytes) -> Iterator[Piece]:
+        """As of an `ItemKind`."""
+        for part in self._frames.parts(data):
+            yield Piece(part.end, not part.is_control, part.ends_message)
 
 
-class Items:
-    """Finds the items of one response.
+def kind_of(head: bytes, first: int) -> ItemKind | None:
+    """What the items are after this head, if the body begins so; None if they are its chunks."""
+    if not head:
+        return Messages() if first in _FRAMES else _Lines()
+    if _SWITCHED.search(head):
+        return Messages()
+    if _EVENTS.search(head):
+        return _Events()
+    is_lines = _RECORDS.search(head) or _TEXT.search(head) or not is_chunked(head)
+    return _Lines() if is_lines else None
 
-    Attributes:
-        none: whether there is no body that could have any.
-        may_drop: whether HTTP's framing is right without what was between two ends, of which the
-            latest was just found.
-    """
+
+class _Items:
+    """Finds the items of one response."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
         self._kind: ItemKind | None = None
+        self._chunks: ChunkReader | None = None
         self._in_body = False
-
-    @property
-    def none(self) -> bool:
-        return self._head.bodiless
-
-    @property
-    def may_drop(self) -> bool:
-        return self._head.length is None and getattr(self._kind, "at_end_of_chunk", True)
+        self._item_ended = False  # with its chunk, of which what follows the content belongs to it
 
     def ends(self, data: bytes) -> Iterator[int]:
         """Where the next `data` has the ends of items, and first of all the end of the head."""
@@ -143,23 +145,34 @@ class Items:
         if not self._in_body:
             self._in_body = True
             yield start
-        if start < len(data):
-            self._kind = self._kind or self._recognized(data[start])
-            for end in self._kind.ends(data[start:]):
-                yield start + end
+        if start == len(data):
+            return
+        if self._kind is None and self._chunks is None:
+            self._kind = kind_of(self._head.text, data[start])
+            self._chunks = ChunkReader() if is_chunked(self._head.text) else None
+        body = data[start:]
+        ends = _ends(self._kind, body) if self._chunks is None else self._in_chunks(body)
+        for end in ends:
+            yield start + end
 
-    def _recognized(self, first: int) -> ItemKind:
-        head = self._head.text
-        if not head:
-            return _Messages() if first in _FRAMES else _Lines()
-        if _SWITCHED.search(head):
-            return _Messages()
-        kind: ItemKind | None = None
-        if _EVENTS.search(head):
-            kind = _Events()
-        elif _RECORDS.search(head) or _TEXT.search(head):
-            kind = _Lines()
-        return Chunks(kind) if is_chunked(head) else kind or _Lines()
+    def _in_chunks(self, body: bytes) -> Iterator[int]:
+        assert self._chunks is not None
+        for part in self._chunks.parts(body):
+            if part.what == CONTENT:
+                for end in _ends(self._kind, body[part.start : part.end]):
+                    self._item_ended = part.is_whole and part.start + end == part.end
+                    if not self._item_ended:
+                        yield part.start + end
+                self._item_ended = self._item_ended or self._kind is None
+            elif part.what == END_OF_CHUNK and part.is_whole and self._item_ended:
+                self._item_ended = False
+                yield part.end
+
+
+def _ends(kind: ItemKind | None, data: bytes) -> Iterator[int]:
+    for piece in () if kind is None else kind.pieces(data):
+        if piece.ends_item:
+            yield piece.end
 
 
 def in_chunks(head: bytes, body: bytes) -> bytes | None:
@@ -170,9 +183,9 @@ def in_chunks(head: bytes, body: bytes) -> bytes | None:
     if not (_EVENTS.search(head) or _RECORDS.search(head)):
         return None
     whole, start, chunks = head + body, len(head), []
-    for end in (*Items(Head()).ends(whole), len(whole)):
+    for end in (*_Items(Head()).ends(whole), len(whole)):
         if end > start:
-            chunks.append(b"%x\r\n%b\r\n" % (end - start, whole[start:end]))
+            chunks.append(chunk(whole[start:end]))
             start = end
     return b"".join([*chunks, b"0\r\n\r\n"])
 
@@ -181,12 +194,12 @@ class Position(Protocol):
     """A place in a response.
 
     Attributes:
-        missing: it has turned out that the response has no such place.
+        spared: it has turned out that the response has no such place.
         passed: how many items or bytes of the body have come, until it is found.
     """
 
     @property
-    def missing(self) -> bool:
+    def spared(self) -> bool:
         """See above."""
 
     @property
@@ -201,13 +214,14 @@ class ItemPosition:
     """After so many items; after none is where the body begins."""
 
     def __init__(self, head: Head, count: int) -> None:
-        self._items = Items(head)
+        self._head = head
+        self._items = _Items(head)
         self._count = count
         self._left = count + 1  # the end of the head comes first
 
     @property
-    def missing(self) -> bool:
-        return self._items.none
+    def spared(self) -> bool:
+        return self._head.has_nothing_after(0)
 
     @property
     def passed(self) -> int:
@@ -230,9 +244,8 @@ class BytePosition:
         self._count = self._left = count
 
     @property
-    def missing(self) -> bool:
-        length = self._head.length
-        return self._head.bodiless or (length is not None and self._count >= length)
+    def spared(self) -> bool:
+        return self._head.has_nothing_after(self._count)
 
     @property
     def passed(self) -> int:
@@ -271,7 +284,7 @@ class After:
 
     @property
     def spared(self) -> bool:
-        return self._position.missing
+        return self._position.spared
 
     @property
     def passed(self) -> int:
@@ -302,47 +315,3 @@ class Cut:
 
     def pass_by(self, _data: bytes) -> None:
         """It makes no difference."""
-
-
-class Dropped:
-    """A response of which one item is missing, that after the first `count`.
-
-    It is kept until it is complete: if the lengths that HTTP has told would be wrong without it,
-    it is delivered.
-    """
-
-    ended = False
-
-    def __init__(self, head: Head, count: int) -> None:
-        self._items = Items(head)
-        self._before = count + 1  # the end of the head comes first
-        self._kept = b""
-        self._over = False
-        self.spared = False
-        self._found = -1  # items; the end of the head comes first
-
-    @property
-    def passed(self) -> int:
-        return max(0, self._found)
-
-    def alter(self, data: bytes) -> bytes:
-        """The bytes that are delivered for the next `data` of the response."""
-        if self._over:
-            return data
-        start = len(data) if self._before else 0
-        for end in self._items.ends(data):
-            self._found += 1
-            if self._before > 1:
-                self._before -= 1
-            elif not self._items.may_drop:
-                self._over = self.spared = True
-                return self._kept + data
-            elif self._before:
-                self._before, start = 0, end
-            else:
-                self._over = True
-                return data[:start] + data[end:]
-        if self._items.none:
-            self._over = self.spared = True
-        self._kept += data[start:]
-        return data[:start]

@@ -34,8 +34,6 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
-from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
-from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
@@ -44,16 +42,15 @@ from pytest_resilience.interceptors.sockets.socket_classes import receive_timeou
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
-from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = [
-    "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once", "fail",
-    "hold", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nobody_there",
-    "nothing_yet", "os_error", "pass_over", "readable", "replay", "reset_by_peer",
-    "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
+    "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
+    "end_once", "fail", "hold", "hold_before", "hold_sending", "hold_until", "no_room",
+    "nobody_there", "nothing_yet", "os_error", "readable", "reset_by_peer", "send_timed_out",
+    "silenced", "speaks_tls", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
@@ -407,81 +404,6 @@ def end_of_stream(sock: KernelSocket) -> None:
     """Let EOF be all that is still received; pollers are told at once."""
     with contextlib.suppress(OSError):  # the peer was faster
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RD)
-
-
-def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
-    """Do `call` on what is received in the peer's place; after that, EOF."""
-    __tracebackhide__ = True
-    assert inbound.stream is not None  # it is what replaces the peer
-    arguments = ReceiveArguments(call)
-    data = inbound.stream.replay(arguments.size, peeks=arguments.peeks)
-    if not data and arguments.size and not inbound.eof_received:
-        inbound.eof_received = True
-        if sock.gettimeout() != 0:  # a loop closes it, and has it registered until then
-            close_by_peer(sock)
-            while arguments.fetch():  # TLS may have more, and has to see the end as well
-                pass
-    return arguments.returned(data)
-
-
-def look(sock: socket.socket, inbound: Inbound, arguments: ReceiveArguments, most: int) -> bytes:
-    """What is delivered to who leaves it where it is (MSG_PEEK), of `most` bytes from the peer.
-
-    Empty if nothing of what has come is delivered: then the next step is the one of a receive.
-    """
-    __tracebackhide__ = True
-    stream = inbound.stream
-    data = inbound.unread[:most] or arguments.fetch(most)
-    if data and not inbound.unread and stream is not None and not stream.is_unchanged:
-        # All of it, for a part may be changed in another way.
-        size, flags = min(most, available(sock)), socket.MSG_PEEK | socket.MSG_DONTWAIT
-        data = KernelSocket.recv(kernel_socket(sock), max(size, len(data)), flags)
-    return (data if stream is None else stream.look(data))[: arguments.size]
-
-
-def take(
-    sock: socket.socket, connection: TcpConnection, data: bytes, arguments: ReceiveArguments
-) -> bytes:
-    """The bytes that are delivered for `data` from the peer; EOF or RST may follow them at once."""
-    __tracebackhide__ = True
-    if (stream := connection.inbound.stream) is None or not data:
-        return data
-    delivered = stream.take(data)
-    while (stream.is_reset or stream.is_stalled) and getattr(sock, "pending", int)():
-        arguments.fetch()  # the rest of the record is lost as well
-    if stream.is_reset and not delivered:
-        end_once(connection, ResetConnection(), sock)
-        return arguments.fetch()  # which raises
-    if stream.is_replaced or stream.is_reset:
-        end_of_stream(sock)  # whoever polls it is told, and then comes for the rest
-    return delivered
-
-
-def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) -> bool:
-    """Whether nothing is delivered for `data`, although it is not the end."""
-    ends = stream is None or stream.is_replaced or stream.is_reset
-    return bool(data) and not (delivered or ends)
-
-
-def pass_over(sock: socket.socket, stream: ResponseStream | None, most: int) -> bool:
-    """Take what has come where nothing is delivered for it; whether that was so, and more may come.
-
-    For who polls a socket and then blocks in receiving. `most`: bytes that may be read.
-    """
-    size = min(most, available(sock))
-    if stream is None or stream.is_unchanged or not size:
-        return False
-    if speaks_tls(sock):
-        return stream.falls_silent()
-    below_all, at_once = kernel_socket(sock), socket.MSG_DONTWAIT
-    data = KernelSocket.recv(below_all, size, socket.MSG_PEEK | at_once)
-    if not data or stream.look(data):
-        return False
-    stream.take(KernelSocket.recv(below_all, len(data), at_once))
-    if stream.is_replaced or stream.is_reset:
-        end_of_stream(sock)  # of which it is told
-        return False
-    return True
 
 
 def _replace(sock: socket.socket, *, accepted: bool) -> None:

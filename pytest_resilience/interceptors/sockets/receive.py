@@ -27,6 +27,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.types.callers import CallerFault
+from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
@@ -100,7 +101,7 @@ class Receiver:
             if result is not NOTHING:
                 return result
         if inbound.stream is not None and inbound.stream.is_replaced:
-            return effects.replay(sock, inbound, call)
+            return deliveries.replay(sock, inbound, call)
         if inbound.ended.is_set() or not connection.is_connected(sock):
             return call()
         if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
@@ -164,7 +165,7 @@ class Receiver:
         expected, asked = was_expected or not turn.receiving, was_expected or turn.asked
         if expected:
             stream = inbound.stream if was_expected else connection.begin_response(self._engine)
-            if stream is not None and asked and inbound.tickets:
+            if stream is not None and asked and inbound.tickets and not inbound.unread:
                 self._receive_tickets(connection, stream, call)
         result = self._read(sock, connection, call, asked_at)
         inbound.tickets = False  # they have come before
@@ -337,7 +338,7 @@ class Receiver:
             return ReceiveArguments(call).returned(b"")
         stream = inbound.stream
         if stream is not None and stream.is_replaced:
-            return effects.replay(sock, inbound, call)
+            return deliveries.replay(sock, inbound, call)
         if connection.send_queue.messages:
             connection.send_queue.flush(sock)
         plain = stream is None or stream.is_unchanged
@@ -487,12 +488,12 @@ def _fetch(
     """
     __tracebackhide__ = True
     inbound = connection.inbound
-    if arguments.peeks and (seen := effects.look(sock, inbound, arguments, most)):
+    if arguments.peeks and (seen := deliveries.look(sock, inbound, arguments, most)):
         return seen
     if inbound.unread:
         size = min(arguments.size, most)
         data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
     else:
         data = arguments.fetch(most, takes=True)
-    delivered = effects.take(sock, connection, data, arguments)
-    return None if effects.is_withheld(inbound.stream, data, delivered) else delivered
+    delivered = deliveries.take(sock, connection, data, arguments)
+    return None if deliveries.is_withheld(inbound.stream, data, delivered) else delivered

@@ -25,6 +25,7 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
@@ -165,7 +166,7 @@ class AsyncioReceiver:
                     effects.end_once(connection, step, sock)
                     return call()
                 case ReadReplacement():
-                    return effects.replay(sock, inbound, call)
+                    return deliveries.replay(sock, inbound, call)
                 case ReadPeer(most):
                     pass
         return self._read(sock, connection, call, protocol, most)
@@ -189,10 +190,10 @@ class AsyncioReceiver:
             stream.drained()
         if not data and arguments.size:
             self._hold_eof(connection, protocol)
-        delivered = effects.take(sock, connection, data, arguments)
+        delivered = deliveries.take(sock, connection, data, arguments)
         if stream is not None and stream.is_stalled:
             self.silence(connection, protocol, stream)
-        if effects.is_withheld(stream, data, delivered):
+        if deliveries.is_withheld(stream, data, delivered):
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)
 

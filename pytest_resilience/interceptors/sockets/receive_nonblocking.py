@@ -1,10 +1,9 @@
 """What a program receives that polls its sockets by itself.
 
 As one on `selectors` does, and trio, and `loop.sock_recv`. Who reads without blocking asks the
-system when there is something to read: with select, poll or epoll, or through a loop that is made
-of them, in whatever language. So it is the kernel that has to keep quiet, and it does below the
-socket's low-water mark. What the mark cannot keep back, the end of a stream and a full buffer, is
-polled again until its time has come; and so is everything where there is no such mark.
+system when there is something to read, or a loop that asks it. So it is the kernel that has to keep
+quiet, and it does below the socket's low-water mark. What the mark cannot keep back, the end of a
+stream and a full buffer, is polled again until its time; so is everything where there is no mark.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.deaf_sockets import hear
+from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -77,7 +77,8 @@ class NonblockingReceiver:
 
         What needs nothing to be there for it happens, if the client waits for it.
         """
-        turn, held = connection.turn, self.readiness.held.get(connection)
+        turn, inbound = connection.turn, connection.inbound
+        held = self.readiness.held.get(connection)
         if held is not None and held.due == math.inf:  # what ends it is for who receives
             if turn.asked and sock.gettimeout() != 0:  # held since it was sent into a partition
                 connection.begin_response(self._engine)
@@ -88,22 +89,21 @@ class NonblockingReceiver:
         try:
             with connection.send_queue.undisturbed(tls=effects.speaks_tls(sock)):
                 self._resume(sock, connection)
-                if connection.inbound.eof is not None:
-                    self._await_eof(sock, connection, connection.inbound.eof, polls=True)
+                if inbound.eof is not None:
+                    self._await_eof(sock, connection, inbound.eof, polls=True)
                     return 0.0
-                if not connection.inbound.asked_early:
+                if not inbound.asked_early:
                     self._begin(sock, connection)
                 most = self._await_turn(sock, connection, polls=True)
-                stream = connection.inbound.stream
-                if sock.gettimeout() != 0 and effects.pass_over(sock, stream, most):
-                    if stream is not None and stream.is_stalled:
-                        self.readiness.silence(sock, connection, stream)
+                if sock.gettimeout() != 0 and deliveries.pass_over(sock, inbound, most):
+                    if inbound.stream is not None and inbound.stream.is_stalled:
+                        self.readiness.silence(sock, connection, inbound.stream)
                     held = self.readiness.held.get(connection)
                     return _AT_ONCE if held is None else held.left
+                return 0.0
         except OSError:  # nothing yet, or what is for who receives
             held = self.readiness.held.get(connection)
             return 0.0 if held is None else held.left
-        return 0.0
 
     def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         __tracebackhide__ = True
@@ -122,7 +122,7 @@ class NonblockingReceiver:
             self._begin(sock, connection)
         most = self._await_turn(sock, connection)
         if inbound.stream is not None and inbound.stream.is_replaced:
-            return effects.replay(sock, inbound, call)
+            return deliveries.replay(sock, inbound, call)
         return self._read(sock, connection, call, most)
 
     def _resume(self, sock: socket.socket, connection: TcpConnection) -> None:
@@ -210,7 +210,7 @@ class NonblockingReceiver:
                 inbound.stream = None if tls else stream  # it was the response, and no ticket
                 return result
             arguments = ReceiveArguments(call)
-            if arguments.peeks and (seen := effects.look(sock, inbound, arguments, most)):
+            if arguments.peeks and (seen := deliveries.look(sock, inbound, arguments, most)):
                 return arguments.returned(seen)
             data = arguments.fetch(most, takes=True)
         except OSError:
@@ -219,7 +219,7 @@ class NonblockingReceiver:
             elif tls and stream is not None:
                 stream.drained()  # it was not all of a record
             raise
-        delivered = effects.take(sock, connection, data, arguments)
+        delivered = deliveries.take(sock, connection, data, arguments)
         if stream is not None and stream.is_stalled:
             self.readiness.silence(sock, connection, stream)
         if stream is not None and not effects.available(sock):
@@ -231,7 +231,7 @@ class NonblockingReceiver:
             if eof is not None:
                 inbound.eof = eof
                 return self._deliver_eof(sock, connection, eof, arguments)
-        if effects.is_withheld(stream, data, delivered):
+        if deliveries.is_withheld(stream, data, delivered):
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 
+import h11
 import pytest
 
 from hypothesis import given
@@ -58,6 +59,25 @@ def message(text: bytes) -> bytes:
     return frame(text, 0x01) + frame(b"?", 0x89) + frame(text * 10, 0x80)
 
 
+def unchunked(stream: bytes) -> bytes:
+    """What is in the chunks after a head, if there are any."""
+    head, _, rest = stream.partition(b"\r\n\r\n")
+    if CHUNKED.strip() not in head:
+        return stream
+    content = b""
+    while rest:
+        line, _, rest = rest.partition(b"\r\n")
+        size = int(line.partition(b";")[0], 16)
+        assert rest[size : size + 2] == b"\r\n"
+        content, rest = content + rest[:size], rest[size + 2 :]
+    return head + content
+
+
+# What is left where an item was dropped.
+REST: dict[Callable[[bytes], bytes], bytes] = {
+    commented: b": still here\n\n\n",
+    message: frame(b"?", 0x89),
+}
 # How a stream begins, and an item of it.
 STREAMS: dict[str, tuple[bytes, Callable[[bytes], bytes]]] = {
     "events": (EVENTS + b"\r\n", event),
@@ -119,7 +139,11 @@ def test_one_item_is_dropped_and_the_others_arrive(
 ) -> None:
     items = [item(text) for text in given_texts]
     kept, state = delivered(DroppedMessage(items=count), head + b"".join(items), sizes)
-    assert kept == head + b"".join(items[:count] + items[count + 1 :])
+    rest = [REST.get(item, b"")] if count < len(items) else []
+    expected = head + b"".join(items[:count] + rest + items[count + 1 :])
+    assert (
+        kept == expected if item in {chunk, line, event} else unchunked(kept) == unchunked(expected)
+    )
     assert (state.ended, state.spared) == (False, False)
 
 
@@ -179,18 +203,84 @@ def test_what_would_make_a_length_wrong_is_not_dropped(
     given_texts: list[bytes], sizes: list[int]
 ) -> None:
     body = b"".join(map(line, given_texts))
-    named = LINES + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    events = b"".join(map(event, given_texts))
-    astride = EVENTS + CHUNKED + b"\r\n" + chunk(events[:-4]) + chunk(events[-4:])
-    for whole, before in ((named, 0), (astride, 1)):
-        kept, state = delivered(DroppedMessage(items=before), whole, sizes)
-        assert (kept, state.spared) == (whole, True)
+    whole = LINES + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    kept, state = delivered(DroppedMessage(), whole, sizes)
+    assert (kept, state.spared) == (whole, True)
+
+
+def read_by_h11(response: bytes) -> bytes:
+    """The body."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "here")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(response)
+    body = b""
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        body += bytes(event.data) if isinstance(event, h11.Data) else b""
+        assert event is not h11.NEED_DATA
+    assert dict(event.headers) == {b"sum": b"1"}
+    return body
+
+
+@given(
+    st.sampled_from([(EVENTS, event), (LINES, line)]),
+    st.lists(texts, min_size=1, max_size=6),
+    st.integers(0, 6),
+    cuts,
+    cuts,
+)
+def test_an_item_is_dropped_wherever_chunks_begin(
+    stream: tuple[bytes, Callable[[bytes], bytes]],
+    given_texts: list[bytes],
+    count: int,
+    chunk_sizes: list[int],
+    sizes: list[int],
+) -> None:
+    head, item = stream
+    items = [item(text) for text in given_texts]
+    chunks = b"".join(map(chunk, split(b"".join(items), chunk_sizes)))
+    whole = head + CHUNKED + b"\r\n" + chunks + b"0\r\nSum: 1\r\n\r\n"
+    kept, state = delivered(DroppedMessage(items=count), whole, sizes)
+    assert read_by_h11(kept) == b"".join(items[:count] + items[count + 1 :])
+    assert state.passed > count or state.passed == len(items)
+    assert not state.spared
+
+
+def test_a_chunk_that_loses_nothing_stays_as_it_is_if_it_comes_at_once() -> None:
+    state = altered(DroppedMessage(items=3))
+    first = LINES + CHUNKED + b"\r\n" + chunk(b"one\ntwo\n")
+    assert state.alter(first) == first
+    assert state.alter(b"9;x\r\nthr") == b"3\r\nthr\r\n"
+    assert state.alter(b"ee\nfo") == b"3\r\nee\n\r\n"
+    assert state.alter(b"u\r\n") == b""
+    rest = b"5\r\nr\nfiv\r\n" + chunk(b"e\n") + b"0\r\n\r\n"
+    assert state.alter(rest) == b"3\r\nfiv\r\n" + chunk(b"e\n") + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("wrong", [b"five\r\n", b"-5\r\n", b"5" * (17 << 10)])
+@given(sizes=cuts)
+def test_what_are_no_chunks_is_left_as_it_is(wrong: bytes, sizes: list[int]) -> None:
+    whole = LINES + CHUNKED + b"\r\n" + chunk(b"one\n") + wrong + b"\r\ntwo\n"
+    kept, _ = delivered(DroppedMessage(items=1), whole, [len(whole) - len(wrong) - 6, *sizes])
+    assert kept == whole
+
+
+def test_what_comes_between_items_is_not_held_up() -> None:
+    state = altered(DroppedMessage(items=1))
+    ping, close = frame(b"", 0x89), frame(b"\x03\xe8", 0x88)
+    for expected in (SWITCHED, frame(b"one"), ping, close):
+        assert state.alter(expected) == expected
+    state = altered(DroppedMessage(items=1))
+    comment = b": still here\n\n"
+    for expected in (EVENTS + b"\r\n", event(b"one"), comment, comment[:5]):
+        assert state.alter(expected) == expected
 
 
 def test_an_item_that_is_not_complete_is_not_delivered_by_halves() -> None:
     state = altered(DroppedMessage())
     assert state.alter(EVENTS + b"\r\ndata: a") == EVENTS + b"\r\n"
     assert state.alter(b"bc\r") == b""
+    assert state.passed == 0
     assert state.alter(b"\n\r\ndata: d") == b"data: d"
 
 

@@ -38,7 +38,8 @@ from tests.waiting import PATIENCE
 
 
 TIMEOUT = 0.2  # seconds, of who is to meet silence
-TURNS = 4
+# Of several lengths: where they are compressed, each is with all that came before.
+MESSAGES = [f"{'never ' * number}said {number} times" for number in range(4)]
 Heard = list[str]  # what was heard in each turn, or the error
 
 
@@ -96,9 +97,9 @@ Turn = Callable[[str], str]
 
 def turns(turn: Turn, mishaps: tuple[type[Exception], ...]) -> Heard:
     heard: Heard = []
-    for number in range(TURNS):
+    for number in range(len(MESSAGES)):
         try:
-            heard.append(turn(f"message {number}"))
+            heard.append(turn(MESSAGES[number]))
         except TimeoutError:
             heard.append("nothing")
         except mishaps:
@@ -110,9 +111,9 @@ async def async_turns(
     turn: Callable[[str], Awaitable[str]], mishaps: tuple[type[Exception], ...]
 ) -> Heard:
     heard: Heard = []
-    for number in range(TURNS):
+    for number in range(len(MESSAGES)):
         try:
-            heard.append(await turn(f"message {number}"))
+            heard.append(await turn(MESSAGES[number]))
         except (TimeoutError, trio.TooSlowError):
             heard.append("nothing")
         except mishaps:
@@ -253,14 +254,14 @@ def test_the_servers_messages_are_counted_whatever_the_client_says_in_between(
 ) -> None:
     converse = functools.partial(talk, parrot.url(), trust, patience_for(mishap))
     expected = really(parrot, mishap, 2, converse)
-    assert "message 0" in expected
-    assert "message 2" not in expected
+    assert MESSAGES[0] in expected
+    assert MESSAGES[2] not in expected
     target = f"*:{parrot.port}"
     with inject("network_failure", mode=mishap, after_items=2, target=target) as fault:
         met = converse()
     if mishap in {"close", "reset"} and talk in IN_THE_BACKGROUND:
         expected, met = (
-            [each for each in heard if each != "message 1"] for heard in (expected, met)
+            [each for each in heard if each != MESSAGES[1]] for heard in (expected, met)
         )
     assert met == expected
     assert (fault.matched, fault.hits) == (1, 1)
@@ -269,17 +270,17 @@ def test_the_servers_messages_are_counted_whatever_the_client_says_in_between(
 @pytest.mark.parametrize("talk", [with_websockets_in_asyncio, with_websocket_client])
 @every_mishap
 def test_a_proxy_counts_them_too(talk: Talk, mishap: str, trust: Trust) -> None:
-    with (
-        contextlib.closing(Parrot(None)) as parrot,
-        ChaosProxy(("127.0.0.1", parrot.port)) as proxy,
-    ):
-        converse = functools.partial(
-            talk, parrot.url(proxy.address[1]), trust, patience_for(mishap)
-        )
-        expected = really(parrot, mishap, 2, converse)
-        given: dict[str, Any] = {"mode": mishap, "after_items": 2, "rate": 1}
-        with proxy.inject("network_failure", **given) as fault:
-            met = converse()
+    given: dict[str, Any] = {"mode": mishap, "after_items": 2, "rate": 1}
+    with contextlib.closing(Parrot(None)) as parrot:
+        address = ("127.0.0.1", parrot.port)
+
+        def converse(proxy: ChaosProxy) -> Heard:
+            return talk(parrot.url(proxy.address[1]), trust, patience_for(mishap))
+
+        with ChaosProxy(address) as proxy:
+            expected = really(parrot, mishap, 2, lambda: converse(proxy))
+        with ChaosProxy(address) as proxy, proxy.inject("network_failure", **given) as fault:
+            met = converse(proxy)
     assert met == expected
     assert (fault.matched, fault.hits) == (1, 1)
 
@@ -290,7 +291,7 @@ def test_what_never_fires_tells_how_many_messages_there_were(
     target = f"127.0.0.1:{parrot.port}"
     with inject("network_failure", mode="reset", after_items=9, target=target) as fault:
         heard = with_websockets(parrot.url(), trust, PATIENCE)
-    assert heard == [f"message {number}" for number in range(TURNS)]
+    assert heard == MESSAGES
     message = str(never_fired(fault))
     assert f"\n    1 network.receive {target} GET /talk\n" in message
     assert "The longest response had 4 items: give a smaller after_items. An item is" in message

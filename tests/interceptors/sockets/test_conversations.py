@@ -23,7 +23,7 @@ PATIENCE = 0.15  # seconds, of who may meet silence
 TURNS = 4
 UPGRADE = b"GET /talk HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-FRAME = b"\x81\x01"
+FRAME, PING, PONG = b"\x81\x01", b"\x89\x00", b"\x8a\x80pong"
 NOTHING, END = b"nothing", b"end"
 ALL = [b"0", b"1", b"2", b"3"]
 
@@ -35,6 +35,16 @@ def parrot(connection: socket.socket) -> None:
         received += connection.recv(1000)
     connection.sendall(UPGRADED)
     while len(data := connection.recv(7)) == 7:
+        connection.sendall(FRAME + data[-1:])
+
+
+def wary_parrot(connection: socket.socket) -> None:
+    """Says it only if it hears before that somebody is there."""
+    connection.recv(1000)
+    connection.sendall(UPGRADED)
+    while len(data := connection.recv(7)) == 7:
+        connection.sendall(PING)
+        assert connection.recv(1000) == PONG
         connection.sendall(FRAME + data[-1:])
 
 
@@ -290,3 +300,29 @@ def test_who_is_refused_an_upgrade_asks_again_in_http(inject: Inject) -> None:
         assert whole(client, len(events)).removesuffix(3 * END) == events[: -len(b"data: 1\n\n")]
         client.close()
     assert (lost.matched, lost.hits) == (2, 1)
+
+
+@every_client
+@pytest.mark.parametrize("stream", ["upstream", "downstream"])
+def test_what_controls_the_connection_is_no_message_and_arrives(
+    stream: str, kind: Any, how: How, inject: Inject
+) -> None:
+    given = {"mode": "drop_message", "after_items": 2, "stream": stream, "rate": 1}
+    heard = []
+    with how.serve(wary_parrot) as port, inject("network_failure", **given) as lost:
+        client = kind(port, how)
+        try:
+            client.send(UPGRADE)
+            assert whole(client, len(UPGRADED)) == UPGRADED
+            for number in range(TURNS):
+                client.send(b"\x81\x81\0\0\0\0%d" % number)
+                try:
+                    assert whole(client, len(PING)) == PING
+                    client.send(PONG)
+                    heard.append(whole(client, 3).removeprefix(FRAME))
+                except TimeoutError:
+                    heard.append(NOTHING)
+        finally:
+            client.close()
+    assert heard == [*ALL[:2], NOTHING, b"3"]
+    assert lost.hits == 1

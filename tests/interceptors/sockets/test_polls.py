@@ -116,8 +116,9 @@ def test_it_is_told_of_nothing_in_silence(
         ({"mode": "close", "after": 1}, True),
     ],
 )
+@pytest.mark.parametrize("how", ["plain", "TLS 1.2", "TLS 1.3"])
 def test_it_is_told_of_nothing_that_is_lost_on_the_way(
-    polls: Poll, parameters: dict[str, Any], told_of_more: bool
+    how: str, polls: Poll, parameters: dict[str, Any], told_of_more: bool, trust: Trust
 ) -> None:
     """Whoever is told of it would wait in vain, in a receive that may have no timeout."""
     says = threading.Semaphore(0)
@@ -131,7 +132,13 @@ def test_it_is_told_of_nothing_that_is_lost_on_the_way(
     clock = ManualClock()
     engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     trouble = injecting(engine.start, rate=1)("network_failure", target=HOST, **parameters)
-    with serve(lines) as port, asking(port, PATIENCE, trouble) as sock:
+    handler = lines if how == "plain" else trust.over_tls(lines)
+    with serve(handler) as port, trouble, contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection((HOST, port), timeout=PATIENCE))
+        if how != "plain":
+            context = trust.client if how == "TLS 1.3" else trust.client_without_tickets
+            sock = stack.enter_context(context.wrap_socket(sock, server_hostname=HOST))
+        sock.sendall(b"?")
         says.release()
         assert polls(sock, PATIENCE)
         assert sock.recv(100) == b"tea\n"
