@@ -15,6 +15,7 @@ from typing import Any
 from typing import NamedTuple
 from typing import Protocol
 
+from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import TURNS
@@ -133,6 +134,7 @@ class _Points:
         self._names = names
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._asking: dict[int, str] = {}  # by connection, for the response that comes next
+        self._opened: dict[int, str] = {}  # by connection
 
     def of(self, operation: Operation, place: str) -> tuple[Point, int]:
         """The next point, and its number among those of its kind and target."""
@@ -140,6 +142,8 @@ class _Points:
         function, numbers = _function(place), self._numbers
         if kind in _OF_CONVERSATIONS:
             function = self._who_asks(operation, function)
+        elif kind == CONNECT:
+            self._opened[operation.tcp.connection] = function
         site = kind, target, ""
         number = overall = numbers[site] = numbers.get(site, 0) + 1
         if function:
@@ -150,10 +154,13 @@ class _Points:
     def _who_asks(self, operation: Operation, function: str) -> str:
         """Who sends; of a response, who has asked for it.
 
-        Who receives it is not known in every run: silence begins before anybody can receive.
+        Who receives it is not known in every run: silence begins before anybody can receive, and
+        what a server says unasked, as a greeting, comes to a loop before or after somebody waits.
         """
         connection = operation.tcp.connection
         if operation.kind == RECEIVE:
+            if connection and operation.call_site.loop_objects:
+                function = self._opened.get(connection, function)
             return self._asking.pop(connection, function)
         self._asking.setdefault(connection, function)
         return function

@@ -10,6 +10,7 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
@@ -102,6 +103,22 @@ def test_only_the_tests_own_operations_have_names() -> None:
     log.is_open = False
     log.observe(operation())
     assert points(log) == []
+
+
+@pytest.mark.parametrize(("in_a_loop", "name"), [(True, "connect"), (False, "greet")])
+def test_what_is_said_unasked_in_a_loop_is_named_by_who_has_connected(
+    in_a_loop: bool, name: str
+) -> None:
+    """It comes before or after somebody waits for it; who does not use a loop waits for it."""
+    places = iter(["shop.py:1 in connect", "shop.py:2 in greet", "shop.py:3 in pay", ""])
+    log = OperationLog(TargetNames(), lambda _: next(places))
+    log.is_open = True
+    site = CallSite(loop_objects=(object(),) if in_a_loop else ())
+    for kind in (CONNECT, RECEIVE, SEND, RECEIVE):
+        tcp = TcpDetails(connection=7)
+        log.observe(Operation(kind=kind, target="a:1", names=("a:1",), tcp=tcp, call_site=site))
+    assert points(log)[1] == f"receive(a:1)@shop.{name}#1"
+    assert points(log)[3] == "receive(a:1)@shop.pay#1"
 
 
 def strikes(log: OperationLog, each: Operation) -> list[bool]:
