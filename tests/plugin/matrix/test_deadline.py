@@ -222,8 +222,25 @@ def test_one_that_waits_for_a_time_may_yet_wake_the_others(
 
 
 def _hang_in_a_loop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
-    with pytest.raises(DeadlineError) as raised, deadline(0.3, known):
-        asyncio.run(waiting())
+    """What is told of it when the deadline begins as the loop waits for the first time."""
+    with contextlib.ExitStack() as stack:
+
+        def loop() -> Any:
+            made: Any = asyncio.new_event_loop()
+            select = made._selector.select
+
+            def begin(timeout: float | None) -> Any:
+                if timeout == 0:
+                    return select(0)
+                made._selector.select = select
+                stack.enter_context(deadline(0.3, known))
+                return []
+
+            made._selector.select = begin
+            return made
+
+        with pytest.raises(DeadlineError) as raised, asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(waiting())
     return str(raised.value)
 
 
