@@ -383,7 +383,9 @@ async def with_asyncpg(peer: Peer) -> AsyncIterator[AsyncAsk]:
 
     async def ask() -> str:
         nonlocal connection
+        patience = peer.timeout
         if connection is None:
+            patience = peer.connect_timeout  # with the first it has more to do
             connection = await asyncpg.connect(
                 host=peer.host,
                 port=peer.port,
@@ -393,7 +395,7 @@ async def with_asyncpg(peer: Peer) -> AsyncIterator[AsyncAsk]:
                 timeout=peer.connect_timeout,
                 command_timeout=peer.timeout,
             )
-        assert await connection.fetchval("SELECT 'tea'") == "tea"
+        assert await connection.fetchval("SELECT 'tea'", timeout=patience) == "tea"
         return "ok"
 
     yield ask
