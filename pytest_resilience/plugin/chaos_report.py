@@ -19,6 +19,7 @@ from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from pytest_resilience.plugin.matrix.results import EarlyEnd
 from pytest_resilience.plugin.matrix.results import begun
+from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import report_files
@@ -178,7 +179,7 @@ class _Reporter(EarlyEnd):
                 what=row.what,
                 verdict=verdict,
                 reason=reason,
-                repeat=self._settings.repeat.command(record.nodeid),
+                repeat=self._settings.repeat.command(as_argument(self._config, record.nodeid)),
                 duration=ending.duration,
                 timeline=timeline if row.started else (),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pytest_resilience.plugin.pytest_internals import taken_options
 
 
-__all__ = ["FLAGS", "VALUES", "given", "option_name", "times_typed"]
+__all__ = ["FLAGS", "VALUES", "as_argument", "given", "option_name", "times_typed"]
 
 PREFIX = "resilience"
 
@@ -137,3 +138,9 @@ def _long(flag: str) -> str:
 
 def _dest(flag: str) -> str:
     return f"{PREFIX}_{flag}".replace("-", "_")
+
+
+def as_argument(config: pytest.Config, nodeid: str) -> str:
+    """The node id as it is typed in the directory where this run was started."""
+    path, colons, rest = nodeid.partition("::")
+    return os.path.relpath(config.rootpath / path, config.invocation_params.dir) + colons + rest

@@ -12,6 +12,7 @@ from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.markers import PROBLEMS
+from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import settings_of
@@ -120,14 +121,8 @@ class ChaosSummary:
             terminalreporter.line(printable(line))
         failed = list(filter(self._failed.__contains__, self._tests))
         for nodeid in failed if whole else failed[:_MOST_COMMANDS]:
-            command = self._settings.repeat.command(_as_argument(config, nodeid))
+            command = self._settings.repeat.command(as_argument(config, nodeid))
             terminalreporter.line(printable(f"repeat: {command}"))
         if not whole and len(failed) > _MOST_COMMANDS:
             more = len(failed) - _MOST_COMMANDS
             terminalreporter.line(f"… and {more} more to repeat: -v shows them")
-
-
-def _as_argument(config: pytest.Config, nodeid: str) -> str:
-    """The node id as it is typed in the directory where this run was started."""
-    path, colons, rest = nodeid.partition("::")
-    return os.path.relpath(config.rootpath / path, config.invocation_params.dir) + colons + rest

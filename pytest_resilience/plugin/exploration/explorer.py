@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.store import Store
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
+from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files
 from pytest_resilience.plugin.pytest_internals import run_once
@@ -397,7 +397,7 @@ class Explorer:
     def _repeat(self, schedule: Schedule) -> str:
         option = option_name(self._item.config, "chaos-replay")
         return (
-            f"pytest {shlex.quote(_nodeid_here(self._item))} "
+            f"pytest {shlex.quote(as_argument(self._item.config, self._item.nodeid))} "
             f"{option}={shlex.quote(format_schedule(schedule))}"
         )
 
@@ -410,13 +410,6 @@ class Explorer:
             Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
-
-
-def _nodeid_here(item: pytest.Item) -> str:
-    """The name of a test as pytest takes it in the folder that it was run in."""
-    file, *rest = item.nodeid.split("::", 1)
-    path = os.path.relpath(item.config.rootpath / file, item.config.invocation_params.dir)
-    return "::".join([path, *rest])
 
 
 def _may_crash(seen: Seen) -> bool:

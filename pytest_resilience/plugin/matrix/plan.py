@@ -14,6 +14,7 @@ import pytest
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.matrix.verdict import Judgement
+from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import Cell
@@ -92,7 +93,7 @@ def _planned(
         what=str(experiment),
         weight=weight,
         verdict=CellVerdict.NOT_RUN,
-        repeat=settings.repeat.command(item.nodeid, experiment.name),
+        repeat=settings.repeat.command(as_argument(item.config, item.nodeid), experiment.name),
     )
     return Planned(request=request, cell=cell)
 

@@ -143,8 +143,10 @@ class Matrix:
             alone = "under its own chaos alone" if own else "without any experiment"
             idle = self._left_to_its_own(item, own)
             failed = idle or judge_baseline_run(reports, raised, item, alone=alone)
-        leaked = before.leaked()
         try:
+            leaked = before.leaked()
+            if failed is None and leaked != LeakedResources():
+                leaked = self._left_again(item)
             with old_objects_kept():
                 cells = [self._finished(item, each, failed, leaked) for each in planned]
             end = tear_down(item, nextitem)
@@ -158,6 +160,12 @@ class Matrix:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _left_again(self, item: pytest.Item) -> LeakedResources:
+        """What a test leaves without any experiment where all is set up that it shares."""
+        before = Snapshot()
+        run_once(item, counts=False)
+        return before.leaked()
 
     def _own_chaos(self, item: pytest.Item) -> str:
         """What the run before asked for of its own, by name; "" for nothing."""

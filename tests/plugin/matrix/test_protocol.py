@@ -129,6 +129,41 @@ def test_what_comes_once_is_no_leak(shop: pytest.Pytester) -> None:
     assert verdicts(shop.path / "out.json")["test_leaks"] == ("survived", "survived")
 
 
+OPENED = """
+import socket
+import pytest
+import requests
+
+@pytest.fixture(scope="session")
+def opened():
+    found = [socket.socket()]
+    yield found
+    for each in found:
+        each.close()
+
+def test_it(url, opened):
+    {always}
+    try:
+        requests.get(url, timeout=5)
+    except requests.ConnectionError:
+        {under_faults}
+"""
+
+
+@pytest.mark.parametrize(
+    ("always", "under_faults", "verdict"),
+    [("pass", "opened.append(socket.socket())", "leak"),
+     ("opened.append(socket.socket())", "pass", "survived")],
+)  # fmt: skip
+def test_what_is_opened_for_all_hides_no_leak_of_the_first_test(
+    shop: pytest.Pytester, always: str, under_faults: str, verdict: str
+) -> None:
+    """What a test leaves without any fault is none."""
+    shop.makepyfile(test_shop=OPENED.format(always=always, under_faults=under_faults))
+    matrix(shop, "--resilience-report=out.json")
+    assert verdicts(shop.path / "out.json")["test_it"] == (verdict, "survived")
+
+
 def test_every_verdict(shop: pytest.Pytester) -> None:
     result = matrix(shop, "--resilience-report=out.json")
     result.assert_outcomes(passed=7, failed=1, skipped=1)
