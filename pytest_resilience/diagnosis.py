@@ -51,8 +51,8 @@ _NOT_HTTP = "no HTTP"
 _NO_REQUEST = "no request of HTTP that is seen"
 _ADVICE = {  # by remark, the surest first
     _ENCRYPTED: (
-        "Responses over TLS are encrypted: to a proxy always, in asyncio where it was open "
-        "before the experiment."
+        "Responses over TLS are encrypted: to a proxy always, in HTTP/2 of a loop where it was "
+        "open before the experiment."
     ),
     _HTTP_2: (
         "Responses in HTTP/2 are told apart only by the library h2, in this process: elsewhere use "

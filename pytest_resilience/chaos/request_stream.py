@@ -160,7 +160,7 @@ class RequestStream:
     def has_ended(self) -> bool:
         """Whether the rest of the message is lost, and the connection with it."""
         content = None if self._message is None else self._message.content
-        return content is not None and (content.resets or content.closes or content.is_replaced)
+        return content is not None and (content.is_over or content.is_replaced)
 
     def waited(self, due: float) -> None:
         """A wait until `due` is over, maybe by another clock than the one `next` is told."""

@@ -121,16 +121,18 @@ class Content:
 
     Attributes:
         resets: nothing more is delivered, for the connection is reset.
-        closes: nothing is delivered, for the peer has closed the connection.
+        closes: nothing more is delivered, for the peer has closed the connection.
         stalls: nothing more is delivered, and the connection stays.
     """
 
     __slots__ = (
-        "_altered", "_effect", "_failure", "_from", "_replacement", "closes", "resets", "stalls",
+        "_altered", "_effect", "_encrypted", "_failure", "_from", "_replacement", "closes",
+        "resets", "stalls",
     )  # fmt: skip
 
-    def __init__(self, failure: Fault, effect: Effect) -> None:
-        """`failure`: of `effect`."""
+    def __init__(self, failure: Fault, effect: Effect, *, encrypted: bool = False) -> None:
+        """`failure`: of `effect`. `encrypted`: as of `ResponseStream`."""
+        self._encrypted = encrypted
         self.resets, self.closes, self.stalls = failure.resets, failure.closes, False
         self._failure = failure
         self._from = effect.clock.monotonic() + failure.after if failure.after else -math.inf
@@ -138,6 +140,11 @@ class Content:
         self._altered = failure.altered()
         replacement = failure.replacement
         self._replacement = None if replacement is None else io.BytesIO(replacement)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is delivered, for the peer has reset or closed the connection."""
+        return self.resets or self.closes
 
     @property
     def is_altered(self) -> bool:
@@ -163,6 +170,8 @@ class Content:
             self.resets = True
         elif altered.ended and self._failure.stalls:
             self.stalls = True
+        elif altered.ended and self._encrypted:  # without the goodbye of TLS
+            self.closes = True
         elif altered.ended:
             self._replacement = io.BytesIO()
         if effect.pending:
@@ -403,7 +412,7 @@ class ResponseStream:
         """Make what changes its bytes, and what carries them, unless they go on."""
         failure, pace = self.effect.failure, self.effect.pace
         if self.content is None and failure is not None:
-            self.content = Content(failure, self.effect)
+            self.content = Content(failure, self.effect, encrypted=self._encrypted)
         if self._line is None and isinstance(pace, Pause):
             if not self._encrypted:  # where it is in records, nobody knows
                 self._line = _Interruption(pace, self.effect, line_free)
@@ -414,7 +423,7 @@ class ResponseStream:
         """`content` has begun, or some of it was taken."""
         self.is_replaced = content.is_replaced and not self._encrypted
         altered = (content.is_altered or content.is_replaced) and not self._encrypted
-        ends = content.resets or content.closes or content.stalls
+        ends = content.is_over or content.stalls
         self.is_unchanged = not (altered or ends or self._line is not None)
 
     def take(self, data: bytes) -> bytes:

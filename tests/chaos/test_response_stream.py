@@ -294,9 +294,20 @@ def test_of_an_encrypted_response_the_time_is_for_one_driver_and_the_bytes_for_a
     assert stream.take(b"record") == b"record"
     assert stream.content is not None
     assert stream.content.take(http(b"abcd")) == http(b"abcd")[:-2]
-    assert stream.content.is_replaced
-    assert stream.content.replay(10) == b""
+    assert stream.content.closes
+    assert stream.next(100, clock.monotonic()) == CloseConnection()
+
+
+def test_an_encrypted_response_is_lost_when_it_is_seen_to_be_one() -> None:
+    clock = ManualClock()
+    effect = effect_of(LostResponse(), clock=clock)
+    stream = ResponseStream(effect, encrypted=True)
     assert stream.next(100, clock.monotonic()) == ReadPeer()
+    assert stream.take(b"ticket") == b"ticket"
+    assert stream.content is not None
+    assert not stream.content.is_over
+    assert stream.content.take(http(b"abcd")) == b""
+    assert stream.next(100, clock.monotonic()) == ResetConnection()
 
 
 def test_a_reset_within_an_encrypted_response_is_for_the_driver_of_the_connection() -> None:

@@ -81,13 +81,8 @@ class Http2Streams:
         vars(h2).pop("receive_data", None)
         return self._received(h2.receive_data, h2, data)
 
-    def sent(self, connection: TcpConnection, message: bytes, *, encrypted: bool = False) -> None:
-        """`message`, or what begins so, is sent on a connection: read the requests in it.
-
-        `encrypted`: it was noted before it was.
-        """
-        if encrypted:
-            return
+    def sent(self, connection: TcpConnection, message: bytes) -> None:
+        """`message`, or what begins so, is sent on a connection: read the requests in it."""
         turn = connection.turn
         turn.requests.feed(message, answered=not turn.asked)
         outgoing = self._outgoing

@@ -163,9 +163,7 @@ class SocketPatches:
         ssl_objects = SslObjects(
             engine, http2, patches, self._receiver.stall, connections=self._connections
         )
-        self._sender = Sender(
-            engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
-        )
+        self._sender = Sender(engine, partitions, loops, ssl_objects, receiver=self._receiver)
         polls = Polls(self._connections, loops, self._receiver, self._sender, patches)
         before = self._receiver.received_before.datagrams
         self._datagrams = DatagramSockets(engine, self._connections, loops, before)

@@ -35,7 +35,6 @@ from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -79,7 +78,6 @@ class Sender:
         loops: AsyncioLoops,
         ssl_objects: SslObjects,
         *,
-        http2: Http2Streams,
         receiver: Receiver,
     ) -> None:
         self._engine = engine
@@ -87,7 +85,6 @@ class Sender:
         self.partitions = partitions
         self._loops = loops
         self.ssl_objects = ssl_objects
-        self._http2 = http2
 
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
@@ -100,9 +97,8 @@ class Sender:
         _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         before, blocking = turn.receiving, sock.gettimeout() != 0
-        self._http2.sent(connection, message, encrypted=turn.decrypted)
-        if not turn.decrypted and turn.asks(message):
-            connection.begin_request(self._engine, message)
+        if not turn.decrypted:  # else it was heard before it became records
+            self.ssl_objects.send(connection, message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, began)
             self._receiver.expect(sock, connection)

@@ -1,20 +1,25 @@
 """TLS that is made above sockets, as asyncio and anyio do: what is received once it is decrypted.
 
 A socket sees only records there, and an `ssl.SSLObject` sees no socket. They are brought
-together by the hello that one makes and the other sends: no two of them are the same.
+together by the hello that one makes and the other sends: no two of them are the same. Of what was
+open before anybody looked, by a record that is as long as what the same task has just written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import weakref
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
+from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
@@ -31,6 +36,7 @@ from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
+from pytest_resilience.interceptors.sockets.wire_format import may_seal
 from pytest_resilience.patching import Patches
 
 
@@ -41,9 +47,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SslObjects"]
 
+_AT_ONCE = 4  # messages that are written before any record is sent
+
 
 class SslObjects:
-    """Every `ssl.SSLObject` of a client that is made from now on."""
+    """Every `ssl.SSLObject` of a client that is made, or writes, from now on."""
 
     def __init__(
         self,
@@ -65,7 +73,7 @@ class SslObjects:
         self._outgoing = weakref.WeakKeyDictionary()
         # The connections for which something of HTTP/2 waits, when the rest is forgotten.
         self._left: weakref.WeakKeyDictionary[Any, TcpConnection] = weakref.WeakKeyDictionary()
-        self._made: dict[bytes, weakref.ref[Any]] = {}  # by what is random in its hello
+        self._strangers = _Strangers()
         self._connections: weakref.WeakKeyDictionary[Any, TcpConnection] = (
             weakref.WeakKeyDictionary()
         )
@@ -87,19 +95,37 @@ class SslObjects:
         for made, connection in [*self._connections.items()]:
             if self._http2.awaited(connection) is not None:
                 self._left[made] = connection
-        self._made.clear()
+        self._strangers.forget()
         for table in (self._outgoing, self._connections):
             if table:  # else it takes longer than all of the rest
                 table.clear()
 
     def sent_hello(self, connection: TcpConnection, hello: bytes) -> bool:
         """`hello` is sent on `connection`: whose is it? Whether that is known."""
-        found = self._made.pop(client_random(hello), None)
-        made = None if found is None else found()
+        made = self._strangers.that_said(hello)
         if made is not None:
             self._connections[made] = connection
             connection.turn.decrypted = True
         return made is not None
+
+    def send(self, connection: TcpConnection, message: bytes) -> None:
+        """The client sends `message`: is it a request, or a record with one in it?"""
+        if not connection.turn.handshaking:
+            self._recognize(connection, message)
+        if not connection.turn.decrypted:
+            self._http2.sent(connection, message)
+            if connection.turn.asks(message):
+                connection.begin_request(self._engine, message)
+
+    def _recognize(self, connection: TcpConnection, record: bytes) -> None:
+        """Whose is a `record` that is sent on a connection that was open before?"""
+        written = self._strangers.that_wrote(record)
+        if written is None or SEND in self._engine.active_kinds:
+            return  # what is sent is met as records, which cannot be taken back
+        self._connections[written.made()] = connection
+        connection.turn.tls = connection.turn.decrypted = True
+        for _, message in written.messages:
+            self._http2.sent(connection, message)
 
     def hear(self, sock: socket.socket, connection: TcpConnection, message: object) -> None:
         """The client sends this to who may be a proxy; of records it is heard what is in them."""
@@ -159,8 +185,7 @@ class SslObjects:
         hello = outgoing.read()
         outgoing.write(hello)
         if is_hello(hello):
-            key = client_random(hello)
-            self._made[key] = weakref.ref(made, lambda _: self._made.pop(key, None))
+            self._strangers.said(made, hello)
 
     def _writing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self._table.passing
@@ -168,6 +193,13 @@ class SslObjects:
         @functools.wraps(original)
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
+            is_asked_of = SEND in self._engine.active_kinds
+            if connection is not None and is_asked_of and made not in self._outgoing:
+                del self._connections[made]  # it was open before: see `_recognize`
+                connection.turn.decrypted = False
+                return original(made, data)
+            if connection is None and self._installed and RECEIVE in self._engine.active_kinds:
+                or_none(self._strangers.wrote, made, data)
             if connection is None or not connection.client or id(connection.owner()) in passing:
                 return original(made, data)
             message, requests = beginning(data), connection.send_queue.requests
@@ -217,8 +249,8 @@ class SslObjects:
         content = None if stream is None else stream.content
         if content is None:
             return call()
-        if content.resets or content.stalls:
-            raise effects.nothing_yet(made)  # but RST, which the socket tells of
+        if content.is_over or content.stalls:
+            raise effects.nothing_yet(made)  # but RST or FIN, which the socket tells of
         if not (content.is_altered or content.is_replaced):
             return call()
         arguments = ReceiveArguments(call)
@@ -227,7 +259,9 @@ class SslObjects:
             self._stall(connection)
             if not data:
                 raise effects.nothing_yet(made)
-        if content.resets:
+        if content.is_over:
+            if content.closes:
+                _drop(arguments)
             _end(connection)
             if not data:
                 raise effects.nothing_yet(made)
@@ -237,9 +271,63 @@ class SslObjects:
         return arguments.returned(data)
 
 
+class _Written:
+    """What one `ssl.SSLObject`, `made`, was given to encrypt: the size and beginning of each."""
+
+    def __init__(self, made: weakref.ref[Any]) -> None:
+        self.made = made
+        # Nobody looks at them where it is about a connection that is no target.
+        self.messages = deque[tuple[int, bytes]](maxlen=_AT_ONCE)
+
+
+class _Strangers:
+    """Each `ssl.SSLObject` of which the connection is not known, by what is sent of it next."""
+
+    def __init__(self) -> None:
+        self._greeting: dict[bytes, weakref.ref[Any]] = {}  # by what is random in its hello
+        self._written = weakref.WeakKeyDictionary[Any, _Written]()  # by task or thread: the last
+
+    def forget(self) -> None:
+        self._greeting.clear()
+        self._written.clear()
+
+    def said(self, made: Any, hello: bytes) -> None:
+        key = client_random(hello)
+        self._greeting[key] = weakref.ref(made, lambda _: self._greeting.pop(key, None))
+
+    def that_said(self, hello: bytes) -> Any:
+        """The one, or None."""
+        found = self._greeting.pop(client_random(hello), None)
+        return None if found is None else found()
+
+    def wrote(self, made: Any, data: Any) -> None:
+        # What the headers of HTTP/2 mean depends on all that were sent before.
+        if made.server_side or made.selected_alpn_protocol() == "h2":
+            return
+        who = _sender()
+        written = self._written.get(who)
+        if written is None or written.made() is not made:
+            written = self._written[who] = _Written(weakref.ref(made))
+        written.messages.append((memoryview(data).nbytes, beginning(data)))
+
+    def that_wrote(self, record: bytes) -> _Written | None:
+        """What was written by the one whose `record` this may be, and which is there."""
+        written = self._written.pop(_sender(), None)
+        made = None if written is None else written.made()
+        if written is None or made is None:
+            return None
+        sizes = (size for size, _ in written.messages)
+        return written if any(may_seal(record, each, made.version()) for each in sizes) else None
+
+
+def _sender() -> object:
+    task = current_task()
+    return threading.current_thread() if task is None else task
+
+
 def _taken(content: Content, arguments: ReceiveArguments) -> bytes:
     """What is delivered of what has come; nothing only at the end."""
-    while not (content.is_replaced or content.resets or content.stalls):
+    while not (content.is_over or content.stalls):
         data = arguments.fetch()  # which raises if there is no more
         delivered = content.take(data)
         if delivered or not data:
@@ -252,10 +340,15 @@ def _close(connection: TcpConnection, arguments: ReceiveArguments) -> None:
 
     Who closes it in good order would wait for the peer to do so too, and meet what it says.
     """
+    _drop(arguments)
+    effects.end_once(connection, CloseConnection())
+
+
+def _drop(arguments: ReceiveArguments) -> None:
+    """What has come already is not delivered: at the end, who reads looks whether there is more."""
     with contextlib.suppress(OSError):  # there is no more
         while arguments.fetch():
             pass
-    effects.end_once(connection, CloseConnection())
 
 
 def _end(connection: TcpConnection) -> None:

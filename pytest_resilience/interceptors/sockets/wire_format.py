@@ -25,6 +25,7 @@ __all__ = [
     "is_sealed",
     "kind_of",
     "may_bring_tickets",
+    "may_seal",
 ]
 
 BODILESS: Final = "bodiless"  # whose response has no body
@@ -53,6 +54,10 @@ _CLIENT_HELLO = 1
 _HEADER = 5  # bytes: type, version in two, length in two
 # A Finished message in TLS 1.3: 4 bytes of header, a hash of 32 or 48, 1 of type, 16 of tag.
 _FINISHED = (53, 69)
+_MOST_SEALED = 16 << 10  # bytes of the client's in one record
+# Bytes that a record has beside those: type and tag; before TLS 1.3 it depends on the cipher.
+_BESIDE = {"TLSv1.3": range(17, 18)}
+_BESIDE_BEFORE = range(16, 85)
 _ENOUGH = 16 << 10  # bytes: more than anybody's handshake
 
 
@@ -80,6 +85,13 @@ def is_hello(data: bytes) -> bool:
 def is_sealed(data: bytes) -> bool:
     """Whether `data` is, by all appearances, what a TLS connection that is open sends."""
     return any(kind == _APPLICATION and length for kind, length in [*_records(data)][:1])
+
+
+def may_seal(record: bytes, size: int, version: str | None) -> bool:
+    """Whether `record` may be, or begin with, `size` bytes in this version of TLS."""
+    lengths = [length for kind, length in [*_records(record)][:1] if kind == _APPLICATION]
+    beside = _BESIDE.get(version or "", _BESIDE_BEFORE)
+    return any(length - min(size, _MOST_SEALED) in beside for length in lengths)
 
 
 def client_random(hello: bytes) -> bytes:

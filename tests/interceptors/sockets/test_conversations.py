@@ -244,8 +244,6 @@ def test_an_experiment_that_ends_it_comes_first(kind: Any, how: How, inject: Inj
 def test_to_an_experiment_that_begins_within_it_all_from_then_on_is_one(
     kind: Any, how: How, inject: Inject
 ) -> None:
-    if how.context and kind is Asyncio:
-        pytest.skip("what is in TLS above the sockets is seen of connections made since")
     with how.serve(parrot) as port, contextlib.closing(kind(port, how)) as client:
         client.send(UPGRADE)
         assert whole(client, len(UPGRADED)) == UPGRADED

@@ -203,46 +203,41 @@ def test_everything_at_once_over_tls(client: Client, trust: Trust, inject: Injec
     assert (far.hits, thin.hits, cut.hits) == (3, 1, 1)
 
 
-async def over_an_open_connection(
-    port: int, tls: ssl.SSLContext, experiment: contextlib.AbstractContextManager[ActiveExperiment]
-) -> ActiveExperiment:
-    """What has become of an experiment that began when TLS was there already."""
-    reader, writer = await asyncio.open_connection(HOST, port, ssl=tls)
-    writer.write(b"hello")
-    await reader.readexactly(5)
-    try:
-        with experiment as active_experiment:
-            writer.write(b"hello")
-            assert await reader.readexactly(5) == b"hello"
-            return active_experiment
-    finally:
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        await asyncio.sleep(0)  # what was lost already is closed in the next turn
-
-
-def test_nothing_can_be_made_up_on_a_connection_that_was_sealed_before(
+def test_nothing_can_be_made_up_in_http_2_that_was_sealed_before(
     trust: Trust, inject: Inject
 ) -> None:
-    experiment = inject("network_failure", rate=1, mode="malformed_json")
-    with serve(trust.over_tls(echo)) as port:
-        malformed = run(over_an_open_connection(port, trust.client, experiment))
+    """What its headers mean depends on all that were sent before."""
+    ours, theirs = (
+        ssl.create_default_context(cafile=trust.file),
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+    )
+    theirs.load_cert_chain(trust.server_file)
+    for each in (ours, theirs):
+        each.set_alpn_protocols(["h2"])
+
+    def handle(connection: socket.socket) -> None:
+        with theirs.wrap_socket(connection, server_side=True) as wrapped:
+            echo(wrapped)
+
+    async def ask(port: int) -> ActiveExperiment:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=ours)
+        try:
+            with inject("network_failure", rate=1, mode="malformed_json") as malformed:
+                writer.write(b"hello")
+                assert await reader.readexactly(5) == b"hello"
+                return malformed
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            await asyncio.sleep(0)  # what was lost already is closed in the next turn
+
+    with serve(handle) as port:
+        malformed = run(ask(port))
     assert malformed.matched == 0
     error = str(never_fired(malformed))
     assert f"network.receive {HOST}:{port} (encrypted above the socket)" in error
-    assert "in asyncio where it was open before the experiment" in error
-
-
-def test_damage_does_not_get_through_tls_that_was_there_before(
-    trust: Trust, inject: Inject
-) -> None:
-    experiment = inject("network_failure", rate=1, mode="corrupt")
-    with (
-        serve(trust.over_tls(echo)) as port,
-        pytest.raises((OSError, asyncio.IncompleteReadError)),
-    ):
-        run(over_an_open_connection(port, trust.client, experiment))
+    assert "in HTTP/2 of a loop where it was open before the experiment" in error
 
 
 @every_client
