@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 from typing import NamedTuple
@@ -76,9 +77,11 @@ class SkippingClock:
         idle_in: Callable[[Any], None] = lambda _: None,
         *,
         most_locked: float = math.inf,
+        done: Sized = (),
     ) -> None:
         """Past `patience` seconds that were not waited for, SilenceError is raised.
 
+        `done`: the operations so far, each of which may take as long: who tries again waits anew.
         `idle_in` is called with an event loop in which something is delayed, again and again.
         `most_locked`: seconds that a database which is locked is waited for.
         """
@@ -86,6 +89,8 @@ class SkippingClock:
         self._most_locked = most_locked
         self._patience = patience
         self._skipped = 0.0
+        self._done = done
+        self._before = 0, 0.0  # how many operations were done, and what was skipped for them
 
     def monotonic(self) -> float:
         return MACHINE_CLOCK.monotonic() + self._skipped
@@ -94,8 +99,10 @@ class SkippingClock:
         return MACHINE_CLOCK.time() + self._skipped
 
     def sleep(self, seconds: float) -> None:
+        if len(self._done) != self._before[0]:
+            self._before = len(self._done), self._skipped
         self._skipped += seconds
-        if self._skipped > self._patience:
+        if self._skipped - self._before[1] > self._patience:
             raise SilenceError(
                 f"it waits for what never comes, without a timeout: {self._patience:g} s at least"
             )

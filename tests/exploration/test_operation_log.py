@@ -170,6 +170,16 @@ def test_each_thread_decides_about_its_own_operation() -> None:
     assert log.strikes(log.schedule[0])
 
 
+def test_each_operation_may_wait_as_long() -> None:
+    done: list[int] = []
+    clock = SkippingClock(patience=60.0, done=done)
+    for each in range(3):
+        done.append(each)
+        clock.sleep(50.0)
+    with pytest.raises(SilenceError):
+        clock.sleep(50.0)
+
+
 def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     log = log_of(most=2)
     log.observe(operation())

@@ -169,7 +169,8 @@ class Oracle:
     Attributes:
         allowed: exceptions that mean degraded; None where nobody has said it.
         deadline: seconds after which it hangs.
-        patience: seconds that it may be made to wait for by faults, which nobody waits for.
+        patience: seconds that it may be made to wait for by faults, which nobody waits for: in one
+            operation, or where they are the deadline in all.
         invariants: functions that raise where something that has to hold always does not.
         probe: what has to work after the faults: a function; True for the test itself once more,
             False for nothing. None for the test itself where it can be run twice in its fixtures.
