@@ -71,12 +71,13 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: in
     frame: FrameType | None = sys._getframe(1 + above)  # noqa: SLF001
     while frame is not None:
         role = _role_of_file(frame.f_code.co_filename)
-        if role == _OF_USER and not _is_hidden(frame):
-            return _format(frame, folder)
-        if role == _OF_RUNNER:
-            break
-        if role == _GIVES_CONTROL and (place := _waiting_site(frame, folder, loop_objects)):
-            return place
+        if role:  # as that of few: mostly it is a library's
+            if role == _OF_USER and not _is_hidden(frame):
+                return _format(frame, folder)
+            if role == _OF_RUNNER:
+                break
+            if role == _GIVES_CONTROL and (place := _waiting_site(frame, folder, loop_objects)):
+                return place
         frame = frame.f_back
     return _greenlet_site(folder)
 
@@ -142,7 +143,7 @@ def current_task_of_user() -> Any:
     return next((task for task in tasks_behind(current) if user_frames(task)), current)
 
 
-_OF_USER, _OF_RUNNER, _GIVES_CONTROL, _OF_LIBRARY = "user", "runner", "control", "library"
+_OF_USER, _OF_RUNNER, _GIVES_CONTROL, _OF_LIBRARY = "user", "runner", "control", ""
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@ import itertools
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field
 from typing import Final
 from typing import NamedTuple
 
@@ -88,7 +89,7 @@ class TcpDetails:
             counts in it, all that comes is one response.
     """
 
-    connection: int = 0
+    connection: int = field(default=0, compare=False)  # the same can happen on each
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False

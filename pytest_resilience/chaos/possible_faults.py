@@ -43,9 +43,12 @@ from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.types.callers import CALLER_KINDS
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
@@ -231,27 +234,43 @@ _ALL: Final = (
 
 def possible_names(operation: Operation) -> tuple[str, ...]:
     """The names of those that can happen where an operation is done, in order."""
-    if operation.kind == CALL or not operation.is_plain:
-        possible = possible_faults(operation.kind)
-        return tuple(each.name for each in possible if each.can_happen_to(operation))
+    kind = operation.kind
+    if kind == CALL:
+        return tuple(each.name for each in possible_faults(kind) if each.can_happen_to(operation))
     sql = None if operation.has_no_statement else operation.sql
-    names, awaited = _plain_names(operation.kind, operation.blocking, sql)
+    if operation.is_plain:
+        names, awaited = _names_where(kind, operation.blocking, sql)
+    else:
+        stream = operation.http.stream
+        names, awaited = _names_where(kind, operation.blocking, sql, operation.tcp, stream)
     if awaited and cancellation_of(operation.call_site.loop_objects) is not None:
         return (*names, awaited)
     return names
 
 
 @functools.lru_cache(maxsize=1024)
-def _plain_names(kind: str, blocking: bool, sql: SqlDetails | None) -> tuple[tuple[str, ...], str]:
+def _names_where(
+    kind: str,
+    blocking: bool,
+    sql: SqlDetails | None,
+    tcp: TcpDetails | None = None,
+    stream: bool = False,
+) -> tuple[tuple[str, ...], str]:
     """For `possible_names`: those that do not depend on who waits, and the one that does, or ""."""
     operation = Operation(kind=kind, target="", names=(), blocking=blocking)
     if sql is not None:
         operation = operation._replace(sql=sql)
+    if tcp is not None:
+        operation = operation._replace(tcp=tcp, http=HttpDetails(stream=stream))
     *others, last = possible_faults(kind)
     depends = last.name == CANCEL
     fixed = others if depends else [*others, last]
     names = tuple(each.name for each in fixed if each.can_happen_to(operation))
-    return names, last.name if depends else ""
+    if not depends:
+        return names, ""
+    [cancellation] = _probe(last, "").faults
+    assert isinstance(cancellation, CallerFault)
+    return names, last.name if CallerFault.can_happen_to(cancellation, operation) else ""
 
 
 @functools.cache

@@ -72,17 +72,17 @@ class CallerFault(Fault):
         """Let it happen now, to who does `operation`; may raise what that meets."""
         raise NotImplementedError
 
+    def can_happen_to(self, operation: Operation) -> bool:
+        return Fault.can_happen_to(self, operation) and not operation.tcp.unseen
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation(CallerFault):
     """Who awaits the operation is cancelled there: a task of asyncio, or a cancel scope of trio."""
 
     def can_happen_to(self, operation: Operation) -> bool:
-        return (
-            Fault.can_happen_to(self, operation)
-            and not operation.tcp.unseen
-            and cancellation_of(operation.call_site.loop_objects) is not None
-        )
+        can = CallerFault.can_happen_to(self, operation)
+        return can and cancellation_of(operation.call_site.loop_objects) is not None
 
     def strike(self, operation: Operation) -> None:
         cancellation = cancellation_of(operation.call_site.loop_objects)
@@ -102,9 +102,6 @@ class OutOfMemory(CallerFault):
 
     def awaits(self, kind: str) -> str:  # noqa: ARG002  # it raises as soon as it is decided
         return ""
-
-    def can_happen_to(self, operation: Operation) -> bool:
-        return Fault.can_happen_to(self, operation) and not operation.tcp.unseen
 
     def strike(self, operation: Operation) -> None:  # noqa: ARG002  # it is the same for all
         __tracebackhide__ = True
