@@ -110,9 +110,11 @@ def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
     cannot be cancelled.
     """
     current = current_task()
-    if current is None and all(each is None for each in loop_objects):
-        task = None if loop_objects else _task_of_worker()
+    if current is None and not loop_objects:
+        task = _task_of_worker()
         return None if task is None else _cancelling(task)
+    if current is None and all(each is None for each in loop_objects):
+        return None
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as in call_site
     called: FrameType | None = None
     while frame is not None and control_role(frame.f_code) != LOOP:

@@ -139,7 +139,7 @@ class _Points:
 
     def __init__(self, names: TargetNames) -> None:
         self._names = names
-        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._numbers: dict[tuple[str, ...], int] = {}
         self._asking: dict[int, str] = {}  # by connection, for the response that comes next
         self._opened: dict[int, str] = {}  # by connection
 
@@ -151,11 +151,11 @@ class _Points:
             function = self._who_asks(operation, function)
         elif kind == CONNECT:
             self._opened[operation.tcp.connection] = function
-        site = kind, target, ""
+        site = kind, target
         number = overall = numbers[site] = numbers.get(site, 0) + 1
         if function:
-            site = kind, target, function
-            number = numbers[site] = numbers.get(site, 0) + 1
+            here = kind, target, function
+            number = numbers[here] = numbers.get(here, 0) + 1
         return _point(kind, target, function, number), overall
 
     def _who_asks(self, operation: Operation, function: str) -> str:
@@ -234,11 +234,12 @@ class OperationLog:
     def observe(self, operation: Operation | None) -> None:
         """An operation is about to be decided on; None for one that has been observed before."""
         is_turn = operation is not None and operation.kind in TURNS
-        if not is_turn:  # else one of ours, in the middle of what is decided on
+        if self.schedule and not is_turn:  # else one of ours, in the middle of what is decided on
             self._current.seen = None
         if operation is None or not (self.is_open and _is_explored(operation)):
             return
-        overtaken = self._others is not None and self._others.is_possible(operation)
+        others = self._others
+        overtaken = others is not None and others.is_possible(operation)
         if is_turn and not overtaken:
             return
         faults = () if is_turn else possible_names(operation)
@@ -248,27 +249,29 @@ class OperationLog:
         with self._lock:
             point, overall = self._points.of(operation, place)
             seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
-            if not is_turn:
-                self._current.seen = seen
-            number = self._add(seen, overtaken=overtaken)
+            number = len(self.seen)
+            self.seen.append(seen)
+            if self.schedule:
+                self._meet(seen, number, overtaken=overtaken, is_turn=is_turn)
         if self._most is not None and overall > self._most:
             kind, target, _ = point.site
             raise StormError(f"more than {self._most} operations: {Site(kind, target)}")
-        if self._others is not None and overtaken:
+        if others is None:
+            return
+        if overtaken:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):
-                    self._others.begin(operation, step)
-        if self._others is not None and CANCEL in faults:
-            self._others.watch(operation, number)
+                    others.begin(operation, step)
+        if CANCEL in faults:
+            others.watch(operation, number)
 
-    def _add(self, seen: Seen, *, overtaken: bool) -> int:
-        """The number of an operation among those that are seen, from 0."""
-        number = len(self.seen)
-        self.seen.append(seen)
+    def _meet(self, seen: Seen, number: int, *, overtaken: bool, is_turn: bool) -> None:
+        """Note the steps whose operation has come, the `number`th of those that are seen."""
+        if not is_turn:
+            self._current.seen = seen
         for step in self.schedule:
             if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
                 self._met.setdefault(step, number)
-        return number
 
     def cancels_woken(self, number: int) -> bool:
         """Whether a task is to be cancelled that another one has woken after an operation."""
@@ -385,11 +388,14 @@ def is_at(step: Step, seen: Seen) -> bool:
 
 def _is_explored(operation: Operation) -> bool:
     """Whether a run may meet it again, as a whole: no part of a message, nothing out of reach."""
-    tcp = operation.tcp
-    if tcp.mid_message or tcp.partial or tcp.informational or tcp.unseen:
-        return False
-    if operation.advice or operation.http.in_process or not operation.names:
+    if operation.advice or not operation.names:
         return False  # without a name it is for no fault, as the connect to a socket of files
+    if not operation.is_plain:
+        tcp = operation.tcp
+        if tcp.mid_message or tcp.partial or tcp.informational or tcp.unseen:
+            return False
+        if operation.http.in_process:
+            return False
     return bool(fault_names(operation.kind))
 
 

@@ -15,6 +15,7 @@ import sys
 
 from collections.abc import Callable
 from typing import Any
+from typing import NamedTuple
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CREATE
@@ -39,8 +40,7 @@ _MOST_BLOCK = 8 * 2**20  # of a buffer, since Python 3.14
 class TornWrites:
     """The writes through one descriptor: after one that was torn, all of them fail."""
 
-    def __init__(self) -> None:
-        self._effect: Effect | None = None
+    _effect: Effect | None = None
 
     def accepted(self, files: FileTargets, names: Names | None, size: int) -> int:
         """How many bytes of a write of `size` are written; raises where that is none."""
@@ -83,9 +83,10 @@ class RawFile(io.FileIO):
         view = as_bytes(data)
         if not view or self.closed or not self.writable():
             return super().write(data)
-        accepted = self._torn.accepted(self._files, self._names, view.nbytes)
-        written = super().write(view[:accepted])
-        self._files.done(WRITE, self._names)
+        files, names, size = self._files, self._names, view.nbytes
+        accepted = self._torn.accepted(files, names, size)
+        written = super().write(view if accepted == size else view[:accepted])
+        files.done(WRITE, names)
         return written
 
     def truncate(self, size: int | None = None, /) -> int:
@@ -147,30 +148,29 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
 ) -> Any:  # fmt: skip
     """As `open`, with a `RawFile` below where an experiment is aimed at the file."""
     __tracebackhide__ = True
-    given = (mode, buffering, encoding, errors, newline, closefd, opener)
-    is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
+    is_text = not (encoding is None and errors is None and newline is None)
+    are_known = isinstance(mode, str) and isinstance(buffering, int)
+    meaning = _meaning(mode, buffering, is_text) if are_known else None
     only_recording = files.only_recording
-    path = os.fspath(file) if hasattr(file, "__fspath__") else file
     is_looked_at = opener is None or only_recording
-    names, is_absent = files.look_at(path) if is_looked_at else (None, False)
-    if only_recording and names and is_valid:
-        for kind in _kinds(file, mode):
+    names, is_absent = files.look_at(file) if is_looked_at else (None, False)
+    if only_recording and names and meaning is not None:
+        for kind in _kinds(file, mode, meaning):
             files.apply(kind, names)
-    if only_recording or not is_valid or (names is None and opener is None):
-        return original(file, *given)
-    if names and not isinstance(file, int):
-        kind = opening_kind(path, _flags(mode), is_absent=is_absent)
-        files.apply(kind, names, path)
-    plain = mode.replace("b", "").replace("t", "")
-    layer: Any = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
-    if plain != "r" and not isinstance(file, int):
+    if only_recording or meaning is None or (names is None and opener is None):
+        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    is_by_name = not isinstance(file, int)
+    if names and is_by_name:
+        files.apply(opening_kind(file, meaning.flags, is_absent=is_absent), names, file)
+    layer: Any = RawFile(files, names, file, meaning.plain, closefd=closefd, opener=opener)
+    if is_by_name and meaning.plain != "r":
         files.done(CREATE, names)  # or it was made empty
     try:
         if buffering == 0:
             return layer
         line_buffering = buffering == 1 or (buffering < 0 and layer.isatty())
-        layer = _buffer(plain)(layer, buffering if buffering > 1 else _block_size(layer))
-        if "b" in mode:
+        layer = meaning.buffer(layer, buffering if buffering > 1 else _block_size(layer))
+        if meaning.is_binary:
             return layer
         layer = io.TextIOWrapper(layer, io.text_encoding(encoding), errors, newline, line_buffering)
         layer.mode = mode
@@ -180,18 +180,35 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     return layer
 
 
-def _is_valid(mode: Any, buffering: Any, *, is_text_given: bool) -> bool:
-    """As `open` sees it: what is not valid is left for it to refuse."""
-    return (
-        isinstance(mode, str)
-        and isinstance(buffering, int)
-        and _is_mode(mode)
-        and not ("b" in mode and (buffering == 1 or is_text_given))
-        and not ("b" not in mode and buffering == 0)
-    )
+class _Meaning(NamedTuple):
+    """What a mode of `open` says.
+
+    Attributes:
+        plain: the mode of the raw file, which knows neither text nor bytes.
+        flags: as `os.open` takes them.
+        buffer: the class of the layer above that.
+        is_binary: there is no text layer.
+    """
+
+    plain: str
+    flags: int
+    buffer: type[Any]
+    is_binary: bool
 
 
 @functools.lru_cache(maxsize=256)
+def _meaning(mode: str, buffering: int, is_text: bool) -> _Meaning | None:
+    """None for what is not valid, as `open` sees it: it is left for that to refuse.
+
+    `is_text`: it is given what only a text has.
+    """
+    is_binary, plain = "b" in mode, mode.replace("b", "").replace("t", "")
+    is_wrong = (buffering == 1 or is_text) if is_binary else not buffering
+    if is_wrong or not _is_mode(mode):
+        return None
+    return _Meaning(plain, _flags(mode), _buffer(plain), is_binary)
+
+
 def _is_mode(mode: str) -> bool:
     return (
         set(mode) <= set("rwxa+bt")
@@ -201,15 +218,14 @@ def _is_mode(mode: str) -> bool:
     )
 
 
-def _kinds(file: Any, mode: Any) -> list[str]:
+def _kinds(file: Any, mode: str, meaning: _Meaning) -> list[str]:
     """The kinds of operation that a file which is opened so can see."""
-    opening = [] if isinstance(file, int) else [opening_kind(file, _flags(mode))]
+    opening = [] if isinstance(file, int) else [opening_kind(file, meaning.flags)]
     reading = [READ] if "r" in mode or "+" in mode else []
     writing = [WRITE, RESIZE] if "r" not in mode or "+" in mode else []
     return opening + reading + writing
 
 
-@functools.lru_cache(maxsize=256)
 def _flags(mode: str) -> int:
     flags = {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT, "x": os.O_CREAT | os.O_EXCL}
     letter = next(each for each in mode if each in flags)

@@ -50,10 +50,9 @@ class FileFunctions:
             __tracebackhide__ = True
             # A path that is remembered as untargeted costs this look, and nothing else.
             if isinstance(file, str) or hasattr(file, "__fspath__"):
-                path = os.fspath(file)
-                if path in files.untargeted and not kwargs.get("opener"):
-                    return original(path, *args, **kwargs)
-                file = path
+                file = os.fspath(file)
+                if file in files.untargeted and not kwargs.get("opener"):
+                    return original(file, *args, **kwargs)
             return make_stream(files, original, file, *args, **kwargs)
 
         return opened
