@@ -6,7 +6,6 @@ import itertools
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from dataclasses import field
 from typing import Final
 from typing import NamedTuple
 
@@ -70,8 +69,7 @@ TURNS: Final = frozenset({LOCK, SLEEP, START})
 """Nothing can happen to these, but that others go first. They are seen in virtual time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpDetails:
+class TcpDetails(NamedTuple):
     """The connection, and the state of the response where it receives one. Most are of HTTP.
 
     Attributes:
@@ -89,7 +87,7 @@ class TcpDetails:
             counts in it, all that comes is one response.
     """
 
-    connection: int = field(default=0, compare=False)  # the same can happen on each
+    connection: int = 0
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False
@@ -150,8 +148,7 @@ class HttpRequest:
         return f"{self.method} {self.path}{others}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpDetails:
+class HttpDetails(NamedTuple):
     """The request, where HTTP is spoken and it is seen.
 
     Attributes:
@@ -168,8 +165,7 @@ class HttpDetails:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqlDetails:
+class SqlDetails(NamedTuple):
     """The statement, where a database is asked.
 
     Attributes:
@@ -185,8 +181,7 @@ class SqlDetails:
     watched: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallSite:
+class CallSite(NamedTuple):
     """Where in the user's code an operation comes from, if the stack does not tell.
 
     Attributes:

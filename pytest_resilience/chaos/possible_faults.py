@@ -241,8 +241,8 @@ def possible_names(operation: Operation) -> tuple[str, ...]:
     if operation.is_plain:
         names, awaited = _names_where(kind, operation.blocking, sql)
     else:
-        stream = operation.http.stream
-        names, awaited = _names_where(kind, operation.blocking, sql, operation.tcp, stream)
+        state, stream = operation.tcp[1:], operation.http.stream  # the same on each connection
+        names, awaited = _names_where(kind, operation.blocking, sql, state, stream)
     if awaited and cancellation_of(operation.call_site.loop_objects) is not None:
         return (*names, awaited)
     return names
@@ -253,15 +253,19 @@ def _names_where(
     kind: str,
     blocking: bool,
     sql: SqlDetails | None,
-    tcp: TcpDetails | None = None,
+    state: tuple[bool, ...] | None = None,
     stream: bool = False,
 ) -> tuple[tuple[str, ...], str]:
-    """For `possible_names`: those that do not depend on who waits, and the one that does, or ""."""
+    """For `possible_names`: those that do not depend on who waits, and the one that does, or "".
+
+    `state`: of `TcpDetails`, all but which connection it is.
+    """
     operation = Operation(kind=kind, target="", names=(), blocking=blocking)
     if sql is not None:
         operation = operation._replace(sql=sql)
-    if tcp is not None:
-        operation = operation._replace(tcp=tcp, http=HttpDetails(stream=stream))
+    if state is not None:
+        tcp, http = TcpDetails(0, *state), HttpDetails(stream=stream)
+        operation = operation._replace(tcp=tcp, http=http)
     *others, last = possible_faults(kind)
     depends = last.name == CANCEL
     fixed = others if depends else [*others, last]

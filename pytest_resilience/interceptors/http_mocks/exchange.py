@@ -21,7 +21,6 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from dataclasses import replace
 from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
@@ -153,7 +152,7 @@ class Peer:
             target=self.name,
             names=names,
             tcp=TcpDetails(connection=new_connection()),
-            http=http if caller is None else replace(http, in_process=True),
+            http=http if caller is None else http._replace(in_process=True),
             remark="" if caller is None else caller.remark,
         )
 

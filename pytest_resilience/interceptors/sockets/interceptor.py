@@ -14,7 +14,6 @@ import errno
 import functools
 import math
 import socket
-import sys
 import threading
 import types
 
@@ -56,6 +55,7 @@ from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
+from pytest_resilience.interceptors.sockets.socket_calls import is_plain
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
@@ -239,7 +239,7 @@ class SocketPatches:
 
         Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
         """
-        passing, takes_size = self._connections.passing, not name.endswith("_into")
+        passing = self._connections.passing
 
         @functools.wraps(original)
         def taking_keywords(
@@ -253,8 +253,7 @@ class SocketPatches:
                 return original(*args, **named)
             call = SocketCall(original, *args, **named)
             call.name = name
-            sized = takes_size and type(given) is int and 0 < given < sys.maxsize
-            call.is_plain = sized and not (more or named)
+            call.is_plain = not (more or named) and is_plain(name, given)
             return handle(sock, call)
 
         if type(original) is not types.MethodDescriptorType or name in _WITH_KEYWORDS:

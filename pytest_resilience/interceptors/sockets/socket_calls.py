@@ -26,7 +26,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "message_of", "untaken",
+    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "is_plain", "message_of",
+    "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -47,9 +48,12 @@ _SENDING_PARAMETERS = {
     "sendall": ("data", "flags"),
     "sendmsg": ("buffers", "ancillary", "flags"),
 }
+_FILLING = ("recv_into", "recvfrom_into")
 _MOST_WITHOUT_FLAGS = 3  # arguments: the socket, what is sent, and to whom
 _OF_DESCRIPTORS = "os."
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
+# As numbers: the operators of enums take ten times as long.
+_PEEK, _ALL = int(socket.MSG_PEEK), int(socket.MSG_WAITALL)
+_DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))  # not on every system
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _DEFAULT_SIZE = 1024
@@ -70,11 +74,25 @@ class SocketCall(functools.partial[Any]):
 
     Attributes:
         name: of the method. A tool that has wrapped the method may have left its own.
-        is_plain: it is given a size above 0 and nothing else, as nearly every call that receives.
+        is_plain: see `is_plain`.
     """
 
     name: str
     is_plain: bool
+
+
+def is_plain(name: str, given: object) -> bool:
+    """Whether this is all that a receiving method needs, as nearly every call gives it.
+
+    A size above 0, or room for bytes: there is nothing wrong about it, and there are no flags.
+    """
+    if type(given) is int:
+        return 0 < given < sys.maxsize and not name.endswith("_into")
+    if name not in _FILLING:
+        return False
+    if type(given) is memoryview:
+        return given.nbytes > 0 and not given.readonly and given.c_contiguous
+    return type(given) is bytearray and bool(given)
 
 
 def flags_of(call: SocketCall) -> int:
@@ -153,8 +171,8 @@ class ReceiveArguments:
             self.size: int = size or sum(map(len, self._views))
         else:
             self.size = _DEFAULT_SIZE if size is None else size
-        self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
-        all_or_none = bool(self._given["flags"] & socket.MSG_WAITALL)
+        self.peeks = bool(self._given["flags"] & _PEEK)
+        all_or_none = bool(self._given["flags"] & _ALL)
         self.wants_all = all_or_none and not self.peeks and self._sock.gettimeout() is None
 
     def fetch(self, most: int = sys.maxsize, *, takes: bool = False) -> bytes:
@@ -169,7 +187,7 @@ class ReceiveArguments:
             views.append(view[:room])
             room -= len(views[-1])
         given = {**self._given, "size": size, "buffers": views, "buffer": next(iter(views), None)}
-        given["flags"] &= ~(socket.MSG_WAITALL | (socket.MSG_PEEK if takes else 0))
+        given["flags"] &= ~(_ALL | (_PEEK if takes else 0))
         return self.content(self._call.func(self._sock, *(given[name] for name in self._names)))
 
     def content(self, result: Any) -> bytes:
@@ -296,7 +314,7 @@ class DatagramArguments:
         self._name = call.name
         position = (self._SIZED | self._FILLING)[call.name]
         self.flags = int(named.get("flags", ([*given, 0, 0, 0])[position]))
-        self.peeks = bool(self.flags & socket.MSG_PEEK)
+        self.peeks = bool(self.flags & _PEEK)
         self.is_of_errors = bool(self.flags & getattr(socket, "MSG_ERRQUEUE", 0))
         self._views: list[memoryview] | None = None
         if call.name in self._SIZED:
