@@ -25,6 +25,7 @@ Nothing here does any I/O, nor imports what does.
 from __future__ import annotations
 
 import functools
+import math
 import threading
 
 from collections.abc import Callable
@@ -191,7 +192,6 @@ class Engine:
         services: what experiments that fail services can name.
         listeners: told of every `FaultInjected`.
         active: the experiments that run now, the oldest first.
-        deciding: those of them that may let something happen, and do not only observe.
         active_kinds: the kinds of operation that one of them can happen to.
         recorder: notes what is done; None while nobody wants to know.
     """
@@ -214,7 +214,6 @@ class Engine:
         self.listeners = Listeners()
         # Replaced, never changed in place: operations read them without a lock.
         self.active: tuple[ActiveExperiment, ...] = ()
-        self.deciding: tuple[ActiveExperiment, ...] = ()
         self.active_kinds: frozenset[str] = frozenset()
         self.recorder: Recorder | None = None
         self._folder = folder
@@ -338,7 +337,6 @@ class Engine:
 
     def _set_active(self, active: tuple[ActiveExperiment, ...]) -> None:
         self.active = active
-        self.deciding = tuple([each for each in active if not each.experiment.only_observes])
         self.active_kinds = _NO_KINDS.union(*(each.kinds for each in active))
         if not self._interceptors.waits:
             self._interceptors.use(self.kinds)
@@ -454,13 +452,10 @@ class Engine:
         """
         if self.recorder is not None:
             self.recorder.note(operation, again=among is not None)
-        deciding = self.deciding if among is None else among
-        if not deciding:
-            return None
-        now = self.clock.monotonic()
-        hits: list[Hit] = []
-        for active_experiment in deciding:
+        now, hits = math.nan, list[Hit]()
+        for active_experiment in self.active if among is None else among:
             if not active_experiment.experiment.only_observes:
+                now = self.clock.monotonic() if math.isnan(now) else now  # the same for all
                 hits += active_experiment.decide(operation, now)
         if not hits:
             return None

@@ -192,11 +192,10 @@ class FileTargets:
         # and flushed by the garbage collector: deciding again could wait for itself for ever.
         if thread in self._deciding or _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
             return None
-        engine = self._engine
-        began = engine.clock.monotonic() if engine.deciding else 0.0  # else nothing happens
+        began = self._engine.clock.monotonic()
         self._deciding.add(thread)
         try:
-            effect = engine.decide(Operation(kind, names[0], names))
+            effect = self._engine.decide(Operation(kind, names[0], names))
             if effect is not None and effect.delay:
                 # What it took to decide is part of the delay: it is as much as 0.4 ms.
                 spent = effect.clock.monotonic() - began

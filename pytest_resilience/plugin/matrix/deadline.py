@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.plugin.matrix.loop_waits import Place
+from pytest_resilience.plugin.matrix.loop_waits import guest_of_trio
 from pytest_resilience.plugin.matrix.loop_waits import other_threads
 from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
@@ -102,10 +103,13 @@ def _in_locks(frame: FrameType) -> frozenset[tuple[int, Place]] | None:
 def _another_is_at_work() -> bool:
     """Whether another thread may yet release what this one waits for, after a sleep or a timeout.
 
-    It runs the project's own code, or an event loop, and waits for no lock.
+    It runs the project's own code, or an event loop, and waits for no lock; or it waits in the
+    place of a guest run of trio.
     """
     frames = other_threads().values()
-    return any(not is_in_a_lock_of_c(frame) and runs_project(frame) for frame in frames)
+    return guest_of_trio() is not None or any(
+        not is_in_a_lock_of_c(frame) and runs_project(frame) for frame in frames
+    )
 
 
 def _place(frame: FrameType | None) -> Place:

@@ -1,6 +1,7 @@
 """What a blocked event loop of asyncio or trio waits for, and whether that can still come.
 
-In trio it is so in `trio.run`, not in a guest run: there the loop of the host waits.
+In a guest run of trio a thread waits in its place, and the thread of its host for that: in asyncio,
+or in a queue, as the tests of anyio do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import CodeType
 from types import FrameType
@@ -28,7 +30,10 @@ from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 
 
-__all__ = ["LoopWait", "Place", "awaited_in", "other_threads", "runs_project", "seconds_left"]
+__all__ = [
+    "LoopWait", "Place", "awaited_in", "guest_of_trio", "other_threads", "runs_project",
+    "seconds_left",
+]  # fmt: skip
 
 Place = tuple[tuple[CodeType, int | None], ...]
 """The lines of a stack, innermost first."""
@@ -61,14 +66,21 @@ class LoopWait:
         None if it does not wait, or if a timer lets it do something within so many `seconds`.
         """
         asyncio: Any = sys.modules.get("asyncio")
+        guest = guest_of_trio()
         if asyncio is not None:
             code = asyncio.base_events.BaseEventLoop._run_once.__code__  # noqa: SLF001
             turn = _turn(frame, code, waits_in="select")
             if turn is not None:
-                return cls._of_asyncio(turn, seconds)
+                host = cls._of_asyncio(turn, seconds)
+                return host if guest is None or host is None else host.beside(guest, seconds)
+        if guest is not None:
+            waits = frame is not None and is_in_a_lock_of_c(frame)
+            return cls._of_guest(guest, seconds) if waits else None
         run = getattr(sys.modules.get("trio"), "run", None)
         turn = None if run is None else _turn(frame, run.__code__, waits_in="get_events")
-        return None if turn is None else cls._of_trio(turn, seconds)
+        if turn is None or turn.f_locals["timeout"] == 0:
+            return None
+        return cls._of_trio(turn.f_locals["runner"], seconds)
 
     @classmethod
     def _of_asyncio(cls, turn: FrameType, seconds: float) -> LoopWait | None:
@@ -83,18 +95,38 @@ class LoopWait:
         )
 
     @classmethod
-    def _of_trio(cls, turn: FrameType, seconds: float) -> LoopWait | None:
-        runner = turn.f_locals["runner"]
+    def _of_trio(cls, runner: Any, seconds: float) -> LoopWait | None:
         jumps = runner.waiting_for_idle or runner.clock_autojump_threshold < math.inf
         left = runner.deadlines.next_deadline() - runner.clock.current_time()
-        if turn.f_locals["timeout"] == 0 or jumps or left < seconds:
+        if jumps or left < seconds:
             return None
-        steps = ((weakref.ref(each), each._schedule_points) for each in runner.tasks)  # noqa: SLF001
+        woken = type(runner.entry_queue).task.__code__  # goes a step by every signal, as of a look
+        tasks = [each for each in runner.tasks if each.coro.cr_code is not woken]
+        steps = ((weakref.ref(each), each._schedule_points) for each in tasks)  # noqa: SLF001
         return cls(
             loop=runner,
             awaited=frozenset(steps),
             tasks=_frames_of(runner.tasks),
             watched=functools.partial(_watched_by_trio, runner),
+        )
+
+    @classmethod
+    def _of_guest(cls, runner: Any, seconds: float) -> LoopWait | None:
+        asked = runner.entry_queue.size()  # by threads
+        has_work = runner.guest_tick_scheduled or runner.runq or asked
+        return None if has_work else cls._of_trio(runner, seconds)
+
+    def beside(self, guest: Any, seconds: float) -> LoopWait | None:
+        """Both, where its loop is the host of a guest run of trio."""
+        found = self._of_guest(guest, seconds)
+        if found is None:
+            return None
+        watched = (self.watched, found.watched)
+        return replace(
+            found,
+            awaited=self.awaited | found.awaited,
+            tasks=self.tasks + found.tasks,
+            watched=functools.partial(_watched_by_all, watched),
         )
 
     @property
@@ -112,7 +144,7 @@ class LoopWait:
         What the loop's own sockets say to each other, and listeners of its own, end nothing: none
         of its tasks goes on to say anything.
         """
-        watched = self.watched() if _all_other_threads_wait() else None
+        watched = self.watched() if _all_other_threads_wait(self.loop) else None
         if watched is None:
             return False
         pairs = [*map(_pair, watched)]
@@ -122,6 +154,28 @@ class LoopWait:
             each is not None and (each[1] is None or each[::-1] in here) for each in pairs
         )
         return is_closed and not (listens and _has_children())
+
+
+def guest_of_trio() -> Any:
+    """What runs trio as the guest of another loop in this thread; None if nothing does."""
+    module = sys.modules.get("trio._core._run")
+    runner = getattr(getattr(module, "GLOBAL_RUN_CONTEXT", None), "runner", None)
+    return runner if getattr(runner, "is_guest", False) else None
+
+
+def _waits_for(runner: Any, frame: FrameType | None) -> bool:
+    """Whether a thread waits in the place of a guest run of trio."""
+    if frame is None or frame.f_code.co_name != "get_events":
+        return False
+    called_by = frame.f_back
+    if called_by is None or called_by.f_code.co_name != "get_events":
+        return False
+    return getattr(called_by.f_locals.get("self"), "runner", None) is runner
+
+
+def _watched_by_all(watched: Iterable[Callable[[], list[int] | None]]) -> list[int] | None:
+    found = [each() for each in watched]
+    return None if None in found else [fd for each in found for fd in each or ()]
 
 
 def _watched_by_asyncio(loop: Any) -> list[int] | None:
@@ -184,9 +238,13 @@ def _due(timer: Any) -> float:
     return float(getattr(owner, "resilience_due", timer.when()))
 
 
-def _all_other_threads_wait() -> bool:
-    """Whether each waits for a lock or a queue, which somebody else would have to release."""
-    return all(map(is_in_a_lock_of_c, other_threads().values()))
+def _all_other_threads_wait(loop: Any) -> bool:
+    """Whether each waits for a lock or a queue, which somebody else would have to release.
+
+    Or in the place of the loop, if that is a guest run of trio.
+    """
+    frames = other_threads().values()
+    return all(is_in_a_lock_of_c(each) or _waits_for(loop, each) for each in frames)
 
 
 def other_threads() -> dict[int, FrameType]:

@@ -6,6 +6,7 @@ import _thread
 import asyncio
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -49,6 +50,8 @@ def _only_its_own_threads_and_processes(monkeypatch: pytest.MonkeyPatch) -> None
         return waitid(*args)
 
     monkeypatch.setattr(os, "waitid", waitid_of_own)
+    threads = trio._core._thread_cache  # of which it keeps those that are idle
+    monkeypatch.setattr(threads, "THREAD_CACHE", threads.ThreadCache())
 
 
 def _children() -> set[bytes]:
@@ -286,9 +289,48 @@ def test_an_event_loop_that_waits_for_nothing_need_not_wait_for_the_deadline(
     assert f"in {waiting.__name__}" in told
 
 
-def _told_of_trio(waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
-    """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or ""."""
-    known, told = KnownHangs(0.1), list[str]()
+def _in_a_queue(run: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """As a guest of what takes its calls from a queue, as anyio runs tests."""
+    calls: queue.Queue[Callable[[], object]] = queue.Queue()
+    outcomes: list[Any] = []
+    trio.lowlevel.start_guest_run(
+        run, run_sync_soon_threadsafe=calls.put, done_callback=outcomes.append
+    )
+    while not outcomes:
+        calls.get()()
+    outcomes[0].unwrap()
+
+
+def _in_asyncio(run: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """As a guest of an event loop of asyncio."""
+
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            run, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=over.set_result
+        )
+        (await over).unwrap()
+
+    asyncio.run(host())
+
+
+_RUNS_OF_TRIO = [trio.run, _in_a_queue, _in_asyncio]
+_LOOKS = 10  # a signal wakes a guest run too, whose thread may be on its way back to wait
+
+
+def _told_of_trio(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+    start: Callable[..., object],
+    known: KnownHangs | None = None,
+    *,
+    at_deadline: bool = False,
+) -> str:
+    """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or "".
+
+    `at_deadline`: or when that is over, which makes it a known one.
+    """
+    hangs, told = known or KnownHangs(0.1), list[str]()
 
     async def arm() -> None:
         await wait_all_tasks_blocked()
@@ -299,9 +341,10 @@ def _told_of_trio(waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
             token = trio.lowlevel.current_trio_token()
 
             def look(_number: int, frame: FrameType | None) -> None:
-                if frame is not None and frame.f_code.co_name == "get_events":
+                is_told = at_deadline or hangs.is_one(frame, 10.0)
+                told.append(hangs.add(frame) if is_told else "")
+                if told[-1] or len(told) == _LOOKS:
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                    told.append(known.add(frame) if known.is_one(frame, 10.0) else "")
                     token.run_sync_soon(scope.cancel)
 
             signal.signal(signal.SIGALRM, look)
@@ -310,11 +353,11 @@ def _told_of_trio(waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
 
     before = signal.getsignal(signal.SIGALRM)
     try:
-        trio.run(run)
+        start(run)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    return told[0]
+    return told[-1]
 
 
 async def _for_an_event_of_trio() -> None:
@@ -327,31 +370,30 @@ async def _for_a_time_of_trio() -> None:
 
 async def _for_each_other_in_trio() -> None:
     """Two ends of a connection in one run, each of which waits for the other to say something."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        _connected(listener) as client,
-        trio.socket.from_stdlib_socket(listener.accept()[0]) as accepted,
-    ):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(accepted.recv, 1)
-            await client.recv(1)
+    with trio.socket.socket() as listener, trio.socket.socket() as client:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        await client.connect(listener.getsockname())
+        accepted, _ = await listener.accept()
+        with accepted:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accepted.recv, 1)
+                await client.recv(1)
 
 
-def _connected(listener: socket.socket) -> trio.socket.SocketType:
-    return trio.socket.from_stdlib_socket(socket.create_connection(listener.getsockname()))
-
-
+@pytest.mark.parametrize("start", _RUNS_OF_TRIO)
 @pytest.mark.parametrize(
     "waiting", [_for_an_event_of_trio, _for_a_time_of_trio, _for_each_other_in_trio]
 )
 def test_trio_that_waits_for_nothing_need_not_wait_for_the_deadline(
-    waiting: Callable[[], Coroutine[Any, Any, object]],
+    waiting: Callable[[], Coroutine[Any, Any, object]], start: Callable[..., object]
 ) -> None:
-    assert f"in {waiting.__name__}" in _told_of_trio(waiting)
+    assert f"in {waiting.__name__}" in _told_of_trio(waiting, start)
 
 
 async def _for_somebody_elsewhere_in_trio() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, _connected(listener) as client:
+    with socket.create_server(("127.0.0.1", 0)) as listener, trio.socket.socket() as client:
+        await client.connect(listener.getsockname())
         await client.recv(1)
 
 
@@ -383,10 +425,21 @@ async def _for_a_signal_in_trio() -> None:
         _for_a_signal_in_trio,
     ],
 )
+@pytest.mark.parametrize("start", _RUNS_OF_TRIO)
 def test_trio_that_may_yet_be_woken_has_until_the_deadline(
-    waiting: Callable[[], Coroutine[Any, Any, object]],
+    waiting: Callable[[], Coroutine[Any, Any, object]], start: Callable[..., object]
 ) -> None:
-    assert not _told_of_trio(waiting)
+    assert not _told_of_trio(waiting, start)
+
+
+@pytest.mark.parametrize("start", _RUNS_OF_TRIO)
+def test_trio_that_goes_on_is_no_hang_though_another_run_of_it_has_hung(
+    start: Callable[..., object],
+) -> None:
+    hangs = KnownHangs(0.1)
+    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs, at_deadline=True)
+    assert not _told_of_trio(_again_and_again_in_trio, start, hangs)
+    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs)
 
 
 async def _for_somebody_elsewhere() -> None:
