@@ -12,6 +12,7 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import InjectedResponse
+from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.operation import CHECK_OUT
@@ -49,6 +50,7 @@ _KNOWS_BUT = "which knows but"
 _BEFORE_REQUESTS = "before any request is known"
 _NOT_HTTP = "no HTTP"
 _NO_REQUEST = "no request of HTTP that is seen"
+_WHOLE_SECONDS = "whose client reads whole seconds in Retry-After"
 _ADVICE = {  # by remark, the surest first
     _ENCRYPTED: (
         "Responses over TLS are encrypted: to a proxy always, in HTTP/2 of a loop where it was "
@@ -67,6 +69,11 @@ _ADVICE = {  # by remark, the surest first
     _NO_REQUEST: (
         "Only requests of HTTP can be told apart by method, path and header: choose by nth or "
         "first."
+    ),
+    _WHOLE_SECONDS: (
+        "HTTP has whole seconds in Retry-After: give such, as in retry_after=1, or what the client "
+        "reads by itself, as in headers={'retry-after-ms': '200'}. Only openai, anthropic and "
+        "others of their make are known to read parts of a second."
     ),
     _BEFORE_REQUESTS: (
         "A name is resolved and a connection made before anybody knows what for: leave out method, "
@@ -295,7 +302,7 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
             return _ENCRYPTED
         if operation.unwritable:
             return operation.unwritable
-    hidden = _hidden(experiment, operation)
+    hidden = _hidden(experiment, operation) or _untold(experiment, operation)
     if hidden:
         return hidden
     known = operation.conditions
@@ -305,6 +312,13 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
     ):
         return f"{_KNOWS_BUT} {', '.join(map(repr, sorted(known)))}"
     return "" if operation.blocking else _NON_BLOCKING
+
+
+def _untold(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
+    """Why its client cannot be told when to try again."""
+    statuses = [each for each in experiment.faults if isinstance(each, StatusResponse)]
+    is_exact = operation.kind == RECEIVE and any(each.has_fraction for each in statuses)
+    return _WHOLE_SECONDS if is_exact else ""
 
 
 def _hidden(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:

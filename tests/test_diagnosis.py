@@ -157,6 +157,28 @@ def test_what_keeps_a_request_from_being_meant_is_told(
     assert "None of these is the one that is meant: compare " in message
 
 
+@pytest.mark.parametrize(
+    ("headers", "is_told"),
+    [
+        ({"user_agent": "python-requests/2.34"}, False),
+        ({"x_stainless_lang": "python"}, True),
+        ({"user_agent": "azsdk-python-ai-inference/1.0"}, True),
+    ],
+)
+def test_parts_of_a_second_are_for_clients_that_read_them(
+    headers: dict[str, str], is_told: bool
+) -> None:
+    running = active_experiment("network_failure", mode="status", retry_after=0.2)
+    request = {name.replace("_", "-"): value for name, value in headers.items()}
+    running.decide(a_response(**request), 100.0)
+    assert running.hits == is_told
+    if not is_told:
+        error = never_fired(running)
+        assert error.why is NeverFired.IMPOSSIBLE
+        assert "(whose client reads whole seconds in Retry-After)" in str(error)
+        assert "as in headers={'retry-after-ms': '200'}" in str(error)
+
+
 def test_a_request_to_another_target_is_not_taken_for_one_that_is_nearly_meant() -> None:
     running = active_experiment("network_failure", mode="reset", target="b:1", path="/pays")
     assert not running.decide(a_response(), 100.0)

@@ -31,6 +31,7 @@ from pytest_resilience.chaos.faults.stream_items import Then
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.parsing.quantities import format_seconds
@@ -347,17 +348,30 @@ class InjectedResponse(Fault):
         raise NotImplementedError
 
 
+_MILLISECONDS = "retry-after-ms"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusResponse(InjectedResponse):
     """The service responds that it has failed, or is overloaded.
 
     Attributes:
         status: the HTTP status, 400 to 599.
-        retry_after: seconds for a `Retry-After` header, which has whole ones; None for none.
+        retry_after: seconds for a `Retry-After` header; None for none. That has whole ones: a part
+            of one is for clients that read milliseconds, which have a header of their own.
     """
 
     status: int
-    retry_after: int | None = None
+    retry_after: float | None = None
+
+    @property
+    def has_fraction(self) -> bool:
+        """Whether only some clients can be told of all of `retry_after`."""
+        return self.retry_after is not None and not float(self.retry_after).is_integer()
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        is_told = not self.has_fraction or _reads_milliseconds(operation.http.request)
+        return is_told and InjectedResponse.can_happen_to(self, operation)
 
     @property
     def status_line(self) -> tuple[int, str]:
@@ -366,14 +380,18 @@ class StatusResponse(InjectedResponse):
 
     @property
     def own_headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        if self.retry_after is None:
+            return {}
+        whole = {"Retry-After": str(math.ceil(self.retry_after))}
+        milliseconds = {_MILLISECONDS: f"{self.retry_after * 1e3:g}"}
+        return whole | milliseconds if self.has_fraction else whole  # as OpenAI's servers
 
     @property
     def content(self) -> bytes:
         return (self.status_line[1] if self.body is None else self.body).encode()
 
     def __str__(self) -> str:
-        after = "" if self.retry_after is None else f", Retry-After {self.retry_after}"
+        after = "" if self.retry_after is None else f", Retry-After {self.retry_after:g}"
         return f"status {self.status}{after}"
 
 
@@ -395,6 +413,14 @@ class MalformedJson(InjectedResponse):
 
     def __str__(self) -> str:
         return "malformed JSON"
+
+
+def _reads_milliseconds(request: HttpRequest | None) -> bool:
+    """Whether it comes of a client that does: those of openai and anthropic, say, or of Azure."""
+    return request is not None and any(
+        name.startswith("x-stainless-") or (name == "user-agent" and "azsdk-" in value)
+        for name, value in request.headers
+    )
 
 
 def _content_type(body: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from collections.abc import Mapping
@@ -102,8 +101,8 @@ STATUS_PARAMETERS = (
     Parameter(
         name="retry_after", unit="seconds, or us, ms, s, m, h", default="none",
         parse=_retry_after,
-        help="a Retry-After header with that response, of whole seconds; an attribute of what "
-        "callables raise",
+        help="a Retry-After header with that response, of whole seconds but for clients that read "
+        "retry-after-ms (openai, anthropic); an attribute of what callables raise",
     ),
     Parameter(
         name="body", unit="text", default="the status in words", parse=parse_body,
@@ -120,17 +119,11 @@ def status_response(given: Mapping[str, Any]) -> StatusResponse:
     """The response that the parameters ask for; 503 where they say nothing of it."""
     after = given.get("retry_after")
     headers = given.get("headers", ())
-    if after is not None and not float(after).is_integer():
-        raise ConfigurationError(
-            f"retry_after={after:g}: Retry-After of HTTP has whole seconds; give "
-            f"{math.ceil(after)}, or what the client reads by itself, such as "
-            f"headers={{'Retry-After': '{after:g}'}} or {{'retry-after-ms': '{after * 1e3:g}'}}"
-        )
     if after is not None and any(name.lower() == "retry-after" for name, _ in headers):
         raise ConfigurationError("retry_after and a header Retry-After: give one of them")
     return StatusResponse(
         status=given.get("status", 503),
-        retry_after=None if after is None else int(after),
+        retry_after=after,
         body=given.get("body"),
         headers=headers,
     )

@@ -186,6 +186,8 @@ def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
         "timeout": (Silence(),),
         "down": SERVICE_DOWN,
     }
+    if "mode" not in given and given.keys() & _MODES_OF.keys() == {"retry_after"}:
+        return (error, status_response(given))  # which both have it
     if mode == "status":
         return (status_response(given),)
     if not mode:

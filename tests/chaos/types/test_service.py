@@ -118,7 +118,11 @@ def test_several_services_in_one_text() -> None:
         ({"mode": "timeout"}, "silence"),
         ({"mode": "status"}, "status 503"),
         ({"status": "500"}, "status 500"),
-        ({"retry_after": "2s"}, "status 503, Retry-After 2"),
+        (
+            {"retry_after": "2s"},
+            "ServiceFailureError, retry after 2 s + status 503, Retry-After 2",
+        ),
+        ({"retry_after": 2, "status": 429}, "status 429, Retry-After 2"),
         ({"retry_after": 0.2, "mode": "error"}, "ServiceFailureError, retry after 0.2 s"),
         ({"exception": "TimeoutError", "retry_after": 2}, "TimeoutError, retry after 2 s"),
     ],
@@ -173,7 +177,6 @@ def test_what_is_answered() -> None:
         ),
         (["both"], {"mode": "refuse", "status": 500}, "status is for mode='status'"),
         (["both"], {"mode": "reset", "exception": "KeyError"}, "exception is for mode='error'"),
-        (["both"], {"retry_after": 0.2}, "Retry-After of HTTP has whole seconds; give 1"),
         (
             ["both"],
             {"exception": FirmError, "retry_after": 1},
