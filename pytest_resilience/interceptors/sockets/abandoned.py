@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import operator
 import os
@@ -29,13 +30,14 @@ from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import given_up
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
 
 
 if TYPE_CHECKING:
     from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 
-__all__ = ["put_abandoned", "replace_under", "reset"]
+__all__ = ["end_given_up", "put_abandoned", "replace_under", "reset"]
 
 _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 
@@ -60,6 +62,23 @@ def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
             with contextlib.suppress(OSError), borrowed(number) as copy:
                 if os.fstat(number).st_ino == inode:  # still
                     _put(other, copy)
+
+
+def end_given_up(sock: socket.socket, connection: TcpConnection, error: OSError) -> None:
+    """The kernel has given up on the peer, if that is what `error` tells.
+
+    It tells so once; then there is the end for who receives, and EPIPE for who sends.
+    """
+    if error.errno != errno.ETIMEDOUT:
+        return
+    with contextlib.suppress(OSError):  # closed meanwhile, or no descriptor to be had
+        if not given_up(sock):  # else it really has
+            put_abandoned(sock, accepted=False)
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    connection.send_queue.messages.clear()
+    connection.send_queue.requests.begin(None)
+    connection.ends = ends_of(sock)
+    connection.is_over()
 
 
 def _copies(descriptor: int, inode: int) -> list[int]:

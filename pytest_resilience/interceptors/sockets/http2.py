@@ -17,6 +17,7 @@ import math
 import socket
 import sys
 import threading
+import time
 import weakref
 
 from collections.abc import Callable
@@ -29,18 +30,25 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.http2_responses import NO_BYTES
 from pytest_resilience.interceptors.sockets.http2_responses import WAKE
 from pytest_resilience.interceptors.sockets.http2_responses import SharedConnection
 from pytest_resilience.interceptors.sockets.http2_responses import StreamResponse
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
+from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
 
 
 __all__ = ["Http2Streams"]
 
 _EARLY = 0.0005  # seconds by which a loop may wake somebody too early
+_A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
+_A_MOMENT = 0.002  # seconds: polls are not more exact than that
 
 
 class _Outgoing(threading.local):
@@ -201,6 +209,36 @@ class Http2Streams:
         """Whether something is to be told now."""
         shared = self._of_connection(connection)
         return shared is not None and shared.rest(self._engine.clock.monotonic()) <= 0
+
+    def is_woken(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+        shared: SharedConnection,
+    ) -> bool:
+        """Wait until something comes; whether one of several responses is due before that."""
+        __tracebackhide__ = True
+        clock, inbound = self._engine.clock, connection.inbound
+        if is_at_once(call):
+            is_read_by_loop = self._loops.transport(sock) is not None
+            return not is_read_by_loop and shared.rest(clock.monotonic()) <= 0
+        limit = receive_timeout(sock)
+        ends = math.inf if limit is None else time.monotonic() + limit
+        while (rest := shared.rest(clock.monotonic())) > 0:
+            if inbound.unread or inbound.ended.is_set():
+                return False
+            if self._engine.strikes_waiting and connection.is_struck:
+                return False
+            if rest <= _A_MOMENT:
+                wait(clock, rest, functools.partial(float, rest))
+                continue
+            left = ends - time.monotonic()
+            if effects.readable(sock, max(0.0, min(_A_WHILE, left, rest - _A_MOMENT))):
+                return False
+            if left <= 0:
+                raise effects.timed_out(sock)
+        return True
 
     def _is_aimed(self) -> bool:
         return any(each.experiment.aims_at_requests for each in self._engine.active)

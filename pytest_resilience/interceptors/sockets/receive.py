@@ -7,7 +7,6 @@ kernel before it is due: until then there is nothing, for timeouts and for polls
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import socket
 import sys
@@ -29,10 +28,10 @@ from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.abandoned import end_given_up
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
-from pytest_resilience.interceptors.sockets.http2_responses import SharedConnection
 from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from pytest_resilience.interceptors.sockets.received_before import NOTHING
@@ -50,7 +49,6 @@ from pytest_resilience.interceptors.waiting import wait
 __all__ = ["Receiver"]
 
 _A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
-_A_MOMENT = 0.002  # seconds: polls are not more exact than that
 
 
 class Receiver:
@@ -78,9 +76,13 @@ class Receiver:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
         shared = self._http2.awaited(connection)
-        if shared is not None and self._is_woken(sock, connection, call, shared):
+        if shared is not None and self._http2.is_woken(sock, connection, call, shared):
             return ReceiveArguments(call).returned(self._http2.woken(connection))
-        result = self._receive(sock, connection, call)
+        try:
+            result = self._receive(sock, connection, call)
+        except TimeoutError as error:
+            end_given_up(sock, connection, error)
+            raise
         if shared is None or result or is_at_once(call):
             return result
         clock, inbound = self._engine.clock, connection.inbound
@@ -112,36 +114,6 @@ class Receiver:
             if protocol is None
             else self.asyncio.receive(sock, connection, call, protocol)
         )
-
-    def _is_woken(
-        self,
-        sock: socket.socket,
-        connection: TcpConnection,
-        call: SocketCall,
-        shared: SharedConnection,
-    ) -> bool:
-        """Wait until something comes; whether one of several responses is due before that."""
-        __tracebackhide__ = True
-        clock, inbound = self._engine.clock, connection.inbound
-        if is_at_once(call):
-            is_read_by_loop = self._loops.transport(sock) is not None
-            return not is_read_by_loop and shared.rest(clock.monotonic()) <= 0
-        limit = receive_timeout(sock)
-        ends = math.inf if limit is None else time.monotonic() + limit
-        while (rest := shared.rest(clock.monotonic())) > 0:
-            if inbound.unread or inbound.ended.is_set():
-                return False
-            if self._engine.strikes_waiting and connection.is_struck:
-                return False
-            if rest <= _A_MOMENT:
-                wait(clock, rest, functools.partial(float, rest))
-                continue
-            left = ends - time.monotonic()
-            if _is_there(sock, connection, max(0.0, min(_A_WHILE, left, rest - _A_MOMENT))):
-                return False
-            if left <= 0:
-                raise effects.timed_out(sock)
-        return True
 
     def _receive_blocking(
         self, sock: socket.socket, connection: TcpConnection, call: SocketCall

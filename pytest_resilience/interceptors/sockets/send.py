@@ -33,6 +33,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.abandoned import end_given_up
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -80,10 +81,8 @@ class Sender:
         *,
         receiver: Receiver,
     ) -> None:
-        self._engine = engine
-        self._receiver = receiver
+        self._engine, self._loops, self._receiver = engine, loops, receiver
         self.partitions = partitions
-        self._loops = loops
         self.ssl_objects = ssl_objects
 
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
@@ -110,8 +109,9 @@ class Sender:
             else:
                 queue.flush(sock)
                 result = self._pass_on(sock, connection, call)
-        except OSError:
+        except OSError as error:
             turn.receiving = before  # nothing new has been asked
+            end_given_up(sock, connection, error)
             raise
         turn.sent_at = moment(began, self._engine.clock.monotonic())
         if not blocking:

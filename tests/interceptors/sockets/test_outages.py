@@ -1068,6 +1068,57 @@ def test_what_is_sent_obeys_what_the_client_has_set_in_the_kernel(inject: Inject
         assert met == expected == [f"TimeoutError {errno.ETIMEDOUT}"] * len(UPLOADS)
 
 
+def polled_events(sock: socket.socket) -> list[int]:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
+    return [events for _, events in poll.poll(0)]
+
+
+SENDS_ON = [lambda sock: sock.send(b"x"), lambda sock: sock.recv(1), socket.socket.getpeername]
+READS_ON = [lambda sock: sock.recv(1), lambda sock: sock.sendall(b"x"), lambda sock: sock.recv(1)]
+POLLS_ON = [
+    polled_events,
+    lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR),
+    *SENDS_ON,
+]
+# What the kernel gives up by, what is done until then and afterwards, and the faults.
+SILENT, APART = {"mode": "timeout"}, {"mode": "partition"}
+GIVEN_UP: list[tuple[Any, Callable[[socket.socket], object], list[Any], dict[str, str]]] = [
+    (ends_unacknowledged, lambda sock: asks(sock, b"tea"), SENDS_ON, APART),
+    (ends_unacknowledged, lambda sock: asks(sock, b"tea"), READS_ON, APART),
+    (ends_unacknowledged, lambda sock: asks(sock, b"tea"), POLLS_ON, APART),
+    (ends_unacknowledged, uploads, SENDS_ON, APART),
+    (ends_unacknowledged, uploads_in_drops, READS_ON, APART),
+    (ends_probing, lambda sock: asks(sock, b""), READS_ON, APART),
+    (ends_unacknowledged, lambda sock: asks(sock, b"tea"), SENDS_ON, SILENT),
+    (ends_unacknowledged, lambda sock: asks_and_selects(sock, b"tea"), POLLS_ON, SILENT),
+    (ends_unacknowledged, lambda sock: asks_and_polls(sock, b"tea"), READS_ON, SILENT),
+    (ends_unacknowledged, uploads, READS_ON, {"mode": "timeout", "stream": "both"}),
+]
+
+
+def test_a_connection_that_the_kernel_has_given_up_is_over(inject: Inject) -> None:
+    """It tells why once; then there is the end, and EPIPE."""
+
+    def real(ends: Any, ask: Any, then: list[Any], _given: dict[str, str]) -> list[str]:
+        with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+            ends(sock)
+            deafen(sock)
+            return [outcome(functools.partial(each, sock)) for each in (ask, *then)]
+
+    def injected(ends: Any, ask: Any, then: list[Any], given: dict[str, str]) -> list[str]:
+        with (
+            serve(silent) as port,
+            socket.create_connection((HOST, port)) as sock,
+            inject("network_failure", **given, **lasting(port)),
+        ):
+            ends(sock)
+            return [outcome(functools.partial(each, sock)) for each in (ask, *then)]
+
+    expected = side_by_side(functools.partial(real, *each) for each in GIVEN_UP)
+    assert side_by_side(functools.partial(injected, *each) for each in GIVEN_UP) == expected
+
+
 def test_so_it_does_where_a_task_reads(inject: Inject) -> None:
     def met(mode: str, ends: Callable[[socket.socket], None]) -> str:
         with (
