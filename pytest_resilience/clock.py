@@ -8,6 +8,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
@@ -122,9 +123,6 @@ _read: Callable[[], float] = (
 )
 
 
-_APART = 1.0  # seconds
-
-
 class ExactSleep(Protocol):
     """A sleep of one thread, which ends when it is due, or when another thread says so."""
 
@@ -235,5 +233,11 @@ def readings(clock: Clock) -> Clock:
 
 
 def is_frozen() -> bool:
-    """Whether a test has stopped or moved the time that others read, and timers of loops too."""
-    return abs(time.monotonic() - MACHINE_CLOCK.monotonic()) > _APART
+    """Whether a test has stopped or moved the time that others read, and timers of loops too.
+
+    That time is not read for it: whoever reads it may move it, as with freezegun's `auto_tick`.
+    """
+    now = time.monotonic
+    if isinstance(now, BuiltinFunctionType):
+        return False
+    return not (now.__module__ or "").startswith(__name__.partition(".")[0])

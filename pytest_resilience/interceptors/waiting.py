@@ -12,7 +12,6 @@ import itertools
 import math
 import select
 import threading
-import time
 import weakref
 
 from collections.abc import Callable
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["SLICE", "Wait", "head_start", "pause", "wait", "wait_async", "wait_for_change"]
 
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
+_APART = 1.0  # seconds between the time of a loop and the machine's, where one of them is another's
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
 _SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
 _HEAD_START = 0.0002  # seconds
@@ -330,10 +330,8 @@ class _Schedule:
 
 def _time_of(loop: asyncio.AbstractEventLoop) -> float:
     """The time of a loop; the machine's, if that of the loop is what a test has frozen."""
-    now = loop.time()
-    if is_frozen() and abs(now - time.monotonic()) < SLICE:  # it may be let go on in between
-        return MACHINE_CLOCK.monotonic()
-    return now
+    now, machine = loop.time(), MACHINE_CLOCK.monotonic()
+    return machine if is_frozen() and abs(now - machine) > _APART else now
 
 
 def _idle(loop: Any, seconds: float) -> None:
@@ -406,18 +404,22 @@ async def pause(effect: Effect, seconds: float | None = None) -> None:
 async def _pause_in_trio(effect: Effect, seconds: float) -> None:
     import trio  # whose task this is
 
-    began, began_here = effect.clock.monotonic(), trio.current_time()
+    began, slept = effect.clock.monotonic(), 0.0
 
     def passed() -> float:
         # Whichever is faster: a clock that stands still holds nobody up for ever.
-        return max(effect.clock.monotonic() - began, trio.current_time() - began_here)
+        return max(effect.clock.monotonic() - began, slept)
 
     try:
         while (rest := min(seconds - passed(), effect.left())) > 0:  # nobody says when it ends
             step = min(rest, SLICE)
             if is_frozen():  # trio sleeps by what is frozen
                 await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
-            else:
+                continue
+            before = trio.current_time()
+            try:
                 await trio.sleep(step)
+            finally:
+                slept += 0.0 if is_frozen() else trio.current_time() - before
     finally:
         effect.add_delay(passed())

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import selectors
-import time
 
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import running_loop
 from pytest_resilience.patching import Patches
 
@@ -32,7 +32,7 @@ class LateWaits:
         self._wanted = self._installed = False
         self._strike = strike
         self._patches = patches
-        self._rests_until = 0.0  # of the machine's clock: looking takes its time
+        self._rests_until = 0.0  # looking takes its time
 
     def refresh(self, *, wanted: bool) -> None:
         """Whether an outage goes on."""
@@ -65,11 +65,11 @@ class LateWaits:
         loop: Any = running_loop()
         if loop is None or getattr(loop, "_selector", None) is not selector:
             return False
-        began = time.monotonic()
+        began = MACHINE_CLOCK.monotonic()
         if began < self._rests_until:
             loop.call_later(self._rests_until - began, int)  # it may wait for ever
             return False
         struck = self._strike(loop)
-        took = time.monotonic() - began
+        took = MACHINE_CLOCK.monotonic() - began
         self._rests_until = began + took * _SHARE if took > _SHORT else 0.0
         return struck

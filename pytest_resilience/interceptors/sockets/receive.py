@@ -10,7 +10,6 @@ import contextlib
 import math
 import socket
 import sys
-import time
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.types.callers import CallerFault
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import end_given_up
@@ -201,11 +201,12 @@ class Receiver:
         """
         __tracebackhide__ = True
         limit = receive_timeout(sock)
-        ends = math.inf if limit is None else time.monotonic() + limit
-        while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - time.monotonic()))):
+        now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
+        ends = math.inf if limit is None else now() + limit
+        while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - now()))):
             if self._engine.strikes_waiting and connection.is_struck:
                 return
-            if time.monotonic() >= ends:
+            if now() >= ends:
                 raise effects.timed_out(sock)
 
     def cut(self, sock: socket.socket, connection: TcpConnection) -> None:

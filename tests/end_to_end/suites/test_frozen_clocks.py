@@ -58,6 +58,49 @@ def test_in_a_loop(url, chaos, frozen, took, backend):
     assert took() >= 0.059
     assert 0.0599 <= latency.delay <= took()
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_in_a_loop_whose_time_leaps(url, chaos, took, backend):
+    async def main():
+        async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+            return (await client.get(url)).text
+
+    import anyio
+    with freezegun.freeze_time("2020-01-01", auto_tick_seconds=15):
+        with chaos.network_latency(delay="300ms") as latency:
+            assert anyio.run(main, backend=backend) == "ok"
+    assert took() >= 0.599
+    assert 0.5999 <= latency.delay <= took()
+
+@pytest.mark.parametrize(
+    "given", [{"mode": "timeout"}, {"mode": "lose_answer"}, {"mode": "reset"}, {"mode": "close"}]
+)
+def test_no_time_is_read(chaos, given):
+    import contextlib, datetime, socket, threading
+
+    def answer():
+        with contextlib.suppress(OSError):
+            while True:
+                with listener.accept()[0] as client:
+                    client.sendall(client.recv(100))
+
+    def ask():
+        began = datetime.datetime.now()
+        with contextlib.suppress(OSError):
+            with socket.create_connection(listener.getsockname(), timeout=0.3) as client:
+                client.sendall(b"tea")
+                client.recv(100)
+        return datetime.datetime.now() - began
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer)
+        server.start()
+        with freezegun.freeze_time("2020-01-01", auto_tick_seconds=15):
+            alone = ask()
+            with chaos.network_failure(first=1, **given), chaos.network_latency(delay="10ms"):
+                assert ask() == alone == datetime.timedelta(seconds=15)
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+
 def test_mocked(chaos, frozen, took, chaos_responses):
     chaos_responses.get("http://shop/", body="ok")
     with chaos.network_latency(delay="30ms") as latency:
@@ -131,6 +174,10 @@ def passed(ran: pytest.RunResult, *names: str) -> int:
 def test_a_delay_is_as_long_as_asked_and_booked_so(ran: pytest.RunResult) -> None:
     asked = ("test_blocking", "test_in_a_loop", "test_mocked", "test_through_a_proxy")
     assert passed(ran, *asked, "test_files_and_databases") == 24
+
+
+def test_time_that_leaps_when_it_is_read_is_not_read_for_faults(ran: pytest.RunResult) -> None:
+    assert passed(ran, "test_in_a_loop_whose_time_leaps", "test_no_time_is_read") == 6
 
 
 def test_time_that_jumps_ends_and_begins_no_experiment(ran: pytest.RunResult) -> None:
