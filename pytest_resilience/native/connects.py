@@ -15,7 +15,6 @@ import os
 import socket
 import struct
 
-from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import borrowed
@@ -102,7 +101,7 @@ class NativeConnects:
         if self._engine.is_targeted(operation):
             effect = self._engine.decide(operation)
         elif self._engine.expected.may_match(operation, ON_CONNECTIONS):
-            led = replace(operation.tcp, unseen=False)  # what is done on it will be noted
+            led = operation.tcp._replace(unseen=False)  # what is done on it will be noted
             self._engine.note_unmatched(operation._replace(tcp=led))
             effect = None
         else:
