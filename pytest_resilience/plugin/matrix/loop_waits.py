@@ -10,6 +10,8 @@ import _socket
 import functools
 import math
 import os
+import select
+import selectors
 import signal
 import socket
 import sys
@@ -24,7 +26,9 @@ from pathlib import Path
 from types import CodeType
 from types import FrameType
 from typing import Any
+from typing import TypeAlias
 
+from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
@@ -38,6 +42,7 @@ __all__ = [
 Place = tuple[tuple[CodeType, int | None], ...]
 """The lines of a stack, innermost first."""
 
+_Watched: TypeAlias = dict[int, int]
 _MOST_FRAMES = 8  # between a selector's `select` and the loop, with what is put around it
 
 
@@ -50,14 +55,15 @@ class LoopWait:
         awaited: each task with the future that it waits for, or with the number of its steps:
             after a step it is another one.
         tasks: the frames of each task, outermost first.
-        watched: gives the descriptors through which something may come, but for those by which
-            threads wake the loop; None where a signal may let it do something.
+        watched: gives the descriptors through which something may come, each with what is polled
+            for, but for those by which threads wake the loop; None where a signal may let it do
+            something.
     """
 
     loop: Any
     awaited: frozenset[tuple[Any, ...]]
     tasks: tuple[tuple[FrameType, ...], ...]
-    watched: Callable[[], list[int] | None]
+    watched: Callable[[], _Watched | None]
 
     @classmethod
     def of(cls, frame: FrameType | None, seconds: float) -> LoopWait | None:
@@ -145,7 +151,7 @@ class LoopWait:
         of its tasks goes on to say anything.
         """
         watched = self.watched() if _all_other_threads_wait(self.loop) else None
-        if watched is None:
+        if watched is None or _has_come(watched):
             return False
         pairs = [*map(_pair, watched)]
         here = {each for each in pairs if each is not None}
@@ -164,35 +170,59 @@ def guest_of_trio() -> Any:
 
 
 def _waits_for(runner: Any, frame: FrameType | None) -> bool:
-    """Whether a thread waits in the place of a guest run of trio."""
-    if frame is None or frame.f_code.co_name != "get_events":
-        return False
-    called_by = frame.f_back
-    if called_by is None or called_by.f_code.co_name != "get_events":
-        return False
-    return getattr(called_by.f_locals.get("self"), "runner", None) is runner
+    """Whether a thread waits in the place of a guest run of trio, or brings it what has come."""
+    while frame is not None:
+        if frame.f_code.co_name in {"get_events", "deliver"}:
+            state = frame.f_locals.get("self")
+            if getattr(state, "runner", None) is runner:
+                return True
+        frame = frame.f_back
+    return False
 
 
-def _watched_by_all(watched: Iterable[Callable[[], list[int] | None]]) -> list[int] | None:
+def _watched_by_all(watched: Iterable[Callable[[], _Watched | None]]) -> _Watched | None:
     found = [each() for each in watched]
-    return None if None in found else [fd for each in found for fd in each or ()]
+    return (
+        None if None in found else {fd: way for each in found for fd, way in (each or {}).items()}
+    )
 
 
-def _watched_by_asyncio(loop: Any) -> list[int] | None:
+def _watched_by_asyncio(loop: Any) -> _Watched | None:
     if getattr(loop, "_signal_handlers", True):
         return None
     own = loop._ssock.fileno()  # noqa: SLF001  # by which threads and signals wake it
-    return [fd for fd in loop._selector.get_map() if fd != own]  # noqa: SLF001
+    keys = loop._selector.get_map()  # noqa: SLF001
+    return {fd: _polled(*_ways(key.events)) for fd, key in keys.items() if fd != own}
 
 
-def _watched_by_trio(runner: Any) -> list[int] | None:
+def _ways(events: int) -> tuple[bool, bool]:
+    return bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE)
+
+
+def _polled(reads: object, writes: object) -> int:
+    return (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0)
+
+
+def _has_come(watched: _Watched) -> bool:
+    """Whether something has, which the loop is about to be told: its own tasks talk, for one."""
+    poll = below(select.poll)()
+    for fd, way in watched.items():
+        poll.register(fd, way)
+    return bool(poll.poll(0))
+
+
+def _watched_by_trio(runner: Any) -> _Watched | None:
     handlers = map(signal.getsignal, signal.valid_signals())
     registered = getattr(runner.io_manager, "_registered", None)  # of epoll
     if registered is None or any(map(_is_receiver_of_trio, handlers)):
         return None
     wakes = (runner.io_manager._force_wakeup, runner.entry_queue.wakeup)  # noqa: SLF001
     own = [each.wakeup_sock.fileno() for each in wakes]
-    return [fd for fd in registered if fd not in own]
+    return {
+        fd: _polled(each.read_task, each.write_task)
+        for fd, each in registered.items()
+        if fd not in own
+    }
 
 
 def _is_receiver_of_trio(handler: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import functools
 import os
 import queue
 import signal
@@ -325,10 +326,12 @@ def _told_of_trio(
     known: KnownHangs | None = None,
     *,
     at_deadline: bool = False,
+    first: Callable[[], object] = lambda: None,
 ) -> str:
     """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or "".
 
-    `at_deadline`: or when that is over, which makes it a known one.
+    `at_deadline`: or when that is over, which makes it a known one. `first`: called before each
+    look.
     """
     hangs, told = known or KnownHangs(0.1), list[str]()
 
@@ -341,6 +344,7 @@ def _told_of_trio(
             token = trio.lowlevel.current_trio_token()
 
             def look(_number: int, frame: FrameType | None) -> None:
+                first()
                 is_told = at_deadline or hangs.is_one(frame, 10.0)
                 told.append(hangs.add(frame) if is_told else "")
                 if told[-1] or len(told) == _LOOKS:
@@ -368,7 +372,7 @@ async def _for_a_time_of_trio() -> None:
     await trio.sleep(60)
 
 
-async def _for_each_other_in_trio() -> None:
+async def _for_each_other_in_trio(ends: list[int] | None = None) -> None:
     """Two ends of a connection in one run, each of which waits for the other to say something."""
     with trio.socket.socket() as listener, trio.socket.socket() as client:
         await listener.bind(("127.0.0.1", 0))
@@ -376,6 +380,8 @@ async def _for_each_other_in_trio() -> None:
         await client.connect(listener.getsockname())
         accepted, _ = await listener.accept()
         with accepted:
+            if ends is not None:
+                ends.append(accepted.fileno())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(accepted.recv, 1)
                 await client.recv(1)
@@ -430,6 +436,15 @@ def test_trio_that_may_yet_be_woken_has_until_the_deadline(
     waiting: Callable[[], Coroutine[Any, Any, object]], start: Callable[..., object]
 ) -> None:
     assert not _told_of_trio(waiting, start)
+
+
+@pytest.mark.parametrize("start", _RUNS_OF_TRIO)
+def test_trio_that_is_about_to_be_told_of_what_has_come_does_not_hang(
+    start: Callable[..., object],
+) -> None:
+    ends: list[int] = []
+    talk = functools.partial(_for_each_other_in_trio, ends)
+    assert not _told_of_trio(talk, start, first=lambda: os.write(ends[0], b"x"))
 
 
 @pytest.mark.parametrize("start", _RUNS_OF_TRIO)
