@@ -216,8 +216,8 @@ def _what_came(active_experiment: ActiveExperiment) -> str:
     )
     return (
         f"The longest response had {most}.{several} An item is an event of server-sent events, a "
-        "message of a WebSocket, a line, or a chunk of a body in chunks; of any other body give "
-        "after_bytes."
+        "message of a WebSocket, of gRPC or of NATS, a reply of Redis, a line, or a chunk of a "
+        "body in chunks; of any other body give after_bytes."
     )
 
 

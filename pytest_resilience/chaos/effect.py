@@ -80,7 +80,7 @@ class Effect:
 
     @property
     def is_of_stream(self) -> bool:
-        """Whether something happens once in all that comes on an upgraded connection."""
+        """Whether something happens once in all that comes in a conversation."""
         return any(hit.fault.is_of_stream for hit in self.hits) and self.left() > 0
 
     def followed_by(self, later: Effect | None) -> Effect:

@@ -360,7 +360,7 @@ class ChaosExperiment(ExperimentConstructor):
 
     @cached_property
     def is_of_stream(self) -> bool:
-        """Whether it happens once in all that comes on an upgraded connection (101)."""
+        """Whether it happens once in all that comes in a conversation."""
         return any(fault.is_of_stream for fault in self.faults)
 
     @cached_property

@@ -83,8 +83,8 @@ class TcpDetails(NamedTuple):
         mid_message: it is more of a message that has begun, either way. Only a fault that lets
             nothing through can happen to it.
         unseen: nothing is seen of what is done on the connection, by a client in C.
-        upgraded: another protocol than HTTP is spoken since (101), as that of a WebSocket: to who
-            counts in it, all that comes is one response.
+        in_conversation: both sides speak at any time (see `parsing.conversations`): to who counts
+            in it, all that comes is one response.
     """
 
     connection: int = 0
@@ -96,7 +96,7 @@ class TcpDetails(NamedTuple):
     multiplexed: bool = False
     mid_message: bool = False
     unseen: bool = False
-    upgraded: bool = False
+    in_conversation: bool = False
 
 
 _connections = itertools.count(1)

@@ -79,16 +79,16 @@ class RequestStream:
         self._ready = b""  # taken, changed, and not sent yet
         self._owed = 0  # bytes of the client that these stand for
 
-    def begins(self, message: bytes, *, answered: bool, upgraded: bool = False) -> bool:
+    def begins(self, message: bytes, *, answered: bool, in_conversation: bool = False) -> bool:
         """Whether what begins so is a new message; `answered`: the peer has spoken since.
 
-        `upgraded`: another protocol than HTTP is spoken (101), in which it does so at any time.
+        `in_conversation`: it does so at any time.
         """
         if self.rest:
             return False
         is_request = REQUEST_LINE.match(message) is not None
         is_more = self._is_http or self._awaits_its_place
-        goes_on = upgraded and self.effect is not None and self.effect.is_of_stream
+        goes_on = in_conversation and self.effect is not None and self.effect.is_of_stream
         if not is_request and (goes_on or (is_more and not answered)):
             return False  # its body, or more of what is cut off somewhere
         self._is_http, self.is_answered = is_request, False

@@ -108,7 +108,7 @@ class CountedOperations:
         conversation = operation.kind, operation.tcp.connection
         was_met = conversation in self._conversations
         self._conversations.add(conversation)
-        return was_met and operation.tcp.upgraded
+        return was_met and operation.tcp.in_conversation
 
     def note(self, number: int, operation: Operation, elapsed: float) -> None:
         """Keep an operation; `elapsed`: seconds since the experiment began."""

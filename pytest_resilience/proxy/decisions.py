@@ -85,9 +85,9 @@ class Decisions:
         return self._responses if isinstance(self._responses, FrameReader) else None
 
     @property
-    def upgraded(self) -> bool:
-        """Whether another protocol than HTTP is spoken since (101), as that of a WebSocket."""
-        return self._requests.is_upgraded
+    def in_conversation(self) -> bool:
+        """Whether both sides speak at any time, as on a WebSocket."""
+        return self._requests.is_in_conversation
 
     @property
     def awaits_head(self) -> bool:
@@ -185,7 +185,7 @@ class Decisions:
                 encrypted=self.encrypted and is_response,
                 partial=self.answered and is_response,
                 other=self._requests.is_other and is_response,
-                upgraded=self._requests.is_upgraded,
+                in_conversation=self.in_conversation,
                 informational=self.informational and is_response,
                 mid_message=mid_message,
             ),

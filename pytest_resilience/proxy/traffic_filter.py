@@ -322,7 +322,8 @@ class ExperimentFilter(TrafficFilter):
         if turn != asked_turn or self._decisions.is_newly_targeted(known):
             effect = self._decisions.decide(self._kinds[0])
             message = self._message
-            if self._decisions.upgraded and message is not None and message.effect.is_of_stream:
+            goes_on = message is not None and message.effect.is_of_stream
+            if message is not None and goes_on and self._decisions.in_conversation:
                 self._message = message.going_on(effect)
             else:
                 self._message = None if effect is None else ResponseStream(effect)

@@ -13,10 +13,11 @@ from pytest_resilience.chaos.faults.chunks import SIZE
 from pytest_resilience.chaos.faults.chunks import ChunkReader
 from pytest_resilience.chaos.faults.chunks import Part
 from pytest_resilience.chaos.faults.chunks import chunk
+from pytest_resilience.chaos.faults.item_kinds import ItemKind
+from pytest_resilience.chaos.faults.item_kinds import Messages
+from pytest_resilience.chaos.faults.item_kinds import is_frame
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import is_chunked
-from pytest_resilience.chaos.faults.stream_items import ItemKind
-from pytest_resilience.chaos.faults.stream_items import Messages
 from pytest_resilience.chaos.faults.stream_items import kind_of
 from pytest_resilience.chaos.faults.websocket_frames import WithoutMessage
 
@@ -78,8 +79,8 @@ class Dropped:
 
 
 def _way(head: bytes, first: int, count: int) -> _Way:
-    kind = kind_of(head, first)
-    if isinstance(kind, Messages):
+    kind = kind_of(head)
+    if isinstance(kind, Messages) or (not head and is_frame(first)):
         return WithoutMessage(count)
     return _InChunks(kind, count) if is_chunked(head) or kind is None else _Without(kind, count)
 

@@ -129,7 +129,7 @@ class Fault:
 
     @property
     def is_of_stream(self) -> bool:
-        """Whether it happens once in all that comes on an upgraded connection (101)."""
+        """Whether it happens once in all that comes in a conversation."""
         return self.has_place
 
     def altered(self) -> Altered | None:

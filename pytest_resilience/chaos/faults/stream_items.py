@@ -5,6 +5,7 @@ An item is what an application waits for, whatever pieces it comes in:
 - an event of server-sent events: lines up to an empty one; comments are none of it;
 - a message of a WebSocket, in one frame or in several; control frames are none (RFC 6455);
 - a line, of HTTP with a content type that says so, and of protocols other than HTTP;
+- of gRPC or NATS a message, and of Redis a reply, or what is published;
 - else a chunk of a body in chunks (RFC 9112).
 
 Everything here works on the bytes from the peer, in any pieces, and keeps what it has to know.
@@ -15,27 +16,28 @@ from __future__ import annotations
 import re
 
 from collections.abc import Iterator
-from typing import NamedTuple
 from typing import Protocol
 
 from pytest_resilience.chaos.faults.chunks import CONTENT
 from pytest_resilience.chaos.faults.chunks import END_OF_CHUNK
 from pytest_resilience.chaos.faults.chunks import ChunkReader
 from pytest_resilience.chaos.faults.chunks import chunk
+from pytest_resilience.chaos.faults.item_kinds import Events
+from pytest_resilience.chaos.faults.item_kinds import GrpcMessages
+from pytest_resilience.chaos.faults.item_kinds import ItemKind
+from pytest_resilience.chaos.faults.item_kinds import Lines
+from pytest_resilience.chaos.faults.item_kinds import Messages
+from pytest_resilience.chaos.faults.item_kinds import ToldByBeginning
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import is_chunked
-from pytest_resilience.chaos.faults.websocket_frames import FrameReader
 
 
 __all__ = [
     "After",
     "BytePosition",
     "Cut",
-    "ItemKind",
     "ItemPosition",
-    "Messages",
-    "Piece",
     "Position",
     "Then",
     "in_chunks",
@@ -43,88 +45,27 @@ __all__ = [
 ]
 
 _EVENTS = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
+_GRPC = re.compile(rb"\r\ncontent-type:[ \t]*application/grpc", re.IGNORECASE)
 _TEXT = re.compile(rb"\r\ncontent-type:[ \t]*text/plain", re.IGNORECASE)
 _RECORDS = re.compile(
     rb"\r\ncontent-type:[ \t]*application/(x-ndjson|jsonl|json-seq|json-lines|x-json)",
     re.IGNORECASE,
 )
 _SWITCHED = re.compile(rb"\r\nupgrade:[ \t]*websocket", re.IGNORECASE)
-_BEGINNING = 3  # bytes of a line, which tell whether it is empty, or a comment
-# How a frame of a server begins, which no text does: text, binary or control, maybe compressed.
-_FRAMES = frozenset({0x01, 0x02, 0x41, 0x42, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0xC2})
 
 
-class Piece(NamedTuple):
-    """What follows the piece before it, to before `end`, in bytes.
-
-    Attributes:
-        of_item: it belongs to an item, and is nothing between two, or in the middle of one.
-        ends_item: the item ends with it.
-    """
-
-    end: int
-    of_item: bool
-    ends_item: bool
-
-
-class ItemKind(Protocol):
-    """One kind of item."""
-
-    def pieces(self, data: bytes) -> Iterator[Piece]:
-        """All of the next `data`, in pieces."""
-
-
-class _Lines:
-    def pieces(self, data: bytes) -> Iterator[Piece]:
-        at = 0
-        while at < len(data):
-            end = data.find(b"\n", at) + 1
-            at = end or len(data)
-            yield Piece(at, of_item=True, ends_item=bool(end))
-
-
-class _Events:
-    """Their lines end with LF or CRLF. A comment is none of it."""
-
-    def __init__(self) -> None:
-        self._line = b""  # its beginning
-        self._any = False  # whether the event has a line that is no comment
-
-    def pieces(self, data: bytes) -> Iterator[Piece]:
-        start = 0
-        for end, _, is_whole in _Lines().pieces(data):
-            self._line += data[start : min(end, start + _BEGINNING)]
-            start, is_comment = end, self._line.startswith(b":")
-            is_empty = not self._line.rstrip(b"\r\n")
-            self._any = self._any or not (is_comment or is_empty)
-            ends = is_whole and is_empty and self._any
-            yield Piece(end, of_item=self._any and not is_comment, ends_item=ends)
-            self._any = self._any and not ends
-            self._line = b"" if is_whole else self._line[:_BEGINNING]
-
-
-class Messages:
-    """Of a WebSocket."""
-
-    def __init__(self) -> None:
-        self._frames = FrameReader()
-
-    def pieces(self, data: bytes) -> Iterator[Piece]:
-        """As of an `ItemKind`."""
-        for part in self._frames.parts(data):
-            yield Piece(part.end, not part.is_control, part.ends_message)
-
-
-def kind_of(head: bytes, first: int) -> ItemKind | None:
-    """What the items are after this head, if the body begins so; None if they are its chunks."""
+def kind_of(head: bytes) -> ItemKind | None:
+    """What the items are after this head; None if they are the chunks of the body."""
     if not head:
-        return Messages() if first in _FRAMES else _Lines()
+        return ToldByBeginning()
     if _SWITCHED.search(head):
         return Messages()
     if _EVENTS.search(head):
-        return _Events()
+        return Events()
+    if _GRPC.search(head):
+        return GrpcMessages()
     is_lines = _RECORDS.search(head) or _TEXT.search(head) or not is_chunked(head)
-    return _Lines() if is_lines else None
+    return Lines() if is_lines else None
 
 
 class _Items:
@@ -148,7 +89,7 @@ class _Items:
         if start == len(data):
             return
         if self._kind is None and self._chunks is None:
-            self._kind = kind_of(self._head.text, data[start])
+            self._kind = kind_of(self._head.text)
             self._chunks = ChunkReader() if is_chunked(self._head.text) else None
         body = data[start:]
         ends = _ends(self._kind, body) if self._chunks is None else self._in_chunks(body)

@@ -16,6 +16,7 @@ from typing import Final
 
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.conversations import ConversationReader
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
@@ -33,8 +34,6 @@ REQUEST_LINE: Final = re.compile(rb"([A-Z][A-Z-]*) (\S+) HTTP/1\.[01]\r?\n")
 _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
 _HEADER = re.compile(rb"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
-_UPGRADE = re.compile(rb"\nupgrade:[ \t]*(?!h2c)\w", re.IGNORECASE)
-_FRAME_BEGINS = re.compile(rb"[\x01\x02\x41\x42\x80-\x82\x88-\x8a\xc1\xc2][\x80-\xff]")
 _MOST_HEAD: Final = 64 << 10  # bytes; what goes on for longer is no head
 _MOST_DIGITS: Final = 18  # of the length of a body: no position in a text has more
 _OPAQUE = re.compile(rb"[\x14-\x17]\x03|PRI ")  # a record of TLS, or the beginning of HTTP/2
@@ -164,11 +163,10 @@ class RequestReader:
         is_other: what was sent is no HTTP.
         is_whole: the head of the latest request was sent.
         lacks_end: the head of a request has begun, which certainly is one, and has no end yet.
-        is_upgraded: another protocol is spoken since (101), as that of a WebSocket.
     """
 
     __slots__ = (
-        "_head", "_pipelined", "_request", "_was_seen", "is_other", "is_upgraded", "is_whole",
+        "_conversation", "_head", "_pipelined", "_request", "_was_seen", "is_other", "is_whole",
         "lacks_end",
     )  # fmt: skip
 
@@ -176,7 +174,7 @@ class RequestReader:
         self.is_other = False
         self.is_whole = False
         self.lacks_end = False
-        self.is_upgraded = False
+        self._conversation = ConversationReader()
         self._head = b""
         self._pipelined = False
         self._was_seen = True
@@ -187,20 +185,19 @@ class RequestReader:
 
         `answered`: the response to what was sent before has begun.
         """
+        is_opaque = _OPAQUE.match(message) is not None
         if self.is_whole:
             if not REQUEST_LINE.match(message):  # more of a body, or of another protocol
-                self.is_upgraded = self.is_upgraded or (
-                    answered and self._asked_to_upgrade(message)
-                )
+                if answered and message and not is_opaque:
+                    self._conversation.upgrade(self._head)
             elif answered or not self._was_seen:
                 self._begin(message)
             elif not self._pipelined:
                 self._pipelined, self._request = True, None
-        elif not (self._head and self._begin(self._head + message)):
-            self._begin(message)
-            self.is_upgraded = self.is_upgraded or _is_of_websocket(message)
-        is_opaque = _OPAQUE.match(message) is not None
-        self.is_other = self.is_upgraded or not (is_opaque or self._head or self.is_whole)
+        elif not ((self._head and self._begin(self._head + message)) or self._begin(message)):
+            self._conversation.feed(message)
+        is_http = self._head or self.is_whole
+        self.is_other = self.is_in_conversation or not (is_opaque or is_http)
 
     def look_away(self) -> None:
         """What is received from now on may not be seen: the next request is no other's."""
@@ -214,24 +211,26 @@ class RequestReader:
     def forget(self) -> None:
         """What is received from now on belongs to none that was sent so far."""
         self._head, self._request, self._pipelined = b"", None, False
-        self.is_other = self.is_whole = self.lacks_end = self.is_upgraded = False
-
-    def _asked_to_upgrade(self, message: bytes) -> bool:
-        """Whether the request was to speak what `message` is of; the next one would mean no."""
-        asked = _UPGRADE.search(self._head) is not None
-        return asked and bool(message) and _OPAQUE.match(message) is None
+        self.is_other = self.is_whole = self.lacks_end = False
+        self._conversation.end()
 
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
         is_one = REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
         self._head = head[:_MOST_HEAD] if is_one else b""
-        self.is_upgraded = self.is_upgraded and not is_one
+        if is_one:
+            self._conversation.end()
         self.is_whole = bool(is_one) and (
             b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
         )
         self.lacks_end = self.is_partial and REQUEST_LINE.match(self._head) is not None
         self._request, self._pipelined, self._was_seen = None, False, True
         return bool(is_one)
+
+    @property
+    def is_in_conversation(self) -> bool:
+        """Whether it is sent in one that goes on, see `conversations`."""
+        return self._conversation.is_on
 
     @property
     def is_partial(self) -> bool:
@@ -244,17 +243,6 @@ class RequestReader:
         if self._request is None and self.is_whole:
             self._request = _parsed(self._head, pipelined=self._pipelined)
         return self._request
-
-
-def _is_of_websocket(message: bytes) -> bool:
-    """Whether a client sends such frames, whose request was not seen: masked, and nothing else."""
-    at = 0
-    while _FRAME_BEGINS.match(message, at):
-        short = message[at + 1] & 0x7F
-        extended = {126: 2, 127: 8}.get(short, 0)
-        size = int.from_bytes(message[at + 2 : at + 2 + extended], "big") if extended else short
-        at += 2 + extended + 4 + size
-    return at == len(message) > 0
 
 
 class _Frames:

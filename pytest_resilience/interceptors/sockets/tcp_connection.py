@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -255,7 +256,7 @@ class TcpConnection:
     def _conversation(self) -> ResponseStream | None:
         """What happens somewhere in all that comes, whatever is said in between."""
         stream = self.inbound.stream
-        if stream is None or not self.turn.requests.is_upgraded:
+        if stream is None or not self.turn.requests.is_in_conversation:
             return None
         return stream if stream.effect.is_of_stream else None
 
@@ -296,7 +297,8 @@ class TcpConnection:
             turn.after_handshake += 1
         turn.handshaking = False
         about = self.operation(kind, through=through, asked=True)
-        effect = engine.decide(about, among=among)
+        # Another thread may find out meanwhile that the peer has ended it.
+        effect = engine.decide(about, among=among) if about.tcp.connection else None
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
         requests = self.send_queue.requests
@@ -309,13 +311,15 @@ class TcpConnection:
             answer_nothing(self.number, effect)
         if effect is None and (turn.partial or among):
             return self.inbound.stream  # what has happened to the rest of it goes on
-        conversation = self._conversation
-        if conversation is not None:
-            self.inbound.stream = conversation.going_on(effect)
-        else:
-            new = None if effect is None else ResponseStream(effect, encrypted=turn.decrypted)
-            self.inbound.stream = new
+        self.inbound.stream = self._next_stream(effect)
         return self.inbound.stream
+
+    def _next_stream(self, effect: Effect | None) -> ResponseStream | None:
+        """What becomes of the response that begins, to which `effect` happens."""
+        if (conversation := self._conversation) is not None:
+            return conversation.going_on(effect)
+        encrypted = self.turn.decrypted
+        return None if effect is None else ResponseStream(effect, encrypted=encrypted)
 
     def begin_request(self, engine: Engine, message: bytes) -> None:
         """The client sends `message`: what happens to it, if it is a new one?"""
@@ -324,8 +328,8 @@ class TcpConnection:
             return
         # Of TLS, what comes first may be its own, such as tickets.
         answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
-        upgraded = self.turn.requests.is_upgraded
-        begins = requests.begins(message, answered=answered, upgraded=upgraded)
+        goes_on = self.turn.requests.is_in_conversation
+        begins = requests.begins(message, answered=answered, in_conversation=goes_on)
         if requests.is_cut or requests.is_ending:
             return
         effect = None
@@ -372,7 +376,9 @@ class TcpConnection:
             names=self.names,
             blocking=blocking,
             tcp=TcpDetails(
-                connection=self.number, mid_message=mid_message, upgraded=requests.is_upgraded
+                connection=self.number,
+                mid_message=mid_message,
+                in_conversation=requests.is_in_conversation,
             )
             if kind != RECEIVE
             else TcpDetails(
@@ -383,7 +389,7 @@ class TcpConnection:
                 bodiless=turn.request == BODILESS,
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,
-                upgraded=requests.is_upgraded,
+                in_conversation=requests.is_in_conversation,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
             call_site=CallSite(loop_objects=(through, self.task and self.task())),

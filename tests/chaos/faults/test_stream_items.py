@@ -47,6 +47,15 @@ def chunk(data: bytes) -> bytes:
     return b"%x;note=1\r\n%b\r\n" % (len(data), data)
 
 
+def nats(text: bytes) -> bytes:
+    return b"MSG teas 1 %d\r\n%b\r\n" % (len(text) + 5, text + b"\r\nMSG")
+
+
+def reply(text: bytes) -> bytes:
+    parts = b"$%d\r\n%b\r\n" % (len(text) + 3, text + b"\r\n*")
+    return b"*5\r\n" + parts + b"$-1\r\n*0\r\n%1\r\n:1\r\n+OK\r\n*2\r\n$0\r\n\r\n#t\r\n"
+
+
 def frame(data: bytes, first: int = 0x81) -> bytes:
     size = len(data)
     if size < 126:
@@ -93,6 +102,13 @@ STREAMS: dict[str, tuple[bytes, Callable[[bytes], bytes]]] = {
     "messages": (SWITCHED, message),
     "messages of a connection that has switched before": (b"", message),
     "lines of another protocol": (b"", line),
+    "messages of gRPC": (
+        STATUS + b"content-type: application/grpc+proto\r\n\r\n",
+        lambda text: b"\x00" + (len(text) + 1).to_bytes(4) + text + b"\n",
+    ),
+    "messages of NATS": (b"", nats),
+    "replies of Redis": (b"", reply),
+    "one value of Redis": (b"", lambda text: b"$%d\r\n%b\r\n" % (len(text), text)),
     "after an interim response": (b"HTTP/1.1 103 Early Hints\r\n\r\n" + LINES + b"\r\n", line),
 }
 every_stream = pytest.mark.parametrize(("head", "item"), STREAMS.values(), ids=STREAMS.keys())
@@ -110,7 +126,7 @@ def delivered(fault: Alteration, data: bytes, sizes: Sequence[int]) -> tuple[byt
 
 
 @every_stream
-@settings(max_examples=30)  # of each of 11 streams
+@settings(max_examples=30)  # of each of 15 streams
 @given(given_texts=st.lists(texts, min_size=1, max_size=6), count=st.integers(0, 7), sizes=cuts)
 def test_so_many_items_arrive_before_the_rest_is_cut_off(
     head: bytes,
@@ -128,7 +144,7 @@ def test_so_many_items_arrive_before_the_rest_is_cut_off(
 
 
 @every_stream
-@settings(max_examples=30)  # of each of 11 streams
+@settings(max_examples=30)  # of each of 15 streams
 @given(given_texts=st.lists(texts, min_size=1, max_size=6), count=st.integers(0, 7), sizes=cuts)
 def test_one_item_is_dropped_and_the_others_arrive(
     head: bytes,
@@ -148,7 +164,7 @@ def test_one_item_is_dropped_and_the_others_arrive(
 
 
 @every_stream
-@settings(max_examples=30)  # of each of 11 streams
+@settings(max_examples=30)  # of each of 15 streams
 @given(given_texts=st.lists(texts, min_size=3, max_size=6), count=st.integers(1, 2), sizes=cuts)
 def test_what_comes_after_so_many_items_is_damaged(
     head: bytes,
@@ -263,6 +279,32 @@ def test_what_are_no_chunks_is_left_as_it_is(wrong: bytes, sizes: list[int]) -> 
     whole = LINES + CHUNKED + b"\r\n" + chunk(b"one\n") + wrong + b"\r\ntwo\n"
     kept, _ = delivered(DroppedMessage(items=1), whole, [len(whole) - len(wrong) - 6, *sizes])
     assert kept == whole
+
+
+@given(sizes=st.lists(st.integers(6, 20), max_size=20))
+def test_what_else_a_server_of_nats_says_is_no_message(sizes: list[int]) -> None:
+    says = [
+        b'INFO {"port": 4222}\r\n',
+        b"PONG\r\n",
+        nats(b"1"),
+        b"PING\r\n",
+        nats(b"2"),
+        b"+OK\r\n",
+    ]
+    for lost, count in ((2, 0), (4, 1)):
+        kept, state = delivered(DroppedMessage(items=count), b"".join(says), sizes)
+        assert kept == b"".join(says[:lost] + says[lost + 1 :])
+        assert state.passed >= count + 1
+
+
+@pytest.mark.parametrize(
+    "begins", [b"* OK done\r\n", b"$ ", b"+OK\r\n", b"MSGS\r\n", b"INFORM\r\n"]
+)
+@given(sizes=cuts)
+def test_what_only_begins_like_another_protocol_is_lines(begins: bytes, sizes: list[int]) -> None:
+    lines = [begins.strip() + b"\r\n", b"two\r\n"]
+    kept, _ = delivered(DroppedMessage(), b"".join(lines), sizes)
+    assert kept == lines[1]
 
 
 def test_what_comes_between_items_is_not_held_up() -> None:

@@ -299,10 +299,11 @@ def test_responses_of_http_2_end_in_any_pieces(body: bytes, cuts: list[int]) -> 
 
 ASKED = b"GET /talk HTTP/1.1\r\nUpgrade: %b\r\n\r\n"
 FRAME = b"\x81\x82maskhi"
+SUBSCRIBE = b"*2\r\n$9\r\nsubscribe\r\n$1\r\na\r\n"
 
 
 @pytest.mark.parametrize(
-    ("messages", "is_upgraded"),
+    ("messages", "is_one"),
     [
         ((ASKED % b"websocket",), False),  # maybe it is refused
         ((ASKED % b"websocket", FRAME), True),
@@ -320,25 +321,32 @@ FRAME = b"\x81\x82maskhi"
         ((FRAME[:-1],), False),
         ((FRAME + b"!",), False),
         ((b"\x81\x02hi",), False),  # not masked, as no client's is
+        ((b'CONNECT {"verbose": false}\r\n', b"PING\r\n"), True),
+        ((b"SUB teas 1\r\n",), True),
+        ((b"PUB teas 5\r\nhello\r\n",), True),
+        ((SUBSCRIBE,), False),  # it is what begins it
+        ((SUBSCRIBE, b"*1\r\n$4\r\nPING\r\n"), True),
+        ((SUBSCRIBE, SUBSCRIBE), True),
+        ((SUBSCRIBE, b"*1\r\n$4\r\nPING\r\n", b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"), False),
+        ((b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n",) * 2, False),
+        ((b"*1\r\n$4\r\nPING\r\n",) * 2, False),
         ((b"list\r\n",), False),
         ((b"",), False),
     ],
     ids=repr,
 )
-def test_another_protocol_is_spoken_after_an_upgrade(
-    messages: tuple[bytes, ...], is_upgraded: bool
-) -> None:
+def test_both_sides_speak_at_any_time(messages: tuple[bytes, ...], is_one: bool) -> None:
     reader = RequestReader()
     for message in messages:
         reader.feed(message, answered=True)
-    assert reader.is_upgraded is is_upgraded
-    assert not (is_upgraded and not reader.is_other)
+    assert reader.is_in_conversation is is_one
+    assert not (is_one and not reader.is_other)
     reader.feed(b"POST / HTTP/1.1\r\n\r\n", answered=True)
-    assert not reader.is_upgraded
+    assert not reader.is_in_conversation
 
 
 def test_what_is_sent_before_the_response_is_no_other_protocol() -> None:
     reader = RequestReader()
     reader.feed(ASKED % b"websocket", answered=True)
     reader.feed(b"body", answered=False)
-    assert not reader.is_upgraded
+    assert not reader.is_in_conversation

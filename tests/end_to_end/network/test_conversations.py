@@ -19,7 +19,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import grpclib.client
+import grpclib.const
+import grpclib.server
+import nats
 import pytest
+import redis
 import trio
 import websocket
 import websockets.asyncio.client
@@ -295,3 +300,114 @@ def test_what_never_fires_tells_how_many_messages_there_were(
     message = str(never_fired(fault))
     assert f"\n    1 network.receive {target} GET /talk\n" in message
     assert "The longest response had 4 items: give a smaller after_items. An item is" in message
+
+
+def test_who_is_subscribed_to_redis_may_speak_between_messages(
+    redis_port: int, inject: Inject
+) -> None:
+    heard = []
+    given = {"mode": "drop_message", "after_items": 5, "target": f"*:{redis_port}#1"}
+    with (
+        inject("network_failure", **given) as lost,
+        redis.Redis(port=redis_port, socket_timeout=PATIENCE) as client,
+        client.pubsub(ignore_subscribe_messages=True) as subscriber,
+        redis.Redis(port=redis_port) as publisher,
+    ):
+        subscriber.subscribe("teas")
+        subscriber.get_message(timeout=PATIENCE)  # the first item
+        for number in range(4):
+            publisher.publish("teas", str(number))
+            message = subscriber.get_message(timeout=TIMEOUT)
+            heard.append(message and message["data"])
+            subscriber.ping()
+            pong = subscriber.get_message(timeout=PATIENCE)
+            assert pong is not None
+            assert pong["type"] == "pong"
+    assert heard == [b"0", b"1", None, b"3"]
+    assert lost.hits == 1
+
+
+def test_who_is_connected_to_nats_may_speak_between_messages(
+    nats_port: int, inject: Inject
+) -> None:
+    async def story() -> Heard:
+        client = await nats.connect(f"nats://127.0.0.1:{nats_port}")
+        subscription = await client.subscribe("teas")
+        heard = []
+        for number in range(4):
+            await client.publish("teas", str(number).encode())
+            await client.flush()  # a PING, and its PONG
+            try:
+                heard.append((await subscription.next_msg(TIMEOUT)).data.decode())
+            except TimeoutError:
+                heard.append("nothing")
+        await client.close()
+        return heard
+
+    target = f"*:{nats_port}"
+    with inject("network_failure", mode="drop_message", after_items=2, target=target) as lost:
+        assert asyncio.run(story()) == ["0", "1", "nothing", "3"]
+    assert lost.hits == 1
+
+
+class Raw:
+    """A codec of messages that are bytes."""
+
+    __content_subtype__ = "raw"
+
+    def encode(self, message: bytes, message_type: object) -> bytes:
+        return message
+
+    def decode(self, data: bytes, message_type: object) -> bytes:
+        return data
+
+
+class Talker:
+    """Says what it is told, in one call of gRPC in which both sides stream."""
+
+    async def talk(self, stream: Any) -> None:
+        async for message in stream:
+            await stream.send_message(message)
+
+    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
+        both = grpclib.const.Cardinality.STREAM_STREAM
+        return {"/shop.Teas/Talk": grpclib.const.Handler(self.talk, both, bytes, bytes)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("drop_message", ["0", "1", "nothing", "3"]), ("timeout", ["0", "1", "nothing", "nothing"])],
+)
+def test_one_call_of_grpc_is_one_stream(mode: str, expected: Heard, inject: Inject) -> None:
+    codec: Any = Raw()
+
+    async def talk(port: int) -> Heard:
+        channel = grpclib.client.Channel("127.0.0.1", port, codec=codec)
+        method: Any = grpclib.client.StreamStreamMethod(channel, "/shop.Teas/Talk", bytes, bytes)
+        heard = []
+        async with method.open() as stream:
+            for number in range(4):
+                await stream.send_message(str(number).encode())
+                try:
+                    message = await asyncio.wait_for(stream.recv_message(), TIMEOUT)
+                    heard.append(message.decode())
+                except TimeoutError:
+                    heard.append("nothing")
+            await stream.cancel()
+        channel.close()
+        return heard
+
+    async def story() -> Heard:
+        server = grpclib.server.Server([Talker()], codec=codec)
+        await server.start("127.0.0.1", 0)
+        port = server._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        try:
+            return await talk(port)
+        finally:
+            server.close()
+            await server.wait_closed()
+
+    given = {"mode": mode, "after_items": 2, "rpc": "shop.Teas/*"}
+    with inject("network_failure", **given) as fault:
+        assert asyncio.run(story()) == expected
+    assert (fault.matched, fault.hits) == (1, 1)

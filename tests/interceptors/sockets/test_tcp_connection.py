@@ -1,4 +1,4 @@
-"""What was looked at over TLS is not lost to who reads on when the experiment has ended."""
+"""One connection, whoever looks at it: what was looked at is not lost, and its end is the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -82,3 +84,14 @@ def test_an_answer_behind_a_ticket_comes_after_a_silence(
             assert outcome(lambda: client.recv(100)) != "b'tea'"
         client.settimeout(PATIENCE)
         assert client.recv(100) == b"tea"
+
+
+def test_nothing_happens_to_a_connection_that_another_thread_has_found_to_be_over(
+    engine: Engine, inject: Inject
+) -> None:
+    """As one that sends, while this one has begun to receive."""
+    connection = TcpConnection(None, ("here:80",), number=1)
+    with inject("network_failure", mode="reset") as reset:
+        connection.is_over()
+        assert connection.begin_response(engine) is None
+    assert reset.matched == 0
