@@ -27,7 +27,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
-from pytest_resilience.interceptors.sockets.receive_nonblocking import Readiness
+from pytest_resilience.interceptors.sockets.readiness import Readiness
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket

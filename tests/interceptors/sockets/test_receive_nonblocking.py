@@ -22,7 +22,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.sockets import receive_nonblocking
+from pytest_resilience.interceptors.sockets import readiness
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
@@ -132,7 +132,7 @@ def test_who_polls_is_not_told_in_vain(plain: Polling, inject: Inject) -> None:
 def test_nor_is_it_without_a_mark(
     plain: Polling, inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive_nonblocking, "raise_mark", lambda _: None)
+    monkeypatch.setattr(readiness, "raise_mark", lambda _: None)
     with inject("network_latency", delay=DELAY):
         plain.send(b"hello")
         before = plain.looks
