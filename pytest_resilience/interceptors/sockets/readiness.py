@@ -68,15 +68,23 @@ class Readiness:
         raise effects.nothing_yet(sock)
 
     def silence(
-        self, sock: socket.socket, connection: TcpConnection, stream: ResponseStream
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        stream: ResponseStream,
+        *,
+        sends: bool = False,
     ) -> None:
-        """Let who polls a blocking socket hear nothing of `stream` until its experiments end."""
+        """Let who polls a blocking socket hear nothing of `stream` until its experiments end.
+
+        `sends`: what it sends is kept from the kernel, which cannot give up on it.
+        """
         if self.is_silent(connection):
             return
         with self._changed:
             held = self.held[connection] = Held(sock, stream, math.inf, 0)
             deaf = stream.is_stalled or not stream.effect.passes
-            held.begin(sock, self._clock.monotonic(), deaf=deaf)
+            held.begin(sock, self._clock.monotonic(), deaf=deaf, sends=sends)
             self._watch()
 
     def keep_pending(self, sock: socket.socket, connection: TcpConnection, effect: Effect) -> None:
@@ -111,6 +119,7 @@ class Readiness:
             if not held.is_over(self._clock.monotonic()):
                 raise effects.nothing_yet(sock)
             del self.held[connection]
+        held.tell()
         if held.due == float("inf") and not held.stream.effect.transient:
             raise effects.silenced()
         return held
@@ -200,7 +209,9 @@ class Held:
         self._blocking = sock.gettimeout() != 0 and not (polls and due < math.inf)
         self._mark: int | None = None
 
-    def begin(self, sock: socket.socket, now: float, *, deaf: bool = False) -> None:
+    def begin(
+        self, sock: socket.socket, now: float, *, deaf: bool = False, sends: bool = False
+    ) -> None:
         """Keep the kernel from telling that there is something to receive, or from taking it."""
         self._began = now
         late = self.stream.effect.clock.monotonic() - now
@@ -208,7 +219,7 @@ class Held:
         self._deaf = deaf
         if deaf:
             silence(sock)
-        elif self.due == math.inf:  # the kernel has nothing to give up for
+        if self.due == math.inf and (sends or not deaf):  # the kernel has nothing to give up for
             patience, code = kernel_patience(sock, silent=True, connecting=False)
             if code == errno.ETIMEDOUT:  # and not of who blocks in receiving
                 self._machine_due = MACHINE_CLOCK.monotonic() + patience
@@ -251,6 +262,16 @@ class Held:
             self.end(now)
         return self._over
 
+    @property
+    def _is_timed_out(self) -> bool:
+        return self.due == math.inf and self.rest <= 0 < self.stream.left()
+
+    def tell(self) -> None:
+        """Raise what the kernel would have told by now, if it would have given up on the peer."""
+        __tracebackhide__ = True
+        if self._is_timed_out:
+            raise effects.os_error(errno.ETIMEDOUT)
+
     def is_given_up(self, sock: KernelSocket) -> bool:
         """Whether the kernel has given up on its peer before it was over."""
         return self._deaf and self.stream.left() > 0 and given_up(sock)
@@ -272,5 +293,5 @@ class Held:
         if self._deaf:
             hear(sock)
         is_lost = self.due == math.inf and not self.stream.effect.transient and not self._deaf
-        if not self._blocking and (is_lost or self.stream.is_stalled):
+        if self._is_timed_out or (not self._blocking and (is_lost or self.stream.is_stalled)):
             effects.end_of_stream(sock)  # or nobody is told that it is lost

@@ -122,8 +122,10 @@ class Receiver:
         turn, inbound = connection.turn, connection.inbound
         asked_at, stream = self._engine.clock.monotonic(), inbound.stream
         readiness = self.nonblocking.readiness
-        if connection in readiness.held and not readiness.is_silent(connection):
-            readiness.release(connection)
+        if (held := readiness.held.get(connection)) is not None:
+            held.tell()
+            if not readiness.is_silent(connection):
+                readiness.release(connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
         awaits_peer = stream is None or (stream.begun and not stream.is_stalled)
@@ -214,7 +216,8 @@ class Receiver:
         effect = connection.send_queue.requests.cut
         is_silent = effect is not None and effect.delay == math.inf
         if effect is not None and is_silent and not self.received_before.left.get(connection):
-            self.nonblocking.readiness.silence(sock, connection, ResponseStream(effect))
+            stream = ResponseStream(effect)
+            self.nonblocking.readiness.silence(sock, connection, stream, sends=True)
 
     def stall(self, connection: TcpConnection) -> None:
         """Nothing more is delivered of a response: whoever waits for it is told when that ends.

@@ -1094,6 +1094,8 @@ GIVEN_UP: list[tuple[Any, Callable[[socket.socket], object], list[Any], dict[str
     (ends_unacknowledged, lambda sock: asks_and_selects(sock, b"tea"), POLLS_ON, SILENT),
     (ends_unacknowledged, lambda sock: asks_and_polls(sock, b"tea"), READS_ON, SILENT),
     (ends_unacknowledged, uploads, READS_ON, {"mode": "timeout", "stream": "both"}),
+    (ends_unacknowledged, lambda sock: asks_and_selects(sock, b"tea"), POLLS_ON, APART),
+    (ends_unacknowledged, lambda sock: asks_and_polls(sock, b"tea"), READS_ON, APART),
 ]
 
 
