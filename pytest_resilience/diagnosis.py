@@ -5,7 +5,8 @@ Knows the clients and drivers that the interceptors reach, and where they cannot
 
 from __future__ import annotations
 
-from pytest_resilience.chaos.active_experiment import UNALTERABLE
+import re
+
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
@@ -27,6 +28,8 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.seen_operations import NOTHING_CAME
+from pytest_resilience.chaos.seen_operations import UNALTERABLE
+from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import goes_by_time
@@ -118,11 +121,11 @@ def _line(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
 # By what stands beside an operation, the surest first.
 _CAUSES = {
     "nobody, so far": NeverFired.NO_CLIENT,
-    " C": NeverFired.IN_C,
+    "C": NeverFired.IN_C,
     "does not resolve here": NeverFired.UNRESOLVED,
     "opened before": NeverFired.OPENED_BEFORE,
     "in this process": NeverFired.IN_PROCESS,
-    "a process ": NeverFired.OTHER_PROCESS,
+    "a process": NeverFired.OTHER_PROCESS,
 }
 
 
@@ -136,7 +139,7 @@ def _cause(active_experiment: ActiveExperiment) -> NeverFired:
         for words, cause in _CAUSES.items():
             if cause is NeverFired.OTHER_PROCESS and _did_so_elsewhere(active_experiment):
                 continue
-            if any(words in remark for remark in remarks):
+            if any(re.search(rf"\b{words}\b", remark) for remark in remarks):
                 return cause
     if unmatched.refused_by:
         return NeverFired.OTHER_REQUEST
@@ -161,6 +164,11 @@ def _cause_by_kinds(experiment: ChaosExperiment, unmatched: UnmatchedOperations)
     return NeverFired.OTHER_KIND
 
 
+_UNALTERABLE = frozenset({UNALTERABLE, UNALTERABLE_REQUEST})
+_NO_BODY_SENT = (
+    "A request without a body is left as it is, as a GET mostly is: send one that has a body, or "
+    "ask for a fault that happens at once, such as mode='reset' alone."
+)
 _TOO_FEW_SENT = (
     "Too few bytes were sent before the peer responded or the experiment was over. Send more, or "
     "ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
@@ -251,7 +259,7 @@ def had_nothing_to_alter(active_experiment: ActiveExperiment) -> bool:
     too short for the place where it begins is none of these.
     """
     unmatched, counts = active_experiment.unmatched, active_experiment.counts
-    unaltered = any(each.remark == UNALTERABLE for each in unmatched.all)
+    unaltered = any(each.remark in _UNALTERABLE for each in unmatched.all)
     is_head_alone = unmatched.furthest == 0 and not counts.hits
     return unmatched.furthest <= 0 and (is_head_alone or (unaltered and not counts.chosen))
 
@@ -366,6 +374,8 @@ def _advice_on_remarks(active_experiment: ActiveExperiment) -> str:
     remarks = {_remark(experiment, each) for each in unmatched.all}
     if UNALTERABLE in remarks:
         return _why_unaltered(active_experiment)
+    if UNALTERABLE_REQUEST in remarks:
+        return _NO_BODY_SENT
     refused = unmatched.refused_by
     if refused and (told := _of_another_step(experiment)):
         return told
@@ -413,7 +423,8 @@ def _likely_reason(active_experiment: ActiveExperiment) -> str:
     if any(kind.startswith("database.") for kind in experiment.kinds - did):
         return (
             "Of sqlite3 and psycopg2, connections that were open before the run had chaos are not "
-            "reached. "
+            "reached: open such a one in a fixture, or let a flag such as --chaos-seed=1 say "
+            "before modules are imported that there is chaos. "
         )
     if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
         return "Where an address is given, no name is resolved. "

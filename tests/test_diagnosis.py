@@ -90,6 +90,41 @@ def test_a_response_with_nothing_to_alter_is_named_with_the_reason(
     ) in str(never_fired(running))
 
 
+def test_a_response_that_has_no_body_is_told_to_be_the_reason() -> None:
+    running = active_experiment("network_failure", mode="corrupt")
+    running.decide(a_response()._replace(tcp=TcpDetails(bodiless=True)), 100.0)
+    error = never_fired(running)
+    assert error.why is NeverFired.IMPOSSIBLE
+    assert "(its response had nothing to cut off, damage or drop)" in str(error)
+    assert "without a body is left as it is, as that to HEAD" in str(error)
+
+
+def test_a_request_that_has_no_body_is_told_to_be_the_reason() -> None:
+    running = active_experiment(
+        "network_failure", mode="reset", stream="upstream", after_bytes=1000
+    )
+    effect = Effect.of(running.decide(a_response()._replace(kind=SEND), 100.0), ManualClock())
+    effect.uncount()
+    error = never_fired(running)
+    assert error.why is NeverFired.IMPOSSIBLE
+    assert "(its request had nothing to cut off or damage)" in str(error)
+    assert "send one that has a body, or ask for a fault that happens at once" in str(error)
+
+
+def test_who_opens_a_database_too_early_is_told_what_to_do() -> None:
+    running = active_experiment("database_failure", mode="locked")
+    running.decide(operation(), 100.0)
+    assert "open such a one in a fixture, or let a flag such as --chaos-seed=1" in str(
+        never_fired(running)
+    )
+
+
+def test_all_that_is_excluded_is_another_target() -> None:
+    running = active_experiment("network_failure", mode="reset", target="!api")
+    running.decide(operation(), 100.0)
+    assert never_fired(running).why is NeverFired.OTHER_TARGET
+
+
 def test_a_response_that_never_came_had_perhaps_something_to_alter() -> None:
     running = active_experiment("network_failure", mode="truncate")
     chosen(running).uncount()

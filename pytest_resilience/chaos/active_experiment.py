@@ -17,7 +17,10 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.seen_operations import UNALTERABLE
+from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
@@ -29,9 +32,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["UNALTERABLE", "ActiveExperiment", "ExpectedExperiments", "Hit"]
-
-UNALTERABLE = "its response had nothing to cut off, damage or drop"
+__all__ = ["ActiveExperiment", "ExpectedExperiments", "Hit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +264,10 @@ class ActiveExperiment:
     def uncount(self, hit: Hit) -> None:
         """Do not count the latest operation that was matched.
 
-        It was a response of which nothing could be altered.
+        It was a response, or a request, of which nothing could be altered.
         """
-        self.unmatched.note(hit.operation._replace(remark=UNALTERABLE))
+        remark = UNALTERABLE_REQUEST if hit.operation.kind == SEND else UNALTERABLE
+        self.unmatched.note(hit.operation._replace(remark=remark))
         self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
             self.counted.forget(hit.number)

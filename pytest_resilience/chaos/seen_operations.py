@@ -23,11 +23,13 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "NOTHING_CAME", "ConnectionNumbers", "CountedOperations", "UnmatchedOperation",
-    "UnmatchedOperations",
+    "NOTHING_CAME", "UNALTERABLE", "UNALTERABLE_REQUEST", "ConnectionNumbers",
+    "CountedOperations", "UnmatchedOperation", "UnmatchedOperations",
 ]  # fmt: skip
 
 NOTHING_CAME: Final = -1
+UNALTERABLE: Final = "its response had nothing to cut off, damage or drop"
+UNALTERABLE_REQUEST: Final = "its request had nothing to cut off or damage"
 _LONGEST = 80  # characters of a statement
 _COMPARED = 200  # characters: comparing takes the square of the length
 _MOST_NEAREST = 8  # lines of "the code did" that anybody reads
@@ -221,7 +223,8 @@ class UnmatchedOperations:
     @property
     def is_elsewhere(self) -> bool:
         """Whether there are targets, and nothing was done with one of them."""
-        return bool(self._experiment.target_patterns) and not self.met_target
+        experiment = self._experiment
+        return bool(experiment.target_patterns or experiment.targets) and not self.met_target
 
     def note(self, operation: Operation) -> None:
         """Keep an operation."""
@@ -280,7 +283,8 @@ class UnmatchedOperations:
     def _remark_on(self, operation: Operation) -> str:
         refusing = self._experiment.refusing(operation)
         if not refusing:
-            return operation.remark
+            needs_body = any(each.needs_body for each in self._experiment.faults)
+            return UNALTERABLE if needs_body and operation.tcp.bodiless else operation.remark
         self.refused_by.update(dict.fromkeys(refusing))
         refused = f"not {', '.join(refusing)}"
         return f"{operation.remark}; {refused}" if operation.remark else refused

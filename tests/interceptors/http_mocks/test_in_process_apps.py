@@ -22,6 +22,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.errors import NeverFired
 from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
@@ -95,6 +96,7 @@ def test_without_a_target_it_is_left_alone(way: Way, inject: Inject) -> None:
         assert way(app)[:2] == (200, BODY)
     assert (app.calls, fault.matched) == (1, 0)
     error = never_fired(fault)
+    assert error.why is NeverFired.IN_PROCESS
     assert error.seen == (f"network.connect shop.example:80 (by {way.name}, in this process)",)
     assert str(error).splitlines()[-1] == (
         f"  {way.name} called {way.callee} in this process, with no network in between. That is "
