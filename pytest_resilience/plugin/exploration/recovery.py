@@ -81,7 +81,6 @@ class Recovery:
         asked = {each.point.site for each in after.outcome.seen}
         if not all(step.point.site in asked for step in ran.outcome.hit):
             return ran
-        self._known.add(after.outcome.signature)
         found = CellVerdict.PROBE
         outcome = replace(
             ran.outcome,
@@ -98,24 +97,24 @@ class Recovery:
         that is not enough those of the session. Raises StateLeaksError where nothing helps.
         """
         _, differs = self._calm_run(at_once=self._renewed > 0)
-        for kept in (self._item.session, None):
-            if not differs:
-                return
-            if self._renewed < _MOST_RENEWED:
+        if differs and self._renewed < _MOST_RENEWED:
+            self._renewed += 1
+            for kept in (self._item.session, None):
                 tear_down(self._item, kept)
                 _, differs = self._calm_run(at_once=True)
+                if not differs:
+                    break
         if differs:
             raise StateLeaksError(
                 f"{format_schedule(schedule)} has left something that outlives the test's "
                 "fixtures, so that it is not the same test any more without faults: "
                 f"{differs}; the rest was not explored"
             )
-        self._renewed += 1
 
     def _calm_run(self, *, at_once: bool = False) -> tuple[Ran, str]:
         """The first run without faults that is as it was before, or the last; and what differs.
 
-        Nobody waits where that was in vain before: `at_once`, or where it fails in a known way.
+        Nobody waits where that was in vain before: `at_once`, or where it ends in a known way.
         """
         pauses = iter(_PAUSES)
         while True:
@@ -125,5 +124,8 @@ class Recovery:
             differs = differs or ran.outcome.reason
             if ran.outcome.verdict is CellVerdict.SURVIVED and not differs:
                 return ran, ""
-            if at_once or ran.outcome.signature in self._known or not operator.length_hint(pauses):
+            if at_once or ran.outcome.signature in self._known:
+                return ran, differs
+            if not operator.length_hint(pauses):
+                self._known.add(ran.outcome.signature)
                 return ran, differs

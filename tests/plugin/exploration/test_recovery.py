@@ -101,3 +101,23 @@ def test_one_that_does_not_ask_any_more_is_made_anew(pytester: pytest.Pytester) 
     suite(pytester, WITH_A_BREAKER)
     result = pytester.runpytest("test_client.py")
     result.stdout.fnmatch_lines(["*::test_asks: 2 operations, 3 runs, 0 ways to fail"])
+
+
+def test_it_is_waited_for_once_and_made_anew_at_once_then(pytester: pytest.Pytester) -> None:
+    suite(pytester, WITH_A_BREAKER.replace('faults=["memory"]', 'faults=["memory", "reset"]'))
+    pytester.makeconftest(
+        """
+        import pytest_resilience.plugin.exploration.recovery as recovery
+
+        class Clock:
+            def sleep(self, seconds):
+                if seconds:
+                    print("\\nwaited for", seconds)
+
+        recovery.MACHINE_CLOCK = Clock()
+        """
+    )
+    result = pytester.runpytest("-s", "test_client.py")
+    result.stdout.fnmatch_lines(["*::test_asks: 2 operations, * 0 ways to fail"])
+    waits = [line for line in result.outlines if line.startswith("waited for")]
+    assert waits == ["waited for 0.1", "waited for 0.5", "waited for 2.0"]
