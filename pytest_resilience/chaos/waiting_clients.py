@@ -29,6 +29,7 @@ from pytest_resilience.stacks import is_library
 
 __all__ = ["awaited_among", "loops_at_work", "waiting_for"]
 
+_CONVERSING = frozenset({"websockets"})  # libraries whose connections are used for one conversation
 _BY_A_THREAD = frozenset({waiting_threads.IN_RECEIVE, waiting_threads.IN_POLL})
 
 
@@ -64,12 +65,15 @@ def waiting_for(protocol: Any, outages: Sequence[ActiveExperiment]) -> Sequence[
     """Those of the outages that are met by who has this protocol of asyncio.
 
     A task that waits meets any, and so does who has told a library to call him. A protocol that is
-    the user's own is told that its connection is lost, whatever it waits for; unless some
-    responses are meant by number: it may have asked for none.
+    the user's own, or of a library that keeps no connection for later, is told that it is lost,
+    whatever it waits for; unless some responses are meant by number: it may have asked for none.
     """
     if is_awaited(protocol) or _has_listeners(protocol):
         return outages
-    if is_library(_file_of(type(protocol))):
+    protocol = _within_tls(protocol)
+    if type(protocol).__module__.partition(".")[0] not in _CONVERSING and is_library(
+        _file_of(type(protocol))
+    ):
         return ()
     return [
         each for each in outages if each.experiment.hits_all and each.experiment.ends_connections
@@ -78,10 +82,16 @@ def waiting_for(protocol: Any, outages: Sequence[ActiveExperiment]) -> Sequence[
 
 def _has_listeners(protocol: Any) -> bool:
     """Whether it is asyncpg's, and a function is called with what PostgreSQL notifies."""
+    protocol = _within_tls(protocol)
     if not type(protocol).__module__.startswith("asyncpg."):
         return False
     owners = [each() for each in gc.get_referents(protocol) if type(each) is weakref.ref]
     return any(getattr(each, "_listeners", None) for each in owners)
+
+
+def _within_tls(protocol: Any) -> Any:
+    """What is told of what TLS has decrypted; the protocol itself where there is no TLS."""
+    return getattr(protocol, "_app_protocol", None) or protocol
 
 
 def _file_of(kind: type) -> str:

@@ -175,3 +175,37 @@ def test_a_protocol_of_the_user_s_own_is_told_at_once(
         return found
 
     assert told(silent, story) == expected
+
+
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+def test_so_it_is_over_tls(mode: str, trust: Trust, inject: Inject) -> None:
+    async def story(port: int) -> list[object]:
+        loop = asyncio.get_running_loop()
+        _, consumer = await loop.create_connection(Consumer, HOST, port, ssl=trust.client)
+        with inject("network_failure", mode=mode, rate=1):
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            return [*consumer.met]
+
+    assert told(trust.over_tls(silent), story) == [
+        "ConnectionResetError" if mode == "reset" else None
+    ]
+
+
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+def test_so_is_a_websocket_that_nobody_receives_from(mode: str, inject: Inject) -> None:
+    from websockets.asyncio.client import connect
+    from websockets.asyncio.server import serve as serve_websockets
+
+    async def story() -> None:
+        async with (
+            serve_websockets(lambda peer: peer.wait_closed(), HOST, 0) as server,
+            connect(f"ws://{HOST}:{server.sockets[0].getsockname()[1]}", ping_interval=None) as one,
+        ):
+            with inject("network_failure", mode=mode, rate=1) as outage:
+                for _ in range(20):
+                    await asyncio.sleep(0.001)
+                assert one.state.name == "CLOSED"
+            assert outage.hits == 1
+
+    asyncio.run(asyncio.wait_for(story(), PATIENCE))
