@@ -62,6 +62,7 @@ __all__ = [
     "CRASHES",
     "CRASHING",
     "LATER",
+    "OF_HTTP",
     "OF_OTHERS",
     "PossibleFault",
     "fault_named",
@@ -230,6 +231,10 @@ _ALL: Final = (
     _of_caller("memory", "memory_failure", CALLER_KINDS - {OPEN_IN_VAIN}),
     _of_caller(CANCEL, "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
 )
+
+
+OF_HTTP: Final = frozenset({"status"})
+"""Those that a server can do to a client of HTTP alone."""
 
 
 def possible_names(operation: Operation) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import OF_HTTP
 from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
@@ -142,6 +143,7 @@ class _Points:
         self._numbers: dict[tuple[str, ...], int] = {}
         self._asking: dict[int, str] = {}  # by connection, for the response that comes next
         self._opened: dict[int, str] = {}  # by connection
+        self._spoken: set[int] = set()  # the connections on which something was sent
 
     def of(self, operation: Operation, place: str) -> tuple[Point, int]:
         """The next point, and its number among those of its kind and target."""
@@ -158,6 +160,16 @@ class _Points:
             number = numbers[here] = numbers.get(here, 0) + 1
         return _point(kind, target, function, number), overall
 
+    def is_unasked(self, operation: Operation) -> bool:
+        """Whether a server speaks first, which one of HTTP does not."""
+        connection = operation.tcp.connection
+        return (
+            operation.kind == RECEIVE
+            and operation.http.request is None
+            and connection in self._opened
+            and connection not in self._spoken
+        )
+
     def _who_asks(self, operation: Operation, function: str) -> str:
         """Who sends; of a response, who has asked for it.
 
@@ -170,6 +182,7 @@ class _Points:
                 function = self._opened.get(connection, function)
             return self._asking.pop(connection, function)
         self._asking.setdefault(connection, function)
+        self._spoken.add(connection)
         return function
 
 
@@ -247,6 +260,8 @@ class OperationLog:
             faults = (*faults, LATER)
         place = self._place_of(operation)
         with self._lock:
+            if self._points.is_unasked(operation):
+                faults = tuple(each for each in faults if each not in OF_HTTP)
             point, overall = self._points.of(operation, place)
             seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
             number = len(self.seen)

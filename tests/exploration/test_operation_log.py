@@ -121,6 +121,15 @@ def test_what_is_said_unasked_in_a_loop_is_named_by_who_has_connected(
     assert points(log)[3] == "receive(a:1)@shop.pay#1"
 
 
+def test_who_speaks_first_is_no_server_of_http() -> None:
+    log = log_of()
+    tcp = TcpDetails(connection=7)
+    for kind in (CONNECT, RECEIVE, SEND, RECEIVE):
+        log.observe(Operation(kind=kind, target="a:1", names=("a:1",), tcp=tcp))
+    _, greeting, _, response = log.seen
+    assert set(response.faults) - set(greeting.faults) == {"status"}
+
+
 def strikes(log: OperationLog, each: Operation) -> list[bool]:
     log.observe(each)
     return [AtStep(log, step).hits(1, 0.0, Stream(0)) for step in log.schedule]
