@@ -478,6 +478,7 @@ def test_who_waits_for_what_is_late_is_struck(
         waiting(ask, port) as meet,
     ):
         assert eventually(lambda: latency.hits == 1)
+        until_all_wait()  # it is counted before it is waited for
         with inject("network_failure", mode=mode, rate=1) as outage:
             assert meet() == meets
     assert (outage.matched, outage.hits) == (1, 1)
@@ -497,6 +498,7 @@ def test_what_is_late_comes_after_a_partition(
         waiting(ask, port) as meet,
     ):
         assert eventually(lambda: latency.hits == 1)
+        until_all_wait()  # it is counted before it is waited for
         with inject("network_failure", mode="partition", rate=1) as partition:
             latency.stop()
             assert eventually(lambda: partition.hits == 1)
