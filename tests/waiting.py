@@ -23,6 +23,10 @@ _looking: set[threading.Thread] = set()
 def asleep(thread: threading.Thread) -> bool:
     """Whether it waits just now, or has ended: one of C is alive to Python for ever."""
     threading.Event().wait(0.001)  # it may need what this thread holds
+    return _sleeps(thread)
+
+
+def _sleeps(thread: threading.Thread) -> bool:
     with (
         contextlib.suppress(FileNotFoundError),
         open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
@@ -34,15 +38,17 @@ def asleep(thread: threading.Thread) -> bool:
 def until_all_wait() -> None:
     """All other threads, those of clients and of servers: who asks, polls for the answer by now.
 
-    But for those that are in here as well.
+    But for those that are in here as well. A process has dozens, so that they are looked at
+    together.
     """
     here = threading.current_thread()
     _looking.add(here)
     try:
         asleep_for = 0
         while asleep_for < 20:  # one that needs what another has sleeps as well, but not for long
+            threading.Event().wait(0.001)
             others = [each for each in threading.enumerate() if each not in _looking]
-            asleep_for = asleep_for + 1 if all(map(asleep, others)) else 0
+            asleep_for = asleep_for + 1 if all(map(_sleeps, others)) else 0
     finally:
         _looking.discard(here)
 

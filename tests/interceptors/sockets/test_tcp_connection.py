@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 
 from collections.abc import Callable
 
 import pytest
 
+from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from tests.injecting import Inject
@@ -18,7 +20,9 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
 from tests.waiting import PATIENCE
+from tests.waiting import eventually
 from tests.waiting import until_all_wait
 
 
@@ -71,15 +75,23 @@ def test_an_answer_behind_a_ticket_comes_after_a_silence(
     timeout: float, trust: Trust, inject: Inject
 ) -> None:
     """The ticket was there when that began, and OpenSSL reads on after it."""
+    arrived = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+        if eventually(lambda: unacknowledged(connection) == 0):
+            arrived.set()
+        silent(connection)
+
     with (
-        serve(trust.over_tls(echo)) as port,
+        serve(trust.over_tls(answer)) as port,
         socket.create_connection((HOST, port), PATIENCE) as sock,
         trust.client.wrap_socket(sock, server_hostname=HOST) as client,
     ):
         select.select([client], [], [])
         with inject("network_failure", mode="timeout", target=f"{HOST}:{port}"):
             client.sendall(b"tea")
-            until_all_wait()
+            assert arrived.wait(PATIENCE)
             client.settimeout(timeout)
             assert outcome(lambda: client.recv(100)) != "b'tea'"
         client.settimeout(PATIENCE)
