@@ -724,39 +724,38 @@ def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
         assert meet() == "b'tea'"
 
 
-def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(inject: Inject) -> None:
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(
+    mode: str, inject: Inject
+) -> None:
     """It ends before one that is 0.7 seconds longer, and hears as little from its peer."""
+    ended: list[str] = []
 
-    def wait(ended: list[str], name: str, sock: socket.socket, seconds: float) -> None:
+    def wait(name: str, sock: socket.socket, seconds: float) -> None:
         sock.settimeout(seconds)
         ended.append(f"{name}: {outcome(lambda: sock.recv(3))}")
 
-    def ended_in(mode: str) -> list[str]:
-        ended: list[str] = []
-        with (
-            serve(echo) as port,
-            socket.create_connection((HOST, port)) as struck,
-            socket.create_connection((HOST, port)) as spared,
-            inject(
-                "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="800ms..60s"
-            ) as outage,
-        ):
-            for sock in (struck, spared):
-                sock.sendall(b"tea")
-                assert sock.recv(3) == b"tea"  # and maybe more is to come
-            threads = [
-                threading.Thread(target=wait, args=[ended, *given])
-                for given in (("struck", struck, 1.0), ("not", spared, 1.7))
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join(PATIENCE)
-        assert outage.hits == 1
-        return ended
-
-    ends = side_by_side(functools.partial(ended_in, mode) for mode in ("timeout", "partition"))
-    assert ends == [["struck: TimeoutError None", "not: TimeoutError None"]] * 2
+    with (
+        serve(echo) as port,
+        socket.create_connection((HOST, port)) as struck,
+        socket.create_connection((HOST, port)) as spared,
+        inject(
+            "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="800ms..60s"
+        ) as outage,
+    ):
+        for sock in (struck, spared):
+            sock.sendall(b"tea")
+            assert sock.recv(3) == b"tea"  # and maybe more is to come
+        threads = [
+            threading.Thread(target=wait, args=given)
+            for given in (("struck", struck, 1.0), ("not", spared, 1.7))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert outage.hits == 1
+    assert ended == ["struck: TimeoutError None", "not: TimeoutError None"]
 
 
 @pytest.mark.parametrize(
