@@ -39,6 +39,7 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import selector_classes
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
@@ -84,7 +85,7 @@ class Polls:
     def install(self) -> None:
         """Reach those who poll from now on, and the selectors that there are."""
         self._installed = True
-        self._patches.again("polls", (self, selectors, select), self._replace)
+        self._patches.again("polls", (self, select, *selector_classes()), self._replace)
 
     def remove(self) -> None:
         """Tell what the kernel does."""
@@ -97,9 +98,8 @@ class Polls:
             patches.replace(select, "poll", self._by_poll)
         if hasattr(select, "epoll"):
             patches.replace(select, "epoll", self._by_epoll)
-        for name in ("SelectSelector", "PollSelector", "EpollSelector", "DevpollSelector"):
-            if hasattr(selectors, name):
-                patches.replace(getattr(selectors, name), "select", self._by_selector)
+        for each in selector_classes():
+            patches.replace(each, "select", self._by_selector)
 
     def _by_select(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing, targeted = self._connections.passing, self.targeted

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import select
+import selectors
 import socket
 import struct
 import sys
@@ -29,8 +30,8 @@ __all__ = [
     "KernelSocket", "accepting_classes", "another", "ends_of",
     "green_module", "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp",
     "kernel_patience", "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports",
-    "lower_mark", "python_socket_class", "raise_mark", "receive_timeout", "send_patience",
-    "send_timeout", "silence", "socket_classes", "tls_modules", "with_room",
+    "lower_mark", "python_socket_class", "raise_mark", "receive_timeout", "selector_classes",
+    "send_patience", "send_timeout", "silence", "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -75,6 +76,14 @@ def tls_modules() -> list[ModuleType]:
     if here is not None and not _tls_modules:
         _tls_modules.append(here)
     return [*_tls_modules, *([] if here is None or here in _tls_modules else [here])]
+
+
+def selector_classes() -> list[Any]:
+    """Every class of selectors: where gevent has put its own in their place, that too."""
+    names = "SelectSelector", "PollSelector", "EpollSelector", "DevpollSelector"
+    green = getattr(green_module("gevent.selectors"), "GeventSelector", None)
+    found = [*(getattr(selectors, name, None) for name in names), green]
+    return [each for each in found if each is not None]
 
 
 def green_module(name: str) -> Any:

@@ -49,6 +49,7 @@ def url(request, tmp_path, monkeypatch):
 
 TESTS = """
 import contextlib
+import selectors
 import socket
 import time
 
@@ -150,6 +151,23 @@ def test_a_server_that_begins_meanwhile_is_left_alone(chaos):
     assert latency.hits == 4
 
 
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_who_polls_by_a_selector_is_told_though_no_answer_comes(chaos, mode):
+    server = StreamServer(("127.0.0.1", 0), lambda sock, _: gevent.sleep(60))
+    server.start()
+    with (
+        socket.create_connection(server.address) as client,
+        selectors.DefaultSelector() as selector,
+        chaos.network_failure(mode=mode),
+    ):
+        client.sendall(b"hello")
+        selector.register(client, selectors.EVENT_READ)
+        assert selector.select(10)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+    server.stop(timeout=0)
+
+
 def test_answers_that_nobody_gave(url, chaos):
     with chaos.network_failure(mode="status", status=503, rate=1):
         assert requests.get(url, timeout=5).status_code == 503
@@ -158,7 +176,7 @@ def test_answers_that_nobody_gave(url, chaos):
 
 @runs(loaded=(), conftest=CONFTEST, test_it=TESTS)
 def test_its_sockets_are_reached_and_its_hub_goes_on(ran: pytest.RunResult) -> None:
-    ran.assert_outcomes(passed=2 * 14 + 1)
+    ran.assert_outcomes(passed=2 * 14 + 3)
 
 
 UNPATCHED = """
