@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Outage
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.locks import fork_safe
@@ -37,6 +39,7 @@ from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.experiments import LOOK
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
@@ -106,13 +109,25 @@ class Redirect(TcpForwarder):
         def begin() -> None:
             if not outage.left(clock.monotonic()):
                 return
-            self.strike_waiting()
             if gone and outage.matches_target(self.operation):
+                fault = next(each for each in outage.experiment.faults if isinstance(each, Outage))
+                for _ in self.open:  # first: the client may look at once
+                    self._engine.record_fault(outage, fault, CLOSE)
                 self.cut()
+            else:
+                self._strike_while(outage)
 
         self._settings.loop.call_at_or_after(
             outage.opens_at, lambda: outage.left(clock.monotonic()), begin
         )
+
+    def _strike_while(self, outage: ActiveExperiment) -> None:
+        """Strike who waits now, and who comes to wait while it lasts."""
+        loop = self._settings.loop
+        now, client = loop.clock.monotonic(), self._client
+        if outage.left(now) and (client is None or client.is_open):
+            self.strike_waiting()
+            loop.call_at(now + LOOK, lambda: self._strike_while(outage))
 
     def connected(self, seconds: float) -> bool:
         """Whether the server has accepted, within so many seconds. Raises OSError if it refuses."""

@@ -39,7 +39,7 @@ from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["Experiments", "directed"]
+__all__ = ["LOOK", "Experiments", "directed"]
 
 
 def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment:
@@ -74,7 +74,7 @@ def _check(experiment: ChaosExperiment, fault: Fault) -> None:
         )
 
 
-_LOOK = 0.05  # seconds between looks at who waits
+LOOK = 0.05  # seconds between looks at who waits
 _MOST_SPARED = 100  # lines about the latest
 _MOST_RAN = 1000  # the latest
 
@@ -207,7 +207,7 @@ class Experiments:
         now = self._loop.clock.monotonic()
         if outage.left(now):
             self._forwarder.strike_waiting()
-            self._loop.call_at(now + _LOOK, lambda: self._strike_waiting(outage))
+            self._loop.call_at(now + LOOK, lambda: self._strike_waiting(outage))
 
     def _refuse_all(self, active_experiment: ActiveExperiment) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its time.

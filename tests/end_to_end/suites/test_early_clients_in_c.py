@@ -66,6 +66,7 @@ import psycopg
 import psycopg2
 import pytest
 
+from conftest import DSN
 from conftest import PORT
 
 DATABASE = f"127.0.0.1:{PORT}"  # a channel of grpc receives pings
@@ -137,6 +138,22 @@ def test_who_listens_is_struck(pool, chaos):
         with chaos.network_failure(mode="down"):
             thread.join(50)
     assert met
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_who_comes_to_listen_later_is_struck(mode, chaos):
+    with psycopg.connect(DSN, autocommit=True) as one:
+        one.execute("LISTEN tea")
+        with chaos.network_failure(mode=mode, rate=1, target=DATABASE) as outage:
+            with pytest.raises(psycopg.OperationalError):
+                list(one.notifies(timeout=60))
+        assert outage.hits  # maybe of the pool as well
+
+def test_who_is_only_closed_by_a_service_that_goes_down_is_counted(chaos):
+    with psycopg.connect(DSN, autocommit=True) as one:
+        with chaos.network_failure(mode="down", target=DATABASE) as outage:
+            with pytest.raises(psycopg.OperationalError):
+                one.execute("SELECT 1")
+        assert outage.hits  # maybe of the pool as well
 """
 
 
@@ -185,7 +202,7 @@ def suite(pytester: pytest.Pytester, database: int) -> pytest.Pytester:
 @each_way
 def test_they_are_struck_by_markers(suite: pytest.Pytester, flags: tuple[str, ...]) -> None:
     suite.makepyfile(MARKED)
-    suite.runpytest_subprocess("-p", "no:randomly", *flags).assert_outcomes(passed=8)
+    suite.runpytest_subprocess("-p", "no:randomly", *flags).assert_outcomes(passed=11)
 
 
 @each_way
