@@ -130,10 +130,12 @@ class Jumping:
         return getattr(MACHINE_CLOCK, name)
 
 
+@pytest.mark.parametrize("over", ["plain"], indirect=True)
 @pytest.mark.parametrize("nth", range(1, 9))
 def test_whenever_it_is_over_who_comes_to_receive_is_held_up_no_more(
     client: socket.socket, nth: int
 ) -> None:
+    """The kernel goes by the mark that was there when a receive began, in TLS by less than that."""
     clock = Jumping()
     engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     wall = start(engine, between="0s..60s")
