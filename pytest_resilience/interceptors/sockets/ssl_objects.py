@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["SslObjects"]
 
 _AT_ONCE = 4  # messages that are written before any record is sent
+_OFTEN = 100  # messages: more than anybody writes before any record is sent
 
 
 class SslObjects:
@@ -199,7 +200,9 @@ class SslObjects:
                 connection.turn.decrypted = False
                 return original(made, data)
             if connection is None and self._installed and RECEIVE in self._engine.active_kinds:
-                or_none(self._strangers.wrote, made, data)
+                active = self._engine.active
+                if self._strangers.ignored.get(made) is not active:
+                    or_none(self._strangers.wrote, made, data, active)
             if connection is None or not connection.client or id(connection.owner()) in passing:
                 return original(made, data)
             message, requests = beginning(data), connection.send_queue.requests
@@ -278,16 +281,24 @@ class _Written:
         self.made = made
         # Nobody looks at them where it is about a connection that is no target.
         self.messages = deque[tuple[int, bytes]](maxlen=_AT_ONCE)
+        self.times = 0
 
 
 class _Strangers:
-    """Each `ssl.SSLObject` of which the connection is not known, by what is sent of it next."""
+    """Each `ssl.SSLObject` of which the connection is not known, by what is sent of it next.
+
+    Attributes:
+        ignored: those of which much was written, and nothing sent on a target of the experiments
+            that were active then: their connections are none.
+    """
 
     def __init__(self) -> None:
+        self.ignored = weakref.WeakKeyDictionary[Any, object]()
         self._greeting: dict[bytes, weakref.ref[Any]] = {}  # by what is random in its hello
         self._written = weakref.WeakKeyDictionary[Any, _Written]()  # by task or thread: the last
 
     def forget(self) -> None:
+        self.ignored.clear()
         self._greeting.clear()
         self._written.clear()
 
@@ -300,15 +311,19 @@ class _Strangers:
         found = self._greeting.pop(client_random(hello), None)
         return None if found is None else found()
 
-    def wrote(self, made: Any, data: Any) -> None:
+    def wrote(self, made: Any, data: Any, active: object) -> None:
         # What the headers of HTTP/2 mean depends on all that were sent before.
         if made.server_side or made.selected_alpn_protocol() == "h2":
+            self.ignored[made] = active
             return
         who = _sender()
         written = self._written.get(who)
         if written is None or written.made() is not made:
             written = self._written[who] = _Written(weakref.ref(made))
         written.messages.append((memoryview(data).nbytes, beginning(data)))
+        written.times += 1
+        if written.times >= _OFTEN:
+            self.ignored[made] = active
 
     def that_wrote(self, record: bytes) -> _Written | None:
         """What was written by the one whose `record` this may be, and which is there."""

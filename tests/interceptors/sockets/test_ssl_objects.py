@@ -230,3 +230,32 @@ def test_what_is_no_http_gets_no_status(
 ) -> None:
     monkeypatch.setattr("tests.interceptors.sockets.test_ssl_objects.REQUEST", b"GET key\r\n")
     assert heard(client, gone_after(HALF, socket.socket.close), mode="status")[0] == RESPONSE[:HALF]
+
+
+def test_what_was_no_target_for_long_is_found_when_it_is_one(trust: Trust, inject: Inject) -> None:
+    often = 150
+
+    def answer_then(connection: socket.socket) -> None:
+        heard = 0
+        while heard < often:
+            heard += len(connection.recv(65536))
+        answer(connection)
+
+    async def ask(port: int) -> tuple[bytes, str]:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=trust.client)
+        try:
+            with inject("network_failure", mode="reset", rate=1, target="elsewhere.example"):
+                for _ in range(often):
+                    writer.write(b"x")
+                    await writer.drain()
+                with inject("network_failure", mode="truncate", rate=1) as cut:
+                    writer.write(REQUEST)
+                    heard = await collect(lambda: reader.read(100))
+            assert cut.hits == 1
+            return heard
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0)
+
+    with serve(trust.over_tls(answer_then)) as port:
+        assert asyncio.run(ask(port)) == (RESPONSE[:HALF], "EOF")
