@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -52,13 +53,20 @@ class AsyncioReceiver:
         self._loops = loops
         # Weakly: a loop that is closed just then never looks.
         self._expected: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
+        self._listening: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
         self._pauses = weakref.WeakKeyDictionary[TcpConnection, Wait]()
         self._asked = weakref.WeakKeyDictionary[TcpConnection, tuple[ActiveExperiment, ...]]()
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""
         protocol = self._loops.delaying_protocol(sock)
-        if protocol is None or connection in self._expected or not self._engine.strikes_waiting:
+        if protocol is None or not self._engine.strikes_waiting:
+            return
+        if connection in self._listening:
+            self._listening.discard(connection)
+            # Who still waits goes on to; who has given up, and asks now, begins another wait.
+            connection.inbound.expected &= is_awaited(protocol.protocol)
+        if connection in self._expected:
             return
         sent_at = connection.turn.sent_at
 
@@ -125,8 +133,9 @@ class AsyncioReceiver:
         is_coming = turn.receiving or turn.partial  # what others do to it is decided
         asked = turn.asked
         stream = self._decide(connection, protocol, begun if is_coming else None)
-        # More that is sent to who has not responded is more of the same, if anything was sent.
-        inbound.expected = asked or stream is not None
+        inbound.expected = True
+        if stream is None and not asked:
+            self._listening.add(connection)
         if stream is None or stream.needs_response:
             return
         due = stream.arrive(turn.sent_at)

@@ -115,10 +115,10 @@ class Sender:
             raise
         turn.sent_at = moment(began, self._engine.clock.monotonic())
         if not blocking:
-            connection.sent(message, turn.sent_at)
-            self._loops.sent(turn.sent_at)
             if self._engine.strikes_waiting:
                 self._receiver.asyncio.expect(sock, connection)
+            connection.sent(message, turn.sent_at)
+            self._loops.sent(turn.sent_at)
             connection.task = self._loops.task() or connection.task
         if turn.handshaking and not turn.decrypted:
             self.ssl_objects.sent_hello(connection, message)
