@@ -64,6 +64,16 @@ def _kept_errors(item: pytest.Item) -> Iterator[dict[str, BaseException]]:
         raised.clear()  # tracebacks keep what their frames held
 
 
+@contextmanager
+def _limited(item: pytest.Item) -> Iterator[None]:
+    """While it lasts, the test is ended at its deadline."""
+    item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
+    try:
+        yield
+    finally:
+        del item.stash[_DEADLINE]
+
+
 def register(config: pytest.Config, session: ChaosSession) -> None:
     """Let this process run the matrix; where the terminal is, collect what all have found."""
     if not runs_tests(config):
@@ -164,7 +174,8 @@ class Matrix:
     def _left_again(self, item: pytest.Item) -> LeakedResources:
         """What a test leaves without any experiment where all is set up that it shares."""
         before = Snapshot()
-        run_once(item, counts=False)
+        with _limited(item):
+            run_once(item, counts=False)
         return before.leaked()
 
     def _own_chaos(self, item: pytest.Item) -> str:
@@ -212,15 +223,11 @@ class Matrix:
         self, item: pytest.Item, planned: Planned, baseline: LeakedResources
     ) -> tuple[Cell, LeakedResources]:
         """A cell of one run, and what that has left."""
-        item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = TimelineRecorder()
         with _kept_errors(item) as raised:
-            try:
-                with self._session.matrix_experiment(item, planned.request), timeline:
-                    reports = run_once(item, counts=False)
-            finally:
-                del item.stash[_DEADLINE]
+            with _limited(item), self._session.matrix_experiment(item, planned.request), timeline:
+                reports = run_once(item, counts=False)
             scope = self._session.last_scope(item)
             started = [] if scope is None else scope.experiments.started
             active_experiment = next(

@@ -233,7 +233,7 @@ def test_chaos_of_the_tests_own_that_has_no_chance_proves_nothing(suite: pytest.
         ),
         (
             "deadline=0.3",
-            "threading.Event().wait(60)",
+            'threading.Event().wait(60); open("over", "w").close()',
             "it failed although nothing was injected: it was still running after 0.3 s",
         ),
     ],
@@ -263,6 +263,7 @@ def test_what_ends_so_without_a_fault_proves_nothing(
     cell = only_cell(suite.path)
     place = "at test_it.py:11 in test_it"
     assert (cell["verdict"], cell["reason"]) == ("invalid", f"{reason}\n{place}")
+    assert not (suite.path / "over").exists()  # each run is ended
 
 
 def test_what_only_the_first_run_of_a_test_does_is_not_of_the_test(suite: pytest.Pytester) -> None:
