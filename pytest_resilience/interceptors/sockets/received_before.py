@@ -153,7 +153,8 @@ class ReceivedBefore:
             self.left.pop(connection, None)
             return NOTHING
         if effects.speaks_tls(sock):
-            return self._receive_record(sock, connection, call)
+            with connection.send_queue.undisturbed(tls=True):
+                return self._receive_record(sock, connection, call)
         data = arguments.fetch(int(left))
         if not arguments.peeks:
             self.left[connection] = left - len(data)

@@ -7,6 +7,7 @@ import contextlib
 import queue
 import select
 import socket
+import ssl
 import threading
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import requests
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import effects
@@ -29,6 +31,7 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
+from tests.waiting import eventually
 from tests.waiting import until_all_wait
 
 
@@ -130,12 +133,10 @@ class Jumping:
         return getattr(MACHINE_CLOCK, name)
 
 
-@pytest.mark.parametrize("over", ["plain"], indirect=True)
 @pytest.mark.parametrize("nth", range(1, 9))
 def test_whenever_it_is_over_who_comes_to_receive_is_held_up_no_more(
     client: socket.socket, nth: int
 ) -> None:
-    """The kernel goes by the mark that was there when a receive began, in TLS by less than that."""
     clock = Jumping()
     engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     wall = start(engine, between="0s..60s")
@@ -145,6 +146,38 @@ def test_whenever_it_is_over_who_comes_to_receive_is_held_up_no_more(
     _, answer = in_the_background(lambda: client.recv(100))
     assert answer.get(timeout=10) == b"hello"
     wall.stop()
+
+
+@pytest.mark.parametrize("over", ["tls"], indirect=True)
+def test_tls_is_not_looked_into_while_another_thread_sends_what_was_kept(
+    client: socket.socket, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It bears no two at once: what is sent would be lost."""
+    sending, may_send, reads = threading.Event(), threading.Event(), list[bool]()
+    send, read = ssl.SSLSocket.send, ssl.SSLSocket.read
+
+    def sends_late(sock: ssl.SSLSocket, *given: Any) -> int:
+        sending.set()
+        assert may_send.wait(10)
+        return send(sock, *given)
+
+    def reads_noted(sock: ssl.SSLSocket, *given: Any) -> Any:
+        if sock is client:
+            reads.append(may_send.is_set())
+        return read(sock, *given)
+
+    monkeypatch.setattr(ssl.SSLSocket, "send", sends_late)
+    monkeypatch.setattr(ssl.SSLSocket, "read", reads_noted)
+    assert eventually(lambda: unread(client) > 0)  # its tickets, which are received first
+    wall = start(engine)
+    client.sendall(b"hello")
+    in_the_background(wall.stop)
+    assert sending.wait(10)
+    _, answer = in_the_background(lambda: client.recv(100))
+    until_all_wait()
+    may_send.set()
+    assert answer.get(timeout=10) == b"hello"
+    assert all(reads)
 
 
 def test_it_is_over_with_its_window(client: socket.socket, engine: Engine) -> None:
