@@ -47,20 +47,16 @@ def lateness(
     real: Sequence[float],
     *,
     target: float,
-    after_pause: Sequence[float] = (0.0,),
 ) -> list[Figure]:
     """How far requests that were to take `asked` ms are off, all in ms.
 
     `real` is of a server that really takes as long: who has waited finds the caches cold, the
-    client and the server too, so even those are late. `after_pause`: what requests take by
-    themselves that are sent after so long; for where the request is late, and is answered then.
+    client and the server too, so even those are late.
     """
-    what, alone = f"{who}: asked {asked} ms", statistics.median(after_pause)
-    late, less = statistics.median(took) - asked - alone, max(0.0, asked - min(took))
-    usual = statistics.median(real) - asked
-    beyond = f", beyond {alone:.3f} ms that it takes after a pause" if alone else ""
+    late, less = statistics.median(took) - asked, max(0.0, asked - min(took))
+    usual, what = statistics.median(real) - asked, f"{who}: asked {asked} ms, median later by"
     return [
-        Figure(what=f"{what}, median later by{beyond}", value=late, target=target, unit="ms"),
+        Figure(what=what, value=late, target=target, unit="ms"),
         Figure(what="  a server that really takes it, median", value=usual, target=None, unit="ms"),
         Figure(what="  earliest before its time", value=less, target=0.0, unit="ms"),
     ]

@@ -42,18 +42,12 @@ def blocking_figures(port: int, **more: str) -> list[Figure]:
         milliseconds(quick)
         for asked, times in network_async.ASKED.items():
             slow = f"SLEEP{asked / 1e3}".encode()
-            took: list[float] = []
-            real: list[float] = []
-            paused: list[float] = []
+            took, real = list[float](), list[float]()
             for _ in range(4):
                 real += [milliseconds(slow) for _ in range(times // 4)]
                 with network_async.latency(asked / 1e3, **more):
                     took += [milliseconds(quick) for _ in range(times // 4)]
-                for _ in range(times // 4 if more else 0):
-                    time.sleep(asked / 1e3)
-                    paused.append(milliseconds(quick))
-            after = {"after_pause": paused} if more else {}
-            figures += lateness(who, asked, took, real, target=0.5, **after)
+            figures += lateness(who, asked, took, real, target=0.5)
     return figures
 
 

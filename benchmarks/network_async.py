@@ -133,16 +133,12 @@ async def asked_figures(port: int, **more: str) -> list[Figure]:
         figures.append(Figure(what="streams: a request", value=calm, target=None, unit="ms"))
         for asked, times in ASKED.items():
             really = functools.partial(ask, f"SLEEP{asked / 1e3}".encode())
-            took, real, paused = [], [], []
+            took, real = [], []
             for _ in range(4):
                 real += [await milliseconds(really) for _ in range(times // 4)]
                 with latency(asked / 1e3, **more):
                     took += [await milliseconds(ask) for _ in range(times // 4)]
-                for _ in range(times // 4 if more else 0):
-                    await asyncio.sleep(asked / 1e3)
-                    paused.append(await milliseconds(ask))
-            after = {"after_pause": paused} if more else {}
-            figures += lateness(who, asked, took, real, target=0.5, **after)
+            figures += lateness(who, asked, took, real, target=0.5)
     return figures
 
 
