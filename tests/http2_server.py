@@ -19,11 +19,23 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
 
 
-__all__ = ["BODY", "Answer", "Serve", "ok", "serving_http2", "speaking_http2"]
+__all__ = ["BODY", "Answer", "RawCodec", "Serve", "ok", "serving_http2", "speaking_http2"]
 
 BODY = b"0123456789" * 10
 Answer = Callable[[h2.connection.H2Connection, int, str], None]
 Serve = Callable[[Answer], contextlib.AbstractContextManager[str]]
+
+
+class RawCodec:
+    """Of grpclib, for messages that are bytes."""
+
+    __content_subtype__ = "raw"
+
+    def encode(self, message: bytes, message_type: object) -> bytes:
+        return message
+
+    def decode(self, data: bytes, message_type: object) -> bytes:
+        return data
 
 
 def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:

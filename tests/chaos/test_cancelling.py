@@ -228,6 +228,14 @@ async def of_anyio(child: Callable[[], Any], into: list[str]) -> None:
     into.append("the group is over")
 
 
+async def is_cancelled() -> None:
+    """A task of whose group others may wait."""
+    cancellation = await found()
+    assert cancellation is not None
+    cancellation.cancel()
+    await asyncio.sleep(60)
+
+
 @pytest.mark.parametrize("group", [of_asyncio, of_anyio])
 def test_who_waits_for_a_group_is_cancelled_with_its_task(
     inject: Inject, group: Callable[..., Awaitable[None]]
@@ -235,14 +243,8 @@ def test_who_waits_for_a_group_is_cancelled_with_its_task(
     """It would go on as if the task had come to its end."""
     into: list[str] = []
 
-    async def child() -> None:
-        cancellation = await found()
-        assert cancellation is not None
-        cancellation.cancel()
-        await asyncio.sleep(60)
-
     with inject("cancellation"):
-        assert asyncio.run(outcome(lambda: group(child, into))) == "cancelled"
+        assert asyncio.run(outcome(lambda: group(is_cancelled, into))) == "cancelled"
     assert not into
 
 
@@ -250,15 +252,9 @@ def test_who_does_something_else_meanwhile_is_not(inject: Inject) -> None:
     """A server that accepts connections is there for the next one."""
     into: list[str] = []
 
-    async def child() -> None:
-        cancellation = await found()
-        assert cancellation is not None
-        cancellation.cancel()
-        await asyncio.sleep(60)
-
     async def main() -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(child())
+            group.create_task(is_cancelled())
             for _ in range(5):
                 await asyncio.sleep(0)
             into.append("it accepts the next one")

@@ -36,6 +36,7 @@ import wsproto.events
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.proxy import ChaosProxy
 from tests.end_to_end.network.clients import everything_closed
+from tests.http2_server import RawCodec
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 from tests.resets import reset_when_closed
@@ -350,18 +351,6 @@ def test_who_is_connected_to_nats_may_speak_between_messages(
     assert lost.hits == 1
 
 
-class Raw:
-    """A codec of messages that are bytes."""
-
-    __content_subtype__ = "raw"
-
-    def encode(self, message: bytes, message_type: object) -> bytes:
-        return message
-
-    def decode(self, data: bytes, message_type: object) -> bytes:
-        return data
-
-
 class Talker:
     """Says what it is told, in one call of gRPC in which both sides stream."""
 
@@ -379,7 +368,7 @@ class Talker:
     [("drop_message", ["0", "1", "nothing", "3"]), ("timeout", ["0", "1", "nothing", "nothing"])],
 )
 def test_one_call_of_grpc_is_one_stream(mode: str, expected: Heard, inject: Inject) -> None:
-    codec: Any = Raw()
+    codec: Any = RawCodec()
 
     async def talk(port: int) -> Heard:
         channel = grpclib.client.Channel("127.0.0.1", port, codec=codec)

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFired
 from tests.http2_server import BODY
+from tests.http2_server import RawCodec
 from tests.http2_server import Serve
 from tests.http2_server import ok
 from tests.http2_server import serving_http2
@@ -417,25 +418,13 @@ def grpc_port() -> Iterator[int]:
         yield port
 
 
-class Raw:
-    """A codec of messages that are bytes."""
-
-    __content_subtype__ = "raw"
-
-    def encode(self, message: bytes, message_type: object) -> bytes:
-        return message
-
-    def decode(self, data: bytes, message_type: object) -> bytes:
-        return data
-
-
 @contextlib.asynccontextmanager
 async def calling(port: int) -> AsyncIterator[Callable[[str], Any]]:
     """A client of gRPC that is written in Python."""
     import grpclib.client
     import grpclib.exceptions
 
-    codec: Any = Raw()
+    codec: Any = RawCodec()
     channel = grpclib.client.Channel("127.0.0.1", port, codec=codec)
 
     async def call(name: str) -> Any:

@@ -43,6 +43,17 @@ def connected(port: int, timeout: float | None = 5) -> Iterator[socket.socket]:
         yield client
 
 
+@contextlib.contextmanager
+def accepted() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A client, and what was accepted for it."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        connected(listener.getsockname()[1]) as client,
+        listener.accept()[0] as server,
+    ):
+        yield client, server
+
+
 def ask(client: socket.socket, text: bytes = b"hello") -> bytes:
     client.sendall(text)
     return client.recv(100)
@@ -70,9 +81,7 @@ def test_latency_is_paid_by_connect_and_by_each_turn(
 def test_a_delay_counts_from_the_request_on_whenever_the_client_asks(inject: Inject) -> None:
     with (
         VirtualClock() as clock,
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        connected(listener.getsockname()[1]) as client,
-        listener.accept()[0] as peer,
+        accepted() as (client, peer),
     ):
         with inject("network_latency", delay=5) as latency:
             client.sendall(b"hello")
@@ -279,16 +288,13 @@ def test_servers_in_the_same_process_are_left_alone(echo_port: int, inject: Inje
 
 
 def test_a_connection_accepted_before_is_known_for_what_it_is(inject: Inject) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), timeout=5)
-        server, _ = listener.accept()
-        with client, server, inject("network_failure", mode="reset", rate=1) as failure:
-            client.sendall(b"hello")
-            assert server.recv(100) == b"hello"
-            server.sendall(b"hello")
-            with pytest.raises(ConnectionResetError):
-                client.recv(100)
-        assert failure.matched == 1
+    with accepted() as (client, server), inject("network_failure", mode="reset", rate=1) as failure:
+        client.sendall(b"hello")
+        assert server.recv(100) == b"hello"
+        server.sendall(b"hello")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+    assert failure.matched == 1
 
 
 def test_who_asks_while_it_is_removed_leaves_nothing_for_the_next_time(inject: Inject) -> None:
@@ -317,13 +323,10 @@ def test_who_asks_while_it_is_removed_leaves_nothing_for_the_next_time(inject: I
             assert Preempted.asked.wait(10)
         Preempted.may_go_on.set()
         assert received.result(10) == b"late"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), timeout=5)
-        server, _ = listener.accept()
-        with client, server, inject("network_failure", mode="reset", rate=1) as failure:
-            client.sendall(b"hello")
-            assert server.recv(100) == b"hello"
-        assert failure.matched == 0
+    with accepted() as (client, server), inject("network_failure", mode="reset", rate=1) as failure:
+        client.sendall(b"hello")
+        assert server.recv(100) == b"hello"
+    assert failure.matched == 0
 
 
 def test_a_server_that_listens_no_more_is_known_for_what_it_is(inject: Inject) -> None:
