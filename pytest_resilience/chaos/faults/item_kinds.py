@@ -116,55 +116,66 @@ class GrpcMessages:
             self._prefix = b"" if ends else self._prefix
 
 
+class _LinesWithBodies:
+    """Lines, after some of which comes a body of a size that they name.
+
+    Attributes:
+        left: bytes of the body, with the CRLF after it; to be set when its line is whole.
+    """
+
+    def __init__(self) -> None:
+        self.left = 0
+        self._line = b""
+
+    def parts(self, data: bytes) -> Iterator[tuple[int, bytes, bool]]:
+        """The next `data`: the end of each part, the line as far as it goes, whether it is whole.
+
+        The line of a part of a body is empty.
+        """
+        at = 0
+        while at < len(data):
+            if self.left:
+                passed = min(self.left, len(data) - at)
+                at, self.left = at + passed, self.left - passed
+                yield at, b"", False
+            else:
+                end = data.find(b"\n", at) + 1
+                line = self._line + data[at : end or len(data)]
+                at, self._line = end or len(data), b"" if end else line
+                yield at, line, bool(end)
+
+
 class _NatsMessages:
     """Each a line that names its length, and a payload; what else is said is none."""
 
     def __init__(self) -> None:
-        self._line = b""
-        self._left = 0  # bytes of the payload, with the CRLF after it
+        self._payload = _LinesWithBodies()
 
     def pieces(self, data: bytes) -> Iterator[Piece]:
         """As of an `ItemKind`."""
-        at = 0
-        while at < len(data):
-            if self._left:
-                passed = min(self._left, len(data) - at)
-                at, self._left = at + passed, self._left - passed
-                yield Piece(at, of_item=True, ends_item=not self._left)
-                continue
-            end = data.find(b"\n", at) + 1
-            self._line += data[at : end or len(data)]
-            at, of_item = end or len(data), self._line.startswith((b"M", b"H"))
-            yield Piece(at, of_item=of_item, ends_item=False)
-            if end:
-                line, self._line = self._line, b""
-                self._left = _last_number(line) + 2 if of_item else 0
+        for end, line, is_whole in self._payload.parts(data):
+            of_item = line.startswith((b"M", b"H"))
+            if is_whole and of_item:
+                self._payload.left = _last_number(line) + 2
+            ends = not (line or self._payload.left)
+            yield Piece(end, of_item=of_item or not line, ends_item=ends)
 
 
 class _Replies:
     """Of Redis, or what it publishes: a value, or as many as are told."""
 
     def __init__(self) -> None:
-        self._line = b""
-        self._skipped = 0  # bytes of a value, with the CRLF after it
+        self._value = _LinesWithBodies()
         self._wanted = 1  # values that are still to come
 
     def pieces(self, data: bytes) -> Iterator[Piece]:
         """As of an `ItemKind`."""
-        at = 0
-        while at < len(data):
-            if self._skipped:
-                passed = min(self._skipped, len(data) - at)
-                at, self._skipped = at + passed, self._skipped - passed
-            else:
-                end = data.find(b"\n", at) + 1
-                self._line += data[at : end or len(data)]
-                at = end or len(data)
-                if end:
-                    line, self._line = self._line, b""
-                    self._begin_value(line)
-            ends = not (self._skipped or self._wanted or self._line)
-            yield Piece(at, of_item=True, ends_item=ends)
+        for end, line, is_whole in self._value.parts(data):
+            if is_whole:
+                self._begin_value(line)
+            is_begun = bool(self._value.left or (line and not is_whole))
+            ends = not (is_begun or self._wanted)
+            yield Piece(end, of_item=True, ends_item=ends)
             self._wanted = 1 if ends else self._wanted
 
     def _begin_value(self, line: bytes) -> None:
@@ -172,7 +183,7 @@ class _Replies:
         if line[0] in _AGGREGATES:
             self._wanted += number * _AGGREGATES[line[0]]
         elif line[0] in _BULK and not line.startswith(b"$-"):
-            self._skipped = number + 2
+            self._value.left = number + 2
         self._wanted -= line[0] != ord("|")  # which comes before the value that it is about
 
 

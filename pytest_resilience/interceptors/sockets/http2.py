@@ -17,7 +17,6 @@ import math
 import socket
 import sys
 import threading
-import time
 import weakref
 
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.parsing.http_requests import read_pairs
 from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -224,7 +224,8 @@ class Http2Streams:
             is_read_by_loop = self._loops.transport(sock) is not None
             return not is_read_by_loop and shared.rest(clock.monotonic()) <= 0
         limit = receive_timeout(sock)
-        ends = math.inf if limit is None else time.monotonic() + limit
+        now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
+        ends = math.inf if limit is None else now() + limit
         while (rest := shared.rest(clock.monotonic())) > 0:
             if inbound.unread or inbound.ended.is_set():
                 return False
@@ -233,7 +234,7 @@ class Http2Streams:
             if rest <= _A_MOMENT:
                 wait(clock, rest, functools.partial(float, rest))
                 continue
-            left = ends - time.monotonic()
+            left = ends - now()
             if effects.readable(sock, max(0.0, min(_A_WHILE, left, rest - _A_MOMENT))):
                 return False
             if left <= 0:
@@ -245,10 +246,8 @@ class Http2Streams:
 
     def _patience(self, sock: socket.socket) -> float | None:
         """Seconds after which to come again for what `sock` receives; None if that is no use."""
-        for connection in [*self._on.keys()]:
-            if connection.owner() is sock and (shared := self.awaited(connection)) is not None:
-                return max(0.0, shared.rest(self._engine.clock.monotonic()))
-        return None
+        shared = next(filter(None, map(self.awaited, self._connections_of(sock))), None)
+        return None if shared is None else max(0.0, shared.rest(self._engine.clock.monotonic()))
 
     def woken(self, connection: TcpConnection) -> bytes:
         """What its socket receives then."""
@@ -256,8 +255,12 @@ class Http2Streams:
 
     def _wakes(self, sock: socket.socket) -> bytes | None:
         """What `sock` receives if something is to be told now; None if it is not."""
-        found = [each for each in [*self._on.keys()] if each.owner() is sock and self.is_due(each)]
-        return self.woken(found[0]) if found else None
+        due = next(filter(self.is_due, self._connections_of(sock)), None)
+        return None if due is None else self.woken(due)
+
+    def _connections_of(self, sock: socket.socket) -> list[TcpConnection]:
+        """That of `sock`, if it has sent a request."""
+        return [each for each in [*self._on.keys()] if each.owner() is sock]
 
     def _time(self, shared: SharedConnection) -> None:
         """Have a loop of asyncio tell when it is time."""

@@ -200,13 +200,11 @@ class Outages:
         again: bool = False,
     ) -> None:
         """`again`: it had something to read first, and may not have come back for more yet."""
-        sock, now = getattr(transport, "_sock", None), self._engine.clock.monotonic()
+        now = self._engine.clock.monotonic()
         begun = [each for each in begun if each.left(now)]  # in the meantime
-        if not begun or sock is None or transport.is_closing():
-            return
-        connection = or_none(self._connections.of, sock, RECEIVE)
+        sock, connection = self._of_transport(transport) if begun else (None, None)
         aimed = _aimed(begun, connection)
-        if connection is None or not aimed:
+        if sock is None or connection is None or not aimed:
             return
         again = again or connection in self._received_before.left
         unread = self._received_before.left.get(connection)
@@ -217,6 +215,13 @@ class Outages:
             strike = functools.partial(self._strike_task, again=True)
             loop.call_later(_SOON, strike, loop, transport, begun)
 
+    def _of_transport(self, transport: Any) -> tuple[Any, TcpConnection | None]:
+        """What a transport of asyncio reads, if it is open, and its connection, if it is known."""
+        sock = getattr(transport, "_sock", None)
+        if sock is None or transport.is_closing():
+            return None, None
+        return sock, or_none(self._connections.of, sock, RECEIVE)
+
     def _strike_late_waits(self, loop: Any) -> bool:
         """Strike tasks of the loop here that have come to wait, and have asked for nothing.
 
@@ -226,11 +231,10 @@ class Outages:
         outages = [each for each in self._engine.active if each.experiment.is_outage]
         standing = [each for each in outages if each.opens_at <= now and each.left(now)]
         for transport in list(getattr(loop, "_transports", {}).values()) if standing else ():
-            sock = getattr(transport, "_sock", None)
-            if sock is None or transport.is_closing():
+            sock, connection = self._of_transport(transport)
+            if sock is None or connection is None:
                 continue
-            connection = or_none(self._connections.of, sock, RECEIVE)
-            if connection is None or connection.turn.asked or connection.is_sending:
+            if connection.turn.asked or connection.is_sending:
                 continue
             receiver = self._receiver.asyncio
             new = [each for each in standing if not receiver.has_asked(connection, each)]

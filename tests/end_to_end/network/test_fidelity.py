@@ -411,17 +411,26 @@ def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
     return Peer(port=place.port, timeout=answered, connect_timeout=connected, tls=tls)
 
 
+@contextlib.contextmanager
+def place_of(
+    client: Client, name: str, event: Event, lead_to: Lead, trust: Trust
+) -> Iterator[tuple[Place, Peer]]:
+    """Where the client meets it, and what it knows of that."""
+    tls = trust if name.endswith(", TLS") else None
+    with lead_to(client.speaks, event.answers, tls) as place:
+        yield place, peer_of(place, event, tls)
+
+
 @pytest.fixture
 def really(lead_to: Lead, trust: Trust) -> Tell:
     """The story of a client to whom it really happens."""
 
     def told(client: Client, name: str) -> str:
         event = events_of(client)[name]
-        tls = trust if name.endswith(", TLS") else None
-        with lead_to(client.speaks, event.answers, tls) as place:
+        with place_of(client, name, event, lead_to, trust) as (place, peer):
             trouble = treated(place, event.mood)
             awaited_at = place if name in AWAITED.get(client.name, ()) else None
-            return story(client, peer_of(place, event, tls), event, trouble, awaited_at)
+            return story(client, peer, event, trouble, awaited_at)
 
     return told
 
@@ -432,9 +441,7 @@ def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
 
     def told(client: Client, name: str) -> str:
         event = events_of(client)[name]
-        tls = trust if name.endswith(", TLS") else None
-        with lead_to(client.speaks, event.answers, tls) as place:
-            peer = peer_of(place, event, tls)
+        with place_of(client, name, event, lead_to, trust) as (place, peer):
             trouble: AbstractContextManager[Any] = inject(event.kind, **event.aimed_at(peer))
             awaited_at = place if name in AWAITED.get(client.name, ()) else None
             if awaited_at:

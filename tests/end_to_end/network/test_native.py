@@ -28,7 +28,7 @@ from tests.end_to_end.network.test_fidelity import SEALED
 from tests.end_to_end.network.test_fidelity import Event
 from tests.end_to_end.network.test_fidelity import Tell
 from tests.end_to_end.network.test_fidelity import outcome
-from tests.end_to_end.network.test_fidelity import peer_of
+from tests.end_to_end.network.test_fidelity import place_of
 from tests.end_to_end.network.test_fidelity import story
 from tests.end_to_end.network.test_fidelity import treated
 from tests.end_to_end.network.test_fidelity import warm_up
@@ -102,9 +102,7 @@ def really(lead_to: Lead, trust: Trust) -> Tell:
 
     def told(client: Client, name: str) -> str:
         event = events_of(client)[name]
-        tls = trust if name.endswith(", TLS") else None
-        with lead_to(client.speaks, event.answers, tls) as place:
-            peer = peer_of(place, event, tls)
+        with place_of(client, name, event, lead_to, trust) as (place, peer):
             return story(client, peer, event, treated(place, event.mood))
 
     return told
@@ -116,9 +114,7 @@ def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
 
     def told(client: Client, name: str) -> str:
         event = events_of(client)[name]
-        tls = trust if name.endswith(", TLS") else None
-        with lead_to(client.speaks, event.answers, tls) as place:
-            peer = peer_of(place, event, tls)
+        with place_of(client, name, event, lead_to, trust) as (_, peer):
             here = f"{peer.host}:{peer.port}"
             # A connection is reached that was made during an experiment, such as one that hits
             # nothing.

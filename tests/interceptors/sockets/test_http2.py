@@ -11,8 +11,10 @@ import threading
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import freezegun
 import h2.connection
 import h2.events
 import httpx
@@ -175,6 +177,19 @@ def test_what_needs_a_response_happens_to_none_that_never_comes(
         assert blocking(url, ["/v1/pay"], trust.client, read=0.1) == ["ReadTimeout"]
     assert (failure.matched, failure.hits) == (1, 0)
     assert never_fired(failure).why == NeverFired.TOO_LITTLE
+
+
+def test_a_timeout_is_over_in_time_where_a_test_has_frozen_it(
+    some_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    with (
+        ThreadPoolExecutor() as pool,
+        some_http2(lambda *_: None) as url,
+        inject("network_failure", path="/v1/*", mode="lose_answer"),
+        freezegun.freeze_time("2020-01-01"),
+    ):
+        asked = pool.submit(blocking, url, ["/v1/pay"], trust.client, read=0.1)
+        assert asked.result(10) == ["ReadTimeout"]
 
 
 class Conversation:
