@@ -11,6 +11,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from typing import NamedTuple
 
 import pytest
 import trustme
@@ -24,11 +25,13 @@ from tests.injecting import Inject
 from tests.injecting import ending
 from tests.injecting import injecting
 from tests.resets import reset_when_closed
+from tests.waiting import PATIENCE
 
 
 Handler = Callable[[socket.socket], None]
 
 HOST = "127.0.0.1"
+TIMEOUT = 0.05  # seconds, of who hears nothing
 
 
 class Trust:
@@ -59,6 +62,20 @@ class Trust:
                 handler(wrapped)
 
         return handle
+
+
+class Timeouts(NamedTuple):
+    """Of a client, in seconds. Only what is to time out has a short one: a busy machine may take
+    as long for all else."""
+
+    connect: float = PATIENCE
+    read: float = PATIENCE
+
+    @classmethod
+    def of(cls, event: str) -> Timeouts:
+        if event == "timeout while connecting":
+            return cls(connect=TIMEOUT)
+        return cls(read=TIMEOUT) if event == "timeout while reading" else cls()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from tests.interceptors.http_mocks.in_process_clients import App
 from tests.interceptors.http_mocks.in_process_clients import Way
 from tests.interceptors.http_mocks.in_process_clients import for_real
 from tests.interceptors.http_mocks.in_process_clients import met
+from tests.waiting import PATIENCE
 
 
 # By the event: what injects it, and how often the application is called.
@@ -103,11 +104,12 @@ HTTP2 = Section(
 )
 
 
-def messages(url: str, trust: Trust) -> str:
+def messages(url: str, trust: Trust, event: str) -> str:
     found = []
     with httpx.Client(http2=True, http1=False, verify=trust.client, trust_env=False) as client:
         for path in ("/a", "/v1/pay", "/b"):
-            timeout = 0.3 if path == "/v1/pay" else 10
+            hears_nothing = (event, path) == ("no answer", "/v1/pay")
+            timeout = httpx.Timeout(PATIENCE, read=0.3 if hears_nothing else PATIENCE)
             try:
                 response = client.get(url + path, timeout=timeout)
                 found.append(f"{response.status_code}, {len(response.content)} bytes")
@@ -132,9 +134,9 @@ def test_a_stream(event: str, over_http2: Serve, trust: Trust, inject: Inject) -
             ok(connection, stream_id, path)
 
     with over_http2(failing) as url:
-        real = messages(url, trust)
+        real = messages(url, trust, event)
     with over_http2(ok) as url, inject("network_failure", path="/v1/*", **given) as fault:
-        injected = messages(url, trust)
+        injected = messages(url, trust, event)
     assert fault.hits == 1
     HTTP2.note(event, injected, real)
 

@@ -28,6 +28,7 @@ from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.waiting import PATIENCE
 
 
 __all__ = ["BODY", "STARLETTE", "WAYS", "App", "TestClient", "Way", "for_real", "met"]
@@ -163,14 +164,19 @@ def with_werkzeug(library: Any, app: App, host: str) -> Reply:
     return response.status_code, response.data, dict(response.headers)
 
 
-def get(library: Any, port: int) -> object:
+def get(library: Any, port: int, patience: float) -> object:
+    """`patience`: while it reads."""
     if library is http.client:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         with contextlib.closing(connection):
+            connection.connect()
+            connection.sock.settimeout(patience)
             connection.request("GET", "/orders")
             with connection.getresponse() as response:
                 return response.read()
-    with library.Client(trust_env=False, timeout=TIMEOUT) as client:
+    with library.Client(
+        trust_env=False, timeout=library.Timeout(PATIENCE, read=patience)
+    ) as client:
         return client.get(f"http://127.0.0.1:{port}/orders")
 
 
@@ -237,4 +243,5 @@ def for_real(library: Any, accident: str) -> tuple[type[BaseException], str]:
         "truncate": lambda: serve(half),
     }
     with servers[accident]() as port:
-        return met(lambda: get(library, port))
+        patience = TIMEOUT if accident == "timeout" else PATIENCE
+        return met(lambda: get(library, port, patience))

@@ -21,6 +21,7 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import Timeouts
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import full_backlog
 from tests.interceptors.conftest import met
@@ -28,30 +29,33 @@ from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.resets import reset_when_closed
+from tests.waiting import PATIENCE
 
 
 Inject = Callable[..., AbstractContextManager[Any]]
-Client = Callable[[str, float], Any]
+Client = Callable[[str, Timeouts], Any]
 
-PATIENCE = 10.0
-TIMEOUT = 0.05  # of who hears nothing
 URL = "http://api.example.com/"
 BODY = b'{"orders": [1, 2, 3]}'
 HEADERS = {"Content-Type": "application/json", "Content-Length": str(len(BODY))}
 
 
-def with_requests(url: str, timeout: float) -> Any:
-    return requests.get(url, timeout=timeout)
+def with_requests(url: str, timeouts: Timeouts) -> Any:
+    return requests.get(url, timeout=timeouts)
 
 
-def with_httpx(url: str, timeout: float) -> Any:
-    with httpx.Client(trust_env=False, timeout=timeout) as client:
+def of_httpx(timeouts: Timeouts) -> httpx.Timeout:
+    return httpx.Timeout(PATIENCE, connect=timeouts.connect, read=timeouts.read)
+
+
+def with_httpx(url: str, timeouts: Timeouts) -> Any:
+    with httpx.Client(trust_env=False, timeout=of_httpx(timeouts)) as client:
         return client.get(url)
 
 
-def with_httpx_async(url: str, timeout: float) -> Any:
+def with_httpx_async(url: str, timeouts: Timeouts) -> Any:
     async def get() -> Any:
-        async with httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=of_httpx(timeouts)) as client:
             return await client.get(url)
 
     return asyncio.run(get())
@@ -159,14 +163,14 @@ def test_the_same_exceptions_with_the_same_errno(
     inject: Inject,
 ) -> None:
     make, parameters = FAILURES[event]
-    timeout = TIMEOUT if event.startswith("timeout") else PATIENCE
+    timeouts = Timeouts.of(event)
     with make() as port:
-        real = met(lambda: client(f"http://127.0.0.1:{port}/", timeout))
+        real = met(lambda: client(f"http://127.0.0.1:{port}/", timeouts))
     with (
         mock(request),
         inject("network_failure", rate=1, target="api.example.com", **parameters) as failure,
     ):
-        assert met(lambda: client(URL, timeout)) == real
+        assert met(lambda: client(URL, timeouts)) == real
     assert failure.hits == 1
 
 
@@ -180,16 +184,16 @@ def test_the_same_exceptions_where_no_name_is_resolved(
     inject: Inject,
 ) -> None:
     """Which of its codes a resolver gives depends on how it is set up."""
-    real = met(lambda: client("http://nobody.invalid/", PATIENCE))
+    real = met(lambda: client("http://nobody.invalid/", Timeouts()))
     with mock(request), inject("network_failure", rate=1, mode=mode) as failure:
-        mocked = met(lambda: client(URL, PATIENCE))
+        mocked = met(lambda: client(URL, Timeouts()))
     assert [kind for kind, _ in mocked] == [kind for kind, _ in real]
     assert failure.hits == 1
 
 
 def seen(client: Client, url: str) -> dict[str, Any]:
     """What can be seen of a response, and what asking for its sense raises."""
-    found = client(url, PATIENCE)
+    found = client(url, Timeouts())
     headers = {name.lower(): value for name, value in found.headers.items()}
     return {
         "type": type(found),

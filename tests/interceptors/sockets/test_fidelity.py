@@ -26,6 +26,7 @@ from requests.adapters import HTTPAdapter
 from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets import effects
 from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import Timeouts
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import full_backlog
@@ -35,46 +36,53 @@ from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.resets import reset_when_closed
+from tests.waiting import PATIENCE
 
 
 Inject = Callable[..., AbstractContextManager[Any]]
 
-Client = Callable[[str, int, float], None]
-
-PATIENCE = 10.0
-TIMEOUT = 0.05  # of who hears nothing
+Client = Callable[[str, int, Timeouts], None]
 
 
-def with_requests(host: str, port: int, timeout: float) -> None:
-    requests.get(f"http://{host}:{port}/", timeout=timeout)
+def with_requests(host: str, port: int, timeouts: Timeouts) -> None:
+    requests.get(f"http://{host}:{port}/", timeout=timeouts)
 
 
-def with_urllib3(host: str, port: int, timeout: float) -> None:
+def with_urllib3(host: str, port: int, timeouts: Timeouts) -> None:
+    timeout = urllib3.Timeout(connect=timeouts.connect, read=timeouts.read)
     with urllib3.PoolManager() as pool:
         pool.request("GET", f"http://{host}:{port}/", timeout=timeout, retries=False)
 
 
-def with_httpx(host: str, port: int, timeout: float) -> None:
+def with_httpx(host: str, port: int, timeouts: Timeouts) -> None:
+    timeout = httpx.Timeout(PATIENCE, connect=timeouts.connect, read=timeouts.read)
     with httpx.Client(trust_env=False, timeout=timeout) as client:
         client.get(f"http://{host}:{port}/")
 
 
-def with_http_client(host: str, port: int, timeout: float) -> None:
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=timeout)) as client:
+def with_http_client(host: str, port: int, timeouts: Timeouts) -> None:
+    client = http.client.HTTPConnection(host, port, timeout=timeouts.connect)
+    with contextlib.closing(client):
+        client.connect()
+        client.sock.settimeout(timeouts.read)
         client.request("GET", "/")
         client.getresponse().read()
 
 
-def with_redis(host: str, port: int, timeout: float) -> None:
-    never_again = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+def with_redis(host: str, port: int, timeouts: Timeouts) -> None:
     with redis.Redis(
-        host, port, socket_timeout=timeout, socket_connect_timeout=timeout, retry=never_again
+        host,
+        port,
+        socket_timeout=timeouts.read,
+        socket_connect_timeout=timeouts.connect,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
     ) as client:
         client.ping()
 
 
-def with_a_socket(host: str, port: int, timeout: float) -> None:
-    with socket.create_connection((host, port), timeout=timeout) as client:
+def with_a_socket(host: str, port: int, timeouts: Timeouts) -> None:
+    with socket.create_connection((host, port), timeout=timeouts.connect) as client:
+        client.settimeout(timeouts.read)
         client.sendall(b"hello")
         if not client.recv(100):
             raise EOFError
@@ -113,12 +121,12 @@ def test_the_same_exceptions_with_the_same_errno(
     client: Client, event: str, silent_port: int, inject: Inject
 ) -> None:
     host, make = REAL[event]
-    timeout = TIMEOUT if event.startswith("timeout") else PATIENCE
+    timeouts = Timeouts.of(event)
     with make() as port:
-        real = met(lambda: client(host, port, timeout))
+        real = met(lambda: client(host, port, timeouts))
     with inject("network_failure", rate=1, **INJECTED[event]) as active_experiment:
         injected = met(
-            lambda: client("localhost" if event == "dns" else host, silent_port, timeout)
+            lambda: client("localhost" if event == "dns" else host, silent_port, timeouts)
         )
     assert active_experiment.hits >= 1
     if event == "dns":
