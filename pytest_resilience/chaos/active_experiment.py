@@ -17,6 +17,7 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
+from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.seen_operations import UNALTERABLE
@@ -24,6 +25,7 @@ from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
+from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -200,51 +202,53 @@ class ActiveExperiment:
         Counts it if it is matched, and notes it if it is not. What awaits bytes is counted as a
         hit when it happens: see `Effect`.
         """
-        experiment = self.experiment
+        experiment, counted, kind = self.experiment, self.counted, operation.kind
         if not self.left(now):
             return ()
-        possible = self._possible(operation)
-        counted = self.counted
         numbers = None if counted is None else counted.connections
         if numbers is not None:
             numbers.meet(operation)
+        faults = [each for each in experiment.faults if kind in each.kinds]
+        faults = [each for each in faults if each.can_happen_to(operation)]
+        is_shared = experiment.is_of_stream or operation.tcp.multiplexed or operation.http.stream
+        possible = self._narrowed(faults, operation) if is_shared else faults
         if possible is None:
             return ()
         if not possible or not experiment.matches_target(operation, numbers):
             self.unmatched.note(operation)
             return ()
         number = self.counts.add(matched=1)
-        elapsed = now - self.started_at
+        elapsed, trigger = now - self.started_at, experiment.trigger
         if counted is not None:
             counted.note(number, operation, elapsed)
-        if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
+        is_chosen = isinstance(trigger, Always) or trigger.hits(number, elapsed, self._draws)
+        if experiment.is_nothing or not is_chosen:
             return ()
-        share, hits = 0.0, []
         if experiment.varies:
             # A stream of its own: which operations are hit does not depend on how long delays are.
             share = Stream.at(self._draws.seed, "delays").draw(number)
-        for fault in possible:
-            drawn = fault.drawn(share) if experiment.varies else fault
-            hits.append(Hit(self, drawn, number, operation, _awaited(drawn, operation)))
-        happening = [hit for hit in hits if not hit.awaits]
-        self.counts.add(chosen=1, hits=1 if happening else 0)
+            possible = [each.drawn(share) for each in possible]
+        hits = []
+        for each in possible:
+            awaits = each.awaits if kind in MESSAGES else ""
+            if operation.http.stream and each.delay < math.inf:  # of silence nobody is told
+                awaits = awaits or RECEIVED  # it has happened when the client is told
+            hits.append(Hit(self, each, number, operation, awaits))
+        self.counts.add(chosen=1, hits=0 if all(hit.awaits for hit in hits) else 1)
         return hits
 
-    def _possible(self, operation: Operation) -> list[Fault] | None:
-        """The faults that can happen to it; None if it is more of what these have been asked."""
-        experiment, counted = self.experiment, self.counted
-        on_http2 = operation.tcp.multiplexed or operation.http.stream
+    def _narrowed(self, possible: list[Fault], operation: Operation) -> list[Fault] | None:
+        """Those that happen to it in HTTP/2, and in a conversation.
+
+        None if it is more of what these have been asked.
+        """
+        if operation.tcp.multiplexed or operation.http.stream:
+            possible = [each for each in possible if not self._is_elsewhere(each, operation)]
+        counted = self.counted if self.experiment.is_of_stream else None
+        if counted is None or not counted.goes_on(operation):
+            return possible
         # More of a conversation, about which it was asked when that began.
-        goes_on = experiment.is_of_stream and counted is not None and counted.goes_on(operation)
-        possible = []
-        for fault in experiment.faults:
-            if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
-                continue
-            if on_http2 and self._is_elsewhere(fault, operation):
-                continue
-            if not (goes_on and fault.is_of_stream):
-                possible.append(fault)
-        return None if goes_on and not possible else possible
+        return [each for each in possible if not each.is_of_stream] or None
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.
@@ -305,13 +309,3 @@ class ExpectedExperiments:
             not kinds.isdisjoint(each.kinds) and each.matches_target(operation, ahead=True)
             for each in self._all.values()
         )
-
-
-def _awaited(fault: Fault, operation: Operation) -> str:
-    """As `Fault.awaits`: what becomes of a stream of HTTP/2 has happened when its client is told.
-
-    But for silence, of which nobody is told.
-    """
-    awaited = fault.awaits(operation.kind)
-    is_told = operation.http.stream and fault.delay < math.inf
-    return RECEIVED if is_told and not awaited else awaited

@@ -22,6 +22,7 @@ from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
@@ -257,7 +258,7 @@ class ChaosExperiment(ExperimentConstructor):
     @cached_property
     def awaits(self) -> bool:
         """Whether what it matches may end before a fault of it happens, for bytes are missing."""
-        return any(fault.awaits(kind) for fault in self.faults for kind in fault.kinds)
+        return any(fault.awaits and fault.kinds & MESSAGES for fault in self.faults)
 
     @cached_property
     def strikes_waiting(self) -> bool:

@@ -13,11 +13,10 @@ from typing import NamedTuple
 __all__ = [
     "ACCEPT", "ACCEPTED_FROM", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE",
     "DATAGRAMS", "END", "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE",
-    "ON_CONNECTIONS", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START",
-    "READ", "RECEIVE",
-    "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP",
-    "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
-    "SqlDetails", "TcpDetails", "new_connection",
+    "MESSAGES", "ON_CONNECTIONS", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE",
+    "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE",
+    "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails",
+    "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -33,6 +32,7 @@ SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 CLOSE: Final = "network.close"  # the peer says that it sends no more
 END: Final = "network.end"  # the client says so
+MESSAGES: Final = frozenset({SEND, RECEIVE})
 ON_CONNECTIONS: Final = frozenset({SEND, RECEIVE, CLOSE, END})  # when they are open
 SEND_DATAGRAM: Final = "network.send_datagram"  # of UDP
 RECEIVE_DATAGRAM: Final = "network.receive_datagram"

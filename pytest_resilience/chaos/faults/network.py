@@ -13,6 +13,7 @@ import os
 import socket
 
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 from typing import ClassVar
 from typing import Final
@@ -80,6 +81,8 @@ class Fault:
         has_direction: whether the same can happen to what the client sends.
         has_place: whether it happens somewhere in the middle, for which all before is counted.
         delay: how long, in seconds; infinite where the response never comes.
+        awaits: what bytes have to be before any of it has happened to a message: `RECEIVED`,
+            `PACED`, or `CHANGED`; "" for nothing.
     """
 
     waits: ClassVar[bool] = False
@@ -92,6 +95,17 @@ class Fault:
     closes: ClassVar[bool] = False
     has_direction: ClassVar[bool] = True
     delay: float = 0.0
+    awaits: str = field(init=False, repr=False, compare=False, default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "awaits", self.awaited)  # frozen for everybody else
+
+    @property
+    def awaited(self) -> str:
+        """What `awaits` is."""
+        if 0 < self.delay < math.inf:
+            return RECEIVED
+        return CHANGED if self.needs_response else ""
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -151,17 +165,6 @@ class Fault:
             and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)
         )
-
-    def awaits(self, kind: str) -> str:
-        """What bytes have to be before any of it has happened to an operation; "" for nothing.
-
-        `RECEIVED`, `PACED`, or `CHANGED`.
-        """
-        if kind not in {SEND, RECEIVE}:
-            return ""
-        if 0 < self.delay < math.inf:
-            return RECEIVED
-        return CHANGED if self.needs_response else ""
 
     @property
     def varies(self) -> bool:

@@ -30,7 +30,6 @@ from pytest_resilience.chaos.faults.stream_items import Position
 from pytest_resilience.chaos.faults.stream_items import Then
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.quantities import format_bytes
@@ -73,8 +72,9 @@ class Pace(Fault):
     needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
 
-    def awaits(self, kind: str) -> str:
-        return PACED if kind in {SEND, RECEIVE} else ""
+    @property
+    def awaited(self) -> str:
+        return PACED
 
     @property
     def piece(self) -> int:

@@ -70,7 +70,7 @@ def _of_kinds(fault: Fault, kinds: frozenset[str], **changed: Any) -> Fault:
 
 
 def _values_of(fault: Any) -> dict[str, Any]:
-    return {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
+    return {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault) if each.init}
 
 
 def _made(base: type[Any], kinds: frozenset[str], values: dict[str, Any]) -> Fault:

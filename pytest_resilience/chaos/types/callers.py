@@ -100,8 +100,9 @@ class OutOfMemory(CallerFault):
 
     needs_response: ClassVar[bool] = True  # what is received needs memory, and not the wait for it
 
-    def awaits(self, kind: str) -> str:  # noqa: ARG002  # it raises as soon as it is decided
-        return ""
+    @property
+    def awaited(self) -> str:
+        return ""  # it raises as soon as it is decided
 
     def strike(self, operation: Operation) -> None:  # noqa: ARG002  # it is the same for all
         __tracebackhide__ = True

@@ -75,7 +75,7 @@ def test_whose_operations_are_meant(parameters: dict[str, Any], meant: list[str]
 def test_memory_is_missing_where_it_is_decided() -> None:
     receive = Operation(kind=RECEIVE, target="shop:80", names=("shop:80",))
     found = fault("memory_failure")
-    assert not found.awaits(RECEIVE)
+    assert not found.awaits
     with pytest.raises(MemoryError):
         found.strike(receive)
 
