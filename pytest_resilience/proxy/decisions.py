@@ -87,7 +87,7 @@ class Decisions:
     @property
     def in_conversation(self) -> bool:
         """Whether both sides speak at any time, as on a WebSocket."""
-        return self._requests.is_in_conversation
+        return self._requests.conversation.is_on
 
     @property
     def awaits_head(self) -> bool:

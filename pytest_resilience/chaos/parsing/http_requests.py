@@ -160,13 +160,14 @@ class RequestReader:
     is a response (pipelining) it is the first, for this is responded to next.
 
     Attributes:
+        conversation: knows whether what is sent is said in one that goes on.
         is_other: what was sent is no HTTP.
         is_whole: the head of the latest request was sent.
         lacks_end: the head of a request has begun, which certainly is one, and has no end yet.
     """
 
     __slots__ = (
-        "_conversation", "_head", "_pipelined", "_request", "_was_seen", "is_other", "is_whole",
+        "_head", "_pipelined", "_request", "_was_seen", "conversation", "is_other", "is_whole",
         "lacks_end",
     )  # fmt: skip
 
@@ -174,7 +175,7 @@ class RequestReader:
         self.is_other = False
         self.is_whole = False
         self.lacks_end = False
-        self._conversation = ConversationReader()
+        self.conversation = ConversationReader()
         self._head = b""
         self._pipelined = False
         self._was_seen = True
@@ -189,15 +190,15 @@ class RequestReader:
         if self.is_whole:
             if not REQUEST_LINE.match(message):  # more of a body, or of another protocol
                 if answered and message and not is_opaque:
-                    self._conversation.upgrade(self._head)
+                    self.conversation.upgrade(self._head)
             elif answered or not self._was_seen:
                 self._begin(message)
             elif not self._pipelined:
                 self._pipelined, self._request = True, None
         elif not ((self._head and self._begin(self._head + message)) or self._begin(message)):
-            self._conversation.feed(message)
+            self.conversation.feed(message)
         is_http = self._head or self.is_whole
-        self.is_other = self.is_in_conversation or not (is_opaque or is_http)
+        self.is_other = self.conversation.is_on or not (is_opaque or is_http)
 
     def look_away(self) -> None:
         """What is received from now on may not be seen: the next request is no other's."""
@@ -212,25 +213,20 @@ class RequestReader:
         """What is received from now on belongs to none that was sent so far."""
         self._head, self._request, self._pipelined = b"", None, False
         self.is_other = self.is_whole = self.lacks_end = False
-        self._conversation.end()
+        self.conversation.end()
 
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
         is_one = REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
         self._head = head[:_MOST_HEAD] if is_one else b""
         if is_one:
-            self._conversation.end()
+            self.conversation.end()
         self.is_whole = bool(is_one) and (
             b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
         )
         self.lacks_end = self.is_partial and REQUEST_LINE.match(self._head) is not None
         self._request, self._pipelined, self._was_seen = None, False, True
         return bool(is_one)
-
-    @property
-    def is_in_conversation(self) -> bool:
-        """Whether it is sent in one that goes on, see `conversations`."""
-        return self._conversation.is_on
 
     @property
     def is_partial(self) -> bool:

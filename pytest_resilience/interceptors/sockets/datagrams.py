@@ -125,9 +125,7 @@ class DatagramSockets:
             args = [each for each in (data, where) if each is not _NOTHING]
             if id(sock) not in known:
                 return method(sock, *args, *more)
-            call = SocketCall(original, sock, *args, *more)
-            call.name = name
-            return self.send(sock, call)
+            return self.send(sock, SocketCall.of(name, original, (sock, *args, *more)))
 
         return send
 

@@ -36,6 +36,7 @@ from pytest_resilience.interceptors.sockets.http2_responses import NO_BYTES
 from pytest_resilience.interceptors.sockets.http2_responses import WAKE
 from pytest_resilience.interceptors.sockets.http2_responses import SharedConnection
 from pytest_resilience.interceptors.sockets.http2_responses import StreamResponse
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
@@ -59,7 +60,11 @@ class _Outgoing(threading.local):
 
 
 class Http2Streams:
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        connections: those that have sent a request, which responses share.
+    """
 
     def __init__(self, engine: Engine, patches: Patches, loops: AsyncioLoops) -> None:
         self._engine = engine
@@ -68,9 +73,8 @@ class Http2Streams:
         loops.trio.patience, loops.trio.wakes = self._patience, self._wakes
         self._outgoing = _Outgoing()
         self._shared: weakref.WeakKeyDictionary[Any, SharedConnection] = weakref.WeakKeyDictionary()
-        # Of each connection that has sent a request.
-        self._on: weakref.WeakKeyDictionary[TcpConnection, weakref.ref[SharedConnection]]
-        self._on = weakref.WeakKeyDictionary()
+        self.connections: weakref.WeakKeyDictionary[TcpConnection, weakref.ref[SharedConnection]]
+        self.connections = weakref.WeakKeyDictionary()
         self._import_hook = ImportHook({"h2.connection": self._reach}, patches)
 
     def install(self) -> None:
@@ -100,7 +104,7 @@ class Http2Streams:
         outgoing.shared, outgoing.data = None, b""
         asked, shared.asked = shared.asked, {}
         ended, shared.ended = shared.ended, set()
-        shared.connection, self._on[connection] = connection, weakref.ref(shared)
+        shared.connection, self.connections[connection] = connection, weakref.ref(shared)
         now = self._engine.clock.monotonic()
         for number, request in asked.items():
             turn.requests.note(request)
@@ -194,6 +198,30 @@ class Http2Streams:
         self._time(shared)
         return told
 
+    def receive(
+        self,
+        receive: Callable[[socket.socket, TcpConnection, SocketCall], Any],
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+    ) -> Any:
+        """Do `call` of one of the `connections`: `receive`, unless a response is due before."""
+        __tracebackhide__ = True
+        shared = self.awaited(connection)
+        if shared is None:
+            return receive(sock, connection, call)
+        if self._is_woken(sock, connection, call, shared):
+            return ReceiveArguments(call).returned(self.woken(connection))
+        result = receive(sock, connection, call)
+        if result or is_at_once(call):
+            return result
+        clock, inbound = self._engine.clock, connection.inbound
+        if shared.rest(clock.monotonic()) == math.inf:
+            return result
+        # What has come before the end is delivered before it.
+        wait(clock, math.inf, lambda: shared.rest(clock.monotonic()), inbound.ended)
+        return ReceiveArguments(call).returned(self.woken(connection))
+
     def awaited(self, connection: TcpConnection) -> SharedConnection | None:
         """Its responses, where something may be told of one though nothing comes."""
         shared = self._of_connection(connection)
@@ -202,7 +230,7 @@ class Http2Streams:
         return shared
 
     def _of_connection(self, connection: TcpConnection) -> SharedConnection | None:
-        found = self._on.get(connection)
+        found = self.connections.get(connection)
         return None if found is None else found()
 
     def is_due(self, connection: TcpConnection) -> bool:
@@ -210,7 +238,7 @@ class Http2Streams:
         shared = self._of_connection(connection)
         return shared is not None and shared.rest(self._engine.clock.monotonic()) <= 0
 
-    def is_woken(
+    def _is_woken(
         self,
         sock: socket.socket,
         connection: TcpConnection,
@@ -260,7 +288,7 @@ class Http2Streams:
 
     def _connections_of(self, sock: socket.socket) -> list[TcpConnection]:
         """That of `sock`, if it has sent a request."""
-        return [each for each in [*self._on.keys()] if each.owner() is sock]
+        return [each for each in [*self.connections.keys()] if each.owner() is sock]
 
     def _time(self, shared: SharedConnection) -> None:
         """Have a loop of asyncio tell when it is time."""

@@ -55,7 +55,6 @@ from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
-from pytest_resilience.interceptors.sockets.socket_calls import is_plain
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
@@ -251,10 +250,7 @@ class SocketPatches:
             args = (sock,) if given is _NOTHING else (sock, given, *more)
             if id(sock) in passing:
                 return original(*args, **named)
-            call = SocketCall(original, *args, **named)
-            call.name = name
-            call.is_plain = not (more or named) and is_plain(name, given)
-            return handle(sock, call)
+            return handle(sock, SocketCall.of(name, original, args, named))
 
         if type(original) is not types.MethodDescriptorType or name in _WITH_KEYWORDS:
             return self._datagrams.shortened(name, original, taking_keywords)
@@ -265,17 +261,22 @@ class SocketPatches:
             __tracebackhide__ = True
             if not more and id(sock) in passing and given is not _NOTHING:
                 return original(sock, given)
-            return taking_keywords(sock, *(() if given is _NOTHING else (given, *more)))
+            args = (sock,) if given is _NOTHING else (sock, given, *more)
+            if id(sock) in passing:
+                return original(*args)
+            return handle(sock, SocketCall.of(name, original, args))
 
         return self._datagrams.shortened(name, original, method)
 
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
-        connection = self._look(self._connections.of, sock, RECEIVE)
-        if connection is None and self._look(is_udp, sock):
-            return self._datagrams.receive(sock, call)
+        try:
+            connection = self._connections.of(sock, RECEIVE) if self._installed else None
+        except Exception:  # an odd object
+            connection = None
         if connection is None:
-            return call()
+            is_datagram = self._look(is_udp, sock)
+            return self._datagrams.receive(sock, call) if is_datagram else call()
         if connection.untargeted:
             if connection in self._connections.proxies:
                 self._look(self._connections.receives, sock, connection)
@@ -289,7 +290,10 @@ class SocketPatches:
             return call()
         connection.inbound.threads.add(me)
         try:
-            return self._receiver.receive(sock, connection, call)
+            receive, http2 = self._receiver.receive, self._receiver.http2
+            if connection in http2.connections:
+                receive = functools.partial(http2.receive, receive)
+            return receive(sock, connection, call)
         finally:
             connection.inbound.threads.discard(me)
 
@@ -457,8 +461,7 @@ class SocketPatches:
 
     def _is_copied(self, sock: socket.socket, connection: TcpConnection) -> bool:
         """Whether the connection goes on when `sock` is closed, by another descriptor."""
-        twin = self._look(self._connections.twin, sock.fileno(), connection.ends)
-        return twin is connection
+        return self._look(self._connections.twin, sock.fileno(), connection.ends) is connection
 
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
         connection = self._look(self._connections.known, sock)

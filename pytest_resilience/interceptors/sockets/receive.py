@@ -39,11 +39,11 @@ from pytest_resilience.interceptors.sockets.received_before import ReceivedBefor
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
-from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = ["Receiver"]
@@ -56,6 +56,7 @@ class Receiver:
 
     Attributes:
         received_before: what outages do not happen to.
+        http2: has a way of its own for connections that several responses share.
     """
 
     def __init__(
@@ -68,52 +69,37 @@ class Receiver:
         self.received_before = ReceivedBefore(connections)
         self.nonblocking = NonblockingReceiver(engine)
         self.asyncio = AsyncioReceiver(engine, loops)
+        self.http2 = http2
         self._engine = engine
         self._loops = loops
-        self._http2 = http2
 
     def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
-        __tracebackhide__ = True
-        shared = self._http2.awaited(connection)
-        if shared is not None and self._http2.is_woken(sock, connection, call, shared):
-            return ReceiveArguments(call).returned(self._http2.woken(connection))
-        try:
-            result = self._receive(sock, connection, call)
-        except TimeoutError as error:
-            end_given_up(sock, connection, error)
-            raise
-        if shared is None or result or is_at_once(call):
-            return result
-        clock, inbound = self._engine.clock, connection.inbound
-        if shared.rest(clock.monotonic()) == math.inf:
-            return result
-        # What has come before the end is delivered before it.
-        wait(clock, math.inf, lambda: shared.rest(clock.monotonic()), inbound.ended)
-        return ReceiveArguments(call).returned(self._http2.woken(connection))
-
-    def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         __tracebackhide__ = True
         inbound = connection.inbound
         pending = None if inbound.stream or inbound.unread else getattr(sock, "pending", None)
         if pending is not None and pending():
             return call()  # more of a TLS record of which some was delivered as it is
-        if connection in self.received_before.left:
-            result = self.received_before.receive(sock, connection, call)
-            if result is not NOTHING:
-                return result
-        if inbound.stream is not None and inbound.stream.is_replaced:
-            return deliveries.replay(sock, inbound, call)
-        if inbound.ended.is_set() or not connection.is_connected(sock):
-            return call()
-        if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
-            return self._receive_blocking(sock, connection, call)
-        protocol = self._loops.delaying_protocol(sock)
-        return (
-            self.nonblocking.receive(sock, connection, call)
-            if protocol is None
-            else self.asyncio.receive(sock, connection, call, protocol)
-        )
+        try:
+            if connection in self.received_before.left:
+                result = self.received_before.receive(sock, connection, call)
+                if result is not NOTHING:
+                    return result
+            if inbound.stream is not None and inbound.stream.is_replaced:
+                return deliveries.replay(sock, inbound, call)
+            if inbound.ended.is_set() or not (connection.ends or ends_of(sock)):
+                return call()  # its connect may have succeeded, though nobody waited for that
+            if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
+                return self._receive_blocking(sock, connection, call)
+            protocol = self._loops.delaying_protocol(sock)
+            return (
+                self.nonblocking.receive(sock, connection, call)
+                if protocol is None
+                else self.asyncio.receive(sock, connection, call, protocol)
+            )
+        except TimeoutError as error:
+            end_given_up(sock, connection, error)
+            raise
 
     def _receive_blocking(
         self, sock: socket.socket, connection: TcpConnection, call: SocketCall
@@ -367,13 +353,11 @@ class Receiver:
         if stream is None:
             return sys.maxsize
         clock, there = self._engine.clock, len(inbound.unread)
+        readiness = self.nonblocking.readiness
         now = since = self._await_arrival(sock, connection, stream)
         if not there and stream.effect.pace is not None and not stream.is_stalled:
-            if stream.begun and not effects.available(sock):
-                stream.drained()
-                effects.await_more(sock)
-                now = since = clock.monotonic()
-            there = effects.available(sock)
+            there = _await_piece(sock, stream)
+            now = since = clock.monotonic()
         while True:
             match stream.next(there, now):
                 case WaitUntil(due):
@@ -381,7 +365,8 @@ class Receiver:
                     effects.hold_until(
                         sock, due, stream, since=since, ended=ended, asked_at=asked_at
                     )
-                    self.nonblocking.readiness.release(connection)
+                    if connection in readiness.held:
+                        readiness.release(connection)
                     if ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
@@ -390,7 +375,8 @@ class Receiver:
                     if inbound.stream is not stream:  # given up, or overtaken by another
                         return self._await_turn(sock, connection, asked_at)
                 case ReadPeer(most):
-                    self.nonblocking.readiness.release(connection)  # it may have ended just now
+                    if connection in readiness.held:  # it may have ended just now
+                        readiness.release(connection)
                     return most
                 case ReadReplacement():
                     inbound.unread = b""
@@ -443,6 +429,15 @@ class Receiver:
         effects.hold_until(sock, eof.due, eof, since=since, ended=ended)
         connection.inbound.eof = None
         return arguments.returned(b"")
+
+
+def _await_piece(sock: socket.socket, stream: ResponseStream) -> int:
+    """Wait for more of a paced response, if all that has come was read; how many bytes it is."""
+    __tracebackhide__ = True
+    if stream.begun and not effects.available(sock):
+        stream.drained()
+        effects.await_more(sock)
+    return effects.available(sock)
 
 
 def _is_there(sock: socket.socket, connection: TcpConnection, seconds: float) -> bool:

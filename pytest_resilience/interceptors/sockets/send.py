@@ -89,7 +89,7 @@ class Sender:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
         turn, queue, began = connection.turn, connection.send_queue, self._engine.clock.monotonic()
-        if queue.ended.is_set() or not connection.is_connected(sock):
+        if queue.ended.is_set() or not (connection.ends or ends_of(sock)):
             if queue.messages and sock.fileno() >= 0:  # the kernel learns of the end after those
                 raise effects.os_error(errno.EPIPE)
             return call()

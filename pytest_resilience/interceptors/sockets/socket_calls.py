@@ -13,6 +13,7 @@ import socket
 import sys
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from typing import ClassVar
@@ -26,7 +27,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "is_plain", "message_of",
+    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "message_of",
     "untaken",
 ]  # fmt: skip
 
@@ -58,6 +59,8 @@ _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _DEFAULT_SIZE = 1024
 _NO_BUFFER = bytearray()
+_NO_KEYWORDS: Mapping[str, Any] = {}
+_ONE_MORE = 2  # arguments: the socket, and another one
 _WITHOUT_BYTES = (
     "recv",
     "recv_into",
@@ -74,25 +77,33 @@ class SocketCall(functools.partial[Any]):
 
     Attributes:
         name: of the method. A tool that has wrapped the method may have left its own.
-        is_plain: see `is_plain`.
+        is_plain: it receives, and is given what nearly every call gives: a size above 0, or room
+            for bytes. There is nothing wrong about it, and there are no flags.
     """
 
     name: str
     is_plain: bool
 
-
-def is_plain(name: str, given: object) -> bool:
-    """Whether this is all that a receiving method needs, as nearly every call gives it.
-
-    A size above 0, or room for bytes: there is nothing wrong about it, and there are no flags.
-    """
-    if type(given) is int:
-        return 0 < given < sys.maxsize and not name.endswith("_into")
-    if name not in _FILLING:
-        return False
-    if type(given) is memoryview:
-        return given.nbytes > 0 and not given.readonly and given.c_contiguous
-    return type(given) is bytearray and bool(given)
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        method: Callable[..., Any],
+        args: tuple[Any, ...],
+        named: Mapping[str, Any] = _NO_KEYWORDS,
+    ) -> SocketCall:
+        """That of the `method` of this name; the first of `args` is the socket."""
+        call = cls(method, *args, **named)
+        call.name, call.is_plain = name, False
+        if len(args) == _ONE_MORE and not named:
+            given = args[1]
+            if type(given) is int:
+                call.is_plain = 0 < given < sys.maxsize and not name.endswith("_into")
+            elif name in _FILLING and type(given) is memoryview:
+                call.is_plain = given.nbytes > 0 and not given.readonly and given.c_contiguous
+            elif name in _FILLING:
+                call.is_plain = type(given) is bytearray and bool(given)
+        return call
 
 
 def flags_of(call: SocketCall) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -27,7 +26,6 @@ from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
-from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
@@ -223,10 +221,6 @@ class TcpConnection:
         """Whether the other side opened it: then it is for those targets only that say so."""
         return bool(self.names) and is_accepted(self.names[0])
 
-    def is_connected(self, sock: socket.socket) -> bool:
-        """Whether its connect has succeeded once, though nobody may have waited for that."""
-        return bool(self.ends or ends_of(sock))
-
     @property
     def is_sending(self) -> bool:
         """Whether more of a request is still to be sent, by another thread or later by this one.
@@ -256,7 +250,7 @@ class TcpConnection:
     def _conversation(self) -> ResponseStream | None:
         """What happens somewhere in all that comes, whatever is said in between."""
         stream = self.inbound.stream
-        if stream is None or not self.turn.requests.is_in_conversation:
+        if stream is None or not self.turn.requests.conversation.is_on:
             return None
         return stream if stream.effect.is_of_stream else None
 
@@ -311,15 +305,10 @@ class TcpConnection:
             answer_nothing(self.number, effect)
         if effect is None and (turn.partial or among):
             return self.inbound.stream  # what has happened to the rest of it goes on
-        self.inbound.stream = self._next_stream(effect)
+        conversation = self._conversation if turn.requests.conversation.is_on else None
+        stream = None if effect is None else ResponseStream(effect, encrypted=turn.decrypted)
+        self.inbound.stream = stream if conversation is None else conversation.going_on(effect)
         return self.inbound.stream
-
-    def _next_stream(self, effect: Effect | None) -> ResponseStream | None:
-        """What becomes of the response that begins, to which `effect` happens."""
-        if (conversation := self._conversation) is not None:
-            return conversation.going_on(effect)
-        encrypted = self.turn.decrypted
-        return None if effect is None else ResponseStream(effect, encrypted=encrypted)
 
     def begin_request(self, engine: Engine, message: bytes) -> None:
         """The client sends `message`: what happens to it, if it is a new one?"""
@@ -328,7 +317,7 @@ class TcpConnection:
             return
         # Of TLS, what comes first may be its own, such as tickets.
         answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
-        goes_on = self.turn.requests.is_in_conversation
+        goes_on = self.turn.requests.conversation.is_on
         begins = requests.begins(message, answered=answered, in_conversation=goes_on)
         if requests.is_cut or requests.is_ending:
             return
@@ -378,7 +367,7 @@ class TcpConnection:
             tcp=TcpDetails(
                 connection=self.number,
                 mid_message=mid_message,
-                in_conversation=requests.is_in_conversation,
+                in_conversation=requests.conversation.is_on,
             )
             if kind != RECEIVE
             else TcpDetails(
@@ -389,7 +378,7 @@ class TcpConnection:
                 bodiless=turn.request == BODILESS,
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,
-                in_conversation=requests.is_in_conversation,
+                in_conversation=requests.conversation.is_on,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
             call_site=CallSite(loop_objects=(through, self.task and self.task())),

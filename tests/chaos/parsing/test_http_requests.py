@@ -339,14 +339,14 @@ def test_both_sides_speak_at_any_time(messages: tuple[bytes, ...], is_one: bool)
     reader = RequestReader()
     for message in messages:
         reader.feed(message, answered=True)
-    assert reader.is_in_conversation is is_one
+    assert reader.conversation.is_on is is_one
     assert not (is_one and not reader.is_other)
     reader.feed(b"POST / HTTP/1.1\r\n\r\n", answered=True)
-    assert not reader.is_in_conversation
+    assert not reader.conversation.is_on
 
 
 def test_what_is_sent_before_the_response_is_no_other_protocol() -> None:
     reader = RequestReader()
     reader.feed(ASKED % b"websocket", answered=True)
     reader.feed(b"body", answered=False)
-    assert not reader.is_in_conversation
+    assert not reader.conversation.is_on
