@@ -28,7 +28,7 @@ def asleep(thread: threading.Thread) -> bool:
 
 def _sleeps(thread: threading.Thread) -> bool:
     with (
-        contextlib.suppress(FileNotFoundError),
+        contextlib.suppress(FileNotFoundError, ProcessLookupError),  # it has ended, before or now
         open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
     ):
         return stat.read().rpartition(")")[2].split()[0] == "S"

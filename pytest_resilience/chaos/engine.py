@@ -451,7 +451,7 @@ class Engine:
         `among`: of which experiments, if not of all that are active.
         """
         if self.recorder is not None:
-            self.recorder.note(operation, again=among is not None)
+            self.recorder.note(operation, again=among not in (None, self.active))
         now, hits = math.nan, list[Hit]()
         for active_experiment in self.active if among is None else among:
             if not active_experiment.experiment.only_observes:

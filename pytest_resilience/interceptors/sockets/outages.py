@@ -249,15 +249,21 @@ class Outages:
     ) -> frozenset[int]:
         """Those whose response is late, and not due: it is overtaken. All their descriptors.
 
+        Or about whose response a thread decides just now, which finds out then.
         `known`: those that are struck already.
         """
         found = set()
         for connection in self._connections.all():
-            sock, late = connection.owner(), _late_response(connection)
-            if sock is None or late is None or sock.fileno() in known:
+            sock, threads = connection.owner(), connection.inbound.threads
+            if sock is None or sock.fileno() in known:
                 continue
-            aimed = _aimed(begun, connection)
-            if aimed:
+            decides = threads.decide and not self._received_before.left.get(connection)
+            aimed = _aimed(begun, connection) if decides or _late_response(connection) else []
+            if not aimed:
+                continue
+            if decides and threads.leave(aimed):
+                found.add(sock.fileno())
+            elif (late := _late_response(connection)) is not None:
                 found.add(sock.fileno())
                 if connection.begin_response(self._engine, among=aimed) is not late:
                     late.overtake()

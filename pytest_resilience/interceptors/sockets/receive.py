@@ -359,7 +359,10 @@ class Receiver:
             there = _await_piece(sock, stream)
             now = since = clock.monotonic()
         while True:
-            match stream.next(there, now):
+            step = stream.next(there, now)
+            if inbound.stream is not stream:  # given up, or overtaken by another
+                return self._await_turn(sock, connection, asked_at)
+            match step:
                 case WaitUntil(due):
                     ended = inbound.ended
                     effects.hold_until(
@@ -372,8 +375,6 @@ class Receiver:
                         effects.discard(sock)
                     # As far as the socket's timeout and the clock let it come.
                     now, since = due, clock.monotonic()
-                    if inbound.stream is not stream:  # given up, or overtaken by another
-                        return self._await_turn(sock, connection, asked_at)
                 case ReadPeer(most):
                     if connection in readiness.held:  # it may have ended just now
                         readiness.release(connection)
@@ -381,7 +382,7 @@ class Receiver:
                 case ReadReplacement():
                     inbound.unread = b""
                     return 0
-                case ResetConnection() | CloseConnection() as step:
+                case ResetConnection() | CloseConnection():
                     effects.end_once(connection, step, sock)
                     return sys.maxsize
 

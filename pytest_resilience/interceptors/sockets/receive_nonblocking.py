@@ -164,7 +164,11 @@ class NonblockingReceiver:
             if tls:  # which gives nothing of a record before all of it is there
                 there = 0 if sock.pending() else min(RECORD, there)
             now = self._engine.clock.monotonic()
-            match stream.next(there, now, whole=tls):
+            step = stream.next(there, now, whole=tls)
+            if inbound.stream is not stream:  # overtaken by another
+                stream = inbound.stream
+                continue
+            match step:
                 case WaitUntil(due):
                     is_later = tls or stream.begun or (polls and sock.gettimeout() != 0)
                     held = Held(sock, stream, due, 0 if is_later else there, polls=polls)
@@ -174,7 +178,7 @@ class NonblockingReceiver:
                     return min(most, inbound.asked_early or sys.maxsize)
                 case ReadReplacement():
                     return 0
-                case ResetConnection() | CloseConnection() as step:
+                case ResetConnection() | CloseConnection():
                     effects.end_once(connection, step, sock)
                     break
         return sys.maxsize

@@ -7,7 +7,9 @@ import threading
 import weakref
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -103,6 +105,44 @@ class Turn:
         return True
 
 
+class ReceivingThreads(set[int]):
+    """Those in one of the receiving methods, and which of them decides about a response just now.
+
+    A fault is counted before it can be looked up at its connection. So an outage that begins in
+    between is left to the thread that decides.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deciding: dict[int, list[ActiveExperiment]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def decide(self) -> bool:
+        """Whether one of them decides just now."""
+        return bool(self._deciding)
+
+    @contextmanager
+    def deciding(self) -> Iterator[list[ActiveExperiment]]:
+        """This thread decides in the block, after which it has to ask the outages in the list."""
+        left = list[ActiveExperiment]()
+        with self._lock:
+            self._deciding[threading.get_ident()] = left
+        try:
+            yield left
+        finally:
+            with self._lock:
+                del self._deciding[threading.get_ident()]
+
+    def leave(self, outages: Sequence[ActiveExperiment]) -> bool:
+        """Whether a thread decides just now, and will ask these outages as well."""
+        with self._lock:
+            left = next(iter(self._deciding.values()), None)
+            if left is not None:
+                left.extend(outages)
+            return left is not None
+
+
 class Inbound:
     """What comes in on a connection.
 
@@ -114,8 +154,7 @@ class Inbound:
         tickets: something of TLS's own may come before the response, and look like it.
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
-        threads: those in one of the receiving methods, which may be made of others, or held up
-            in connecting.
+        threads: those that receive: one method may be made of others, or be held up in connecting.
         expected: what happens to the response was decided before the client has come for it.
         ended: set when this side has shut it down or closed it: nobody waits for more.
     """
@@ -135,7 +174,7 @@ class Inbound:
         self.more_early = False
         self.expected = False
         self.ended = threading.Event()
-        self.threads: set[int] = fork_safe(self, "threads", set)
+        self.threads = fork_safe(self, "threads", ReceivingThreads)
 
     def give_back(self, sock: Any) -> None:
         """Nobody looks any more: what is unread of TLS is for who reads `sock` on.
@@ -282,6 +321,21 @@ class TcpConnection:
 
         `among`: the experiments that may happen to one about which others have decided.
         """
+        with self.inbound.threads.deciding() as left:
+            asked = engine.active if among is None else among
+            stream = self._decide(engine, through, asked, again=among is not None)
+        begun = [each for each in left if each not in asked]
+        if not begun:
+            return stream
+        following = self.begin_response(engine, through=through, among=begun)
+        if stream is not None and following is not stream:
+            stream.overtake()
+        return following
+
+    def _decide(
+        self, engine: Engine, through: object, asked: Sequence[ActiveExperiment], *, again: bool
+    ) -> ResponseStream | None:
+        """`again`: others have decided about it before."""
         turn = self.turn
         turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
@@ -292,7 +346,7 @@ class TcpConnection:
         turn.handshaking = False
         about = self.operation(kind, through=through, asked=True)
         # Another thread may find out meanwhile that the peer has ended it.
-        effect = engine.decide(about, among=among) if about.tcp.connection else None
+        effect = engine.decide(about, among=asked) if about.tcp.connection else None
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
         requests = self.send_queue.requests
@@ -303,7 +357,7 @@ class TcpConnection:
             requests.late = None
         if self.number in other_ends:
             answer_nothing(self.number, effect)
-        if effect is None and (turn.partial or among):
+        if effect is None and (turn.partial or again):
             return self.inbound.stream  # what has happened to the rest of it goes on
         conversation = self._conversation if turn.requests.conversation.is_on else None
         stream = None if effect is None else ResponseStream(effect, encrypted=turn.decrypted)

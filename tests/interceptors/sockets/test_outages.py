@@ -30,7 +30,10 @@ import trio
 
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.forks import in_fork
@@ -478,10 +481,49 @@ def test_who_waits_for_what_is_late_is_struck(
         waiting(ask, port) as meet,
     ):
         assert eventually(lambda: latency.hits == 1)
-        until_all_wait()  # it is counted before it is waited for
         with inject("network_failure", mode=mode, rate=1) as outage:
             assert meet() == meets
     assert (outage.matched, outage.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("moment", ["decided", "counted"])
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_one_that_begins_just_as_a_response_gets_late_strikes(
+    wait: Callable[[socket.socket], object],
+    moment: str,
+    inject: Inject,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between what is decided about the response, and the wait for it."""
+    began, outages = list[bool](), list[ActiveExperiment]()
+
+    def ask(sock: socket.socket) -> object:
+        sock.sendall(b"tea")
+        return wait(sock)
+
+    with contextlib.ExitStack() as stack, serve(echo) as port:
+
+        def begin(*_: object) -> None:
+            if not began:
+                began.append(True)
+                outage = inject("network_failure", mode="reset", rate=1)
+                outages.append(stack.enter_context(outage))
+
+        def decide(operation: Operation, **given: Any) -> Any:
+            decided = Engine.decide(engine, operation, **given)
+            if operation.kind == RECEIVE:
+                begin()
+            return decided
+
+        if moment == "decided":
+            monkeypatch.setattr(engine, "decide", decide)
+        else:
+            engine.listeners.add(begin)
+        stack.enter_context(inject("network_latency", delay=2 * PATIENCE, nth=2))
+        with waiting(ask, port) as meet:
+            assert meet() == "ConnectionResetError 104"
+        assert [(each.matched, each.hits) for each in outages] == [(1, 1)]
 
 
 @pytest.mark.parametrize("wait", [in_recv, in_sock_recv, in_a_stream])
