@@ -532,7 +532,11 @@ def _hooks() -> str:
 
 def _api() -> str:
     elsewhere = {*patterns.__all__, *_error_names(), *(each.rpartition(".")[2] for each in _GIVEN)}
-    homes = pytest_resilience._HOMES  # noqa: SLF001  # the table from which the package offers them
+    homes = {
+        name: home
+        for home, names in pytest_resilience._HOMES.items()  # noqa: SLF001  # what it offers
+        for name in names.split()
+    }
     names = [name for name in pytest_resilience.__all__ if name not in elsewhere]
     return _page(
         [

@@ -11,11 +11,7 @@ import pytest
 HEAVY = {"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"}
 
 # All that is loaded of the package.
-IDLE = {
-    "pytest_resilience",
-    "pytest_resilience.plugin",
-    "pytest_resilience.plugin.newhooks",
-}
+IDLE = {"pytest_resilience", "pytest_resilience.plugin"}
 
 # More, where a flag is typed or all are shown.
 FLAGS = {"pytest_resilience.plugin.options", "pytest_resilience.plugin.pytest_internals"}

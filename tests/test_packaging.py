@@ -43,6 +43,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
     package = ROOT / "pytest_resilience"
     sources = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
     assert shipped == sources | {
+        "pytest_resilience/__init__.pyi",
         "pytest_resilience/chaos/profile.schema.json",
         "pytest_resilience/plugin/profiles.toml",
         "pytest_resilience/py.typed",

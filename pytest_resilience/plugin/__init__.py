@@ -2,7 +2,7 @@
 
 It registers options, markers and fixtures, and looks at the collected items. Whatever
 does something lives in modules imported by those who ask for it, so that an idle run
-pays for this file and `newhooks` alone. No assertion stands here: PYTEST_DONT_REWRITE.
+pays for this file alone. No assertion stands here: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 import pytest
-
-from pytest_resilience.plugin import newhooks
 
 
 if TYPE_CHECKING:
@@ -86,6 +84,16 @@ _MARKERS = (
     ),
 )
 
+_HOOKS = frozenset(  # of `newhooks`, which a run loads where one of them is used
+    {
+        "pytest_resilience_adapters",
+        "pytest_resilience_chaos_types",
+        "pytest_resilience_fault_injected",
+        "pytest_resilience_report_section",
+        "pytest_resilience_verdict",
+    }
+)
+
 _EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
 _DEPTH = 2  # of an exploration that names none
 _EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
@@ -97,9 +105,12 @@ _NAMES = _OWN_CHAOS | {"crash_recorder", _CLOCK}
 _CLOCK_FLAG = "virtual-time"
 
 
-def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Make our hooks known."""
-    pluginmanager.add_hookspecs(newhooks)
+def pytest_plugin_registered(manager: pytest.PytestPluginManager) -> None:
+    """Describe our hooks as soon as a plugin or a conftest file has one of them."""
+    if not _HOOKS.isdisjoint(vars(manager.hook)):
+        from pytest_resilience.plugin.newhooks import describe
+
+        describe(manager)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -216,7 +227,8 @@ def pytest_collection_modifyitems(
 
         check_marks(config, items, check_mark)
         register(config, _session(config), own_chaos=_OWN_CHAOS)
-    for readers in config.hook.pytest_resilience_adapters():
+    adapters = getattr(config.hook, "pytest_resilience_adapters", list)
+    for readers in adapters():
         from pytest_resilience.assertions.readers import add_reader
 
         for reader in readers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -72,3 +74,10 @@ def pytest_resilience_report_section(report: Report) -> str | None:
         >>> def pytest_resilience_report_section(report):
         ...     return f"dashboard: https://chaos.example.com/{report.configuration}"
     """
+
+
+def describe(manager: pytest.PytestPluginManager) -> None:
+    """Make them known to pytest, if they are not yet: an idle run does without."""
+    known = getattr(manager.hook, "pytest_resilience_adapters", None)
+    if known is None or not known.has_spec():
+        manager.add_hookspecs(sys.modules[__name__])

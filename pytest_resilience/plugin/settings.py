@@ -32,6 +32,7 @@ from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.plugin.exploration.settings import read_settings
+from pytest_resilience.plugin.newhooks import describe
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.options import times_typed
@@ -162,6 +163,7 @@ def custom_types(config: pytest.Config) -> tuple[NewChaosType, ...]:
     """The chaos types that other plugins have given; known until the run ends."""
     found = config.stash.get(_CUSTOM_TYPES, None)
     if found is None:
+        describe(config.pluginmanager)
         types = config.hook.pytest_resilience_chaos_types()
         found = config.stash[_CUSTOM_TYPES] = tuple(each for group in types for each in group)
         for each in found:

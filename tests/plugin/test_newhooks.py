@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
+
 import pytest
+
+from pytest_resilience import plugin
+from pytest_resilience.plugin import newhooks
 
 
 CONFTEST = """
@@ -123,3 +128,25 @@ def test_the_matrix_listens(post: pytest.Pytester) -> None:
     """)
     result = post.runpytest("--chaos-matrix", "--chaos-profile=mail")
     result.stdout.fnmatch_lines(["lost_mail: 1 survived, 1 degraded", "OURS: 2 cells"])
+
+
+def test_they_are_known_before_anybody_has_one() -> None:
+    assert {name for name in vars(newhooks) if name.startswith("pytest_")} == plugin._HOOKS
+
+
+@pytest.mark.parametrize(
+    ("hook", "complaint"),
+    [
+        ("pytest_resilience_verdict(item, result)", "*'result'*not*found in the hookspec*"),
+        ("pytest_resilience_verdikt(item, cell)", "*unknown hook 'pytest_resilience_verdikt'*"),
+    ],
+)
+def test_a_hook_is_checked_also_where_there_is_no_chaos(
+    pytester: pytest.Pytester, hook: str, complaint: str
+) -> None:
+    pytester.makeconftest(f"def {hook}: pass")
+    pytester.makepyfile("def test(): pass")
+    result = pytester.runpytest_subprocess()
+    assert result.ret is not pytest.ExitCode.OK
+    lines = [*result.outlines, *result.errlines]
+    assert fnmatch.filter(lines, complaint), lines
