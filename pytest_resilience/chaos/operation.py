@@ -77,6 +77,7 @@ class TcpDetails(NamedTuple):
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
         bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
+            Of a request, that what happens to a response that nobody has received yet is decided.
         other: it is the response to what is no request of HTTP.
         informational: it is a 1xx such as 100 Continue, and not yet the response.
         multiplexed: responses share the connection, as in HTTP/2.

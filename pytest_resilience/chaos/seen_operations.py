@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import PROCESS_START
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
@@ -239,7 +240,7 @@ class UnmatchedOperations:
             self._remark_on(operation),
             operation.blocking,
             operation.tcp.encrypted,
-            "more of a response" if operation.tcp.partial else "no HTTP" * operation.tcp.other,
+            _remark_on_response(operation),
             operation.tcp.multiplexed,
             operation.sql.conditions,
             self._request_of(operation),
@@ -344,6 +345,13 @@ class UnmatchedOperations:
         if not targets or len(self._kept) <= _MOST_NEAREST:
             return self.all[:_MOST_NEAREST]
         return _nearest(self.all, targets, _MOST_NEAREST, _likeness)
+
+
+def _remark_on_response(operation: Operation) -> str:
+    tcp = operation.tcp
+    if operation.kind != RECEIVE:
+        return ""
+    return "more of a response" if tcp.partial else "no HTTP" * tcp.other
 
 
 def _nearest(

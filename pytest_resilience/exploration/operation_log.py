@@ -181,7 +181,8 @@ class _Points:
             if connection and operation.call_site.loop_objects:
                 function = self._opened.get(connection, function)
             return self._asking.pop(connection, function)
-        self._asking.setdefault(connection, function)
+        if not operation.tcp.partial:  # else it is that which comes next, whoever sends meanwhile
+            self._asking.setdefault(connection, function)
         self._spoken.add(connection)
         return function
 
@@ -407,7 +408,8 @@ def _is_explored(operation: Operation) -> bool:
         return False  # without a name it is for no fault, as the connect to a socket of files
     if not operation.is_plain:
         tcp = operation.tcp
-        if tcp.mid_message or tcp.partial or tcp.informational or tcp.unseen:
+        is_rest = tcp.partial and operation.kind == RECEIVE
+        if tcp.mid_message or is_rest or tcp.informational or tcp.unseen:
             return False
         if operation.http.in_process:
             return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import re
 import tempfile
+import threading
 
 from collections import Counter
 from collections import defaultdict
@@ -13,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 
@@ -25,6 +28,9 @@ _TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(?![a-z0-9_])")
 _TEMPORARY_NAME = "tmp*"
 _NUMBERED = re.compile(r"([^\W\d][\w-]*?)\d+")  # such as a pool is given by its library
 _RANDOM = re.compile(r"\d{4}|(?=[a-f]*\d)[0-9a-f]{8}")
+_NUMBER = re.compile(r"(?<!\d)\d+(?!\d)")
+_SECONDS_OF_A_DAY: Final = 86400
+_DIGITS_OF_SECONDS: Final = 10  # since 1970; milliseconds and so on have more
 _WORD_AT_END, _WORD_AT_START = re.compile(r"[^\W_]*$"), re.compile(r"^[^\W_]*")
 
 
@@ -88,7 +94,35 @@ class TargetNames:
             path = f"tmp/{path[len(self._machine) :]}"
         elif self._project and path.startswith(self._project):
             path = path[len(self._project) :]
-        return _without_random(path)
+        return _without_random(_without_momentary(path))
+
+
+def _without_momentary(path: str) -> str:
+    """Without what another session has differently: numbers of the process, and the time."""
+    if not any(map(str.isdigit, path)):
+        return path
+    now = MACHINE_CLOCK.time()
+    days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
+    own = {os.getpid(), threading.get_ident(), threading.get_native_id()}
+
+    def numbered(found: re.Match[str]) -> str:
+        number, digits = int(found[0]), len(found[0])
+        seconds = number / 10 ** (digits - _DIGITS_OF_SECONDS)
+        is_time = digits >= _DIGITS_OF_SECONDS and abs(seconds - now) < _SECONDS_OF_A_DAY
+        return "*" if is_time or number in own else found[0]
+
+    for day in {each.date() for each in days}:
+        path = _dated(day).sub("*", path)
+    return _NUMBER.sub(numbered, path)
+
+
+@functools.lru_cache(maxsize=8)
+def _dated(day: datetime.date) -> re.Pattern[str]:
+    """Finds that day, with the time that follows it."""
+    year, month, number = f"{day:%Y %m %d}".split()
+    return re.compile(
+        rf"(?<!\d){year}(?P<sign>[-_.]?){month}(?P=sign){number}(?:[-T_:. ]?\d{{2,}})*(?!\d)"
+    )
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import threading
+import time
+
 import pytest
 
 from hypothesis import given
@@ -10,6 +15,7 @@ from hypothesis import strategies as st
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.exploration.target_names import TargetNames
@@ -122,3 +128,22 @@ def test_what_is_done_under_faults_alone_is_done_to_a_file_by_the_name_that_it_h
     assert read(target) == "tmp_path/.tmp_1a"  # of which nothing is known yet
     assert names.of(written(target)) == "tmp_path/.tmp_*" == read(target)
     assert read(other) == "tmp_path/.tmp_2b"
+
+
+def test_the_numbers_of_the_process_and_of_its_threads_and_the_time_are_left_out() -> None:
+    names, now = TargetNames(temporary="/base"), MACHINE_CLOCK.time()
+    day = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    momentary = (
+        f"{os.getpid()}.{threading.get_ident()}",
+        f"{threading.get_native_id()}-{now:.0f}",
+        f"{now:.0f}.{time.time_ns()}",
+        f"{now * 1000:.0f}.{day:%Y-%m-%d_%H-%M-%S_%f}",
+        f"{day:%Y%m%dT%H%M%S}.{day:%Y_%m_%d}",
+    )
+    found = {names.of(written(f"/base/test_pay0/app.{each}.log")) for each in momentary}
+    assert found == {f"tmp_path/app.{each}.log" for each in ("*", "*.*", "*-*")}
+
+
+@pytest.mark.parametrize("name", ["app.1999-12-31", "19991231T235959", "1000000000", "v1.22.333"])
+def test_other_numbers_stay(name: str) -> None:
+    assert TargetNames().of(written(f"/srv/{name}.log")) == f"/srv/{name}.log"

@@ -420,6 +420,7 @@ class TcpConnection:
             blocking=blocking,
             tcp=TcpDetails(
                 connection=self.number,
+                partial=kind == SEND and self.inbound.expected,
                 mid_message=mid_message,
                 in_conversation=requests.conversation.is_on,
             )

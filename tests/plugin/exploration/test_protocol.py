@@ -743,6 +743,51 @@ def test_a_poll_before_the_first_request_hides_no_response(shop: pytest.Pytester
     result.stdout.no_fnmatch_line("*stale*")
 
 
+def test_a_response_is_that_of_who_asked_for_it_behind_what_is_not_answered(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(
+        test_notes="""
+        import contextlib
+        import socket
+        import socketserver
+        import threading
+        import pytest
+
+        class Answer(socketserver.StreamRequestHandler):
+            def handle(self):
+                for line in self.rfile:
+                    if line == b"ask\\n":
+                        self.wfile.write(b"x")
+
+        @pytest.fixture(scope="module")
+        def address():
+            with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+                threading.Thread(target=server.serve_forever).start()
+                yield server.server_address
+                server.shutdown()
+
+        def note(connection):
+            connection.sendall(b"note\\n")
+
+        def ask(connection):
+            connection.sendall(b"ask\\n")
+            return connection.recv(1)
+
+        @pytest.mark.chaos_explore(faults=["timeout"], depth=1)
+        def test_asks(address):
+            with contextlib.suppress(TimeoutError), socket.create_connection(address, 5) as it:
+                note(it)
+                note(it)
+                assert [ask(it), ask(it), ask(it)] == [b"x"] * 3
+                note(it)
+    """
+    )
+    run(shop, "test_notes.py", "--resilience-report=out.json", "--chaos-explore")
+    verdicts = verdicts_of(cells_of(shop.path / "out.json"))
+    assert set(verdicts.values()) == {"survived"}, verdicts
+
+
 def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
     shop: pytest.Pytester,
 ) -> None:
