@@ -30,6 +30,7 @@ from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.call_limit import CallLimit
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
@@ -46,7 +47,6 @@ __all__ = [
     "Seen",
     "SilenceError",
     "SkippingClock",
-    "StormError",
     "Watch",
     "differences",
     "is_at",
@@ -55,10 +55,6 @@ __all__ = [
 
 
 _OF_CONVERSATIONS = frozenset({SEND, RECEIVE})
-
-
-class StormError(BaseException):
-    """Too many operations. Not an Exception: code that survives anything would catch it."""
 
 
 class SilenceError(BaseException):
@@ -230,16 +226,16 @@ class OperationLog:
         place_of: Callable[[Operation], str],
         *,
         schedule: Schedule = (),
-        most: int | None = None,
+        limit: CallLimit | None = None,
         others: Others | None = None,
     ) -> None:
-        """Past `most` operations of one kind on one target StormError is raised."""
+        """Past the `limit` StormError is raised."""
         self.schedule = schedule
         self.seen: list[Seen] = []
         self.is_open = False
         self._points = _Points(names)
         self._place_of = place_of
-        self._most = most
+        self._limit = limit
         self._met: dict[Step, int] = {}
         self._others = others
         self._current = threading.local()
@@ -269,9 +265,8 @@ class OperationLog:
             self.seen.append(seen)
             if self.schedule:
                 self._meet(seen, number, overtaken=overtaken, is_turn=is_turn)
-        if self._most is not None and overall > self._most:
-            kind, target, _ = point.site
-            raise StormError(f"more than {self._most} operations: {Site(kind, target)}")
+        if self._limit is not None and overall > self._limit.most:
+            self._limit.check(self.seen[: number + 1])
         if others is None:
             return
         if overtaken:

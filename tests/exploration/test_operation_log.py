@@ -14,11 +14,13 @@ from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.exploration.call_limit import CallLimit
+from pytest_resilience.exploration.call_limit import StormError
+from pytest_resilience.exploration.call_limit import calls_by_line
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
-from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.schedule import Schedule
@@ -32,9 +34,9 @@ def operation(target: str = "a:1", kind: str = CONNECT) -> Operation:
 
 
 def log_of(
-    schedule: Schedule = (), *, place: str = "src/shop.py:7 in pay", most: int | None = None
+    schedule: Schedule = (), *, place: str = "src/shop.py:7 in pay", limit: CallLimit | None = None
 ) -> OperationLog:
-    log = OperationLog(TargetNames(), lambda _: place, schedule=schedule, most=most)
+    log = OperationLog(TargetNames(), lambda _: place, schedule=schedule, limit=limit)
     log.is_open = True
     return log
 
@@ -190,7 +192,7 @@ def test_each_operation_may_wait_as_long() -> None:
 
 
 def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
-    log = log_of(most=2)
+    log = log_of(limit=CallLimit(most=2))
     log.observe(operation())
     log.observe(operation())
     with pytest.raises(StormError, match=r"more than 2 operations: connect\(a:1\)"):
@@ -198,9 +200,32 @@ def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     assert not issubclass(StormError, Exception)
 
 
+def test_each_operation_without_faults_may_become_some_tries_at_the_line_that_does_it() -> None:
+    """A line that asks twice may try as often again; and so may any other line."""
+    places = iter(["shop.py:1 in pay"] * 7 + ["shop.py:2 in ship"] * 4)
+    limit = CallLimit(most=3, tries=3, usual={("a:1", "shop.py:1 in pay"): 2})
+    log = OperationLog(TargetNames(), lambda _: next(places), limit=limit)
+    log.is_open = True
+    for _ in range(6):
+        log.observe(operation())
+    with pytest.raises(StormError, match=r"more than 6 operations: connect\(a:1\)"):
+        log.observe(operation())
+    for _ in range(3):
+        log.observe(operation())
+    with pytest.raises(StormError, match=r"more than 3 operations: connect\(a:1\)"):
+        log.observe(operation())
+
+
+def test_the_operations_of_a_line_are_those_of_the_kind_of_which_it_does_most() -> None:
+    log = log_of()
+    for kind in (CONNECT, SEND, RECEIVE, SEND, RECEIVE):
+        log.observe(operation(kind=kind))
+    assert calls_by_line(log.seen) == {("a:1", "src/shop.py:7 in pay"): 2}
+
+
 def test_who_tries_again_is_counted_once_for_each_try() -> None:
     """Each is a connect, a request and a response, and may be to the one or the other."""
-    log = log_of(most=2)
+    log = log_of(limit=CallLimit(most=2))
     for target in ("a:1", "b:1", "a:1", "b:1"):
         for kind in (CONNECT, SEND, RECEIVE):
             log.observe(operation(target, kind))

@@ -30,6 +30,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.errors import UnavailableError
+from pytest_resilience.exploration.call_limit import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.operation_log import is_at
@@ -70,10 +71,10 @@ class TracedLog(OperationLog):
         place_of: Callable[[Operation], str],
         *,
         schedule: Schedule = (),
-        most: int | None = None,
+        limit: CallLimit | None = None,
     ) -> None:
         """`schedule`: the faults that come before a crash."""
-        super().__init__(names, place_of, schedule=schedule, most=most)
+        super().__init__(names, place_of, schedule=schedule, limit=limit)
         self.recording: CrashRecording | None = None
         self.marks: list[int] = []
 

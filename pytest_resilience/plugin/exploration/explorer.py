@@ -166,11 +166,11 @@ class Explorer:
     def _search(self, calm: Ran, probe: Callable[..., object] | bool) -> None:
         plan = self._plan
         budget = Budget(plan.runs, plan.seconds, MACHINE_CLOCK.monotonic)
-        most = plan.oracle.most(self._recovery.calm)
+        limit = plan.oracle.limit(self._recovery.calm)
 
         def run(schedule: Schedule, *, strict: bool = True) -> Outcome:
             return self._recovery.judged(
-                schedule, most=most, baseline=calm.leaked, probe=probe, strict=strict
+                schedule, limit=limit, baseline=calm.leaked, probe=probe, strict=strict
             ).outcome
 
         def attempt(schedule: Schedule) -> Outcome | None:
@@ -264,7 +264,7 @@ class Explorer:
         _, check = self._runs.crash(
             self._item, self._plan.oracle, schedule=faults, earlier=calm,
             wanted=lambda step: self._is_meant(step.fault), is_over=lambda: budget.is_late,
-            most=self._plan.oracle.most(self._recovery.calm),
+            limit=self._plan.oracle.limit(self._recovery.calm),
         )  # fmt: skip
         search.unexplored += [(*faults, step) for step in check.left]
         calm.states += check.states

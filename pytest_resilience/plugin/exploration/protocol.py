@@ -168,13 +168,13 @@ class Exploration:
             if not any(report.failed for report in calm.reports):
                 vars(calm.reports[-1])[SKIPPED] = len(schedules)
             return calm.reports
-        most, reports = oracle.most(calm.outcome.seen), calm.reports
+        limit, reports = oracle.limit(calm.outcome.seen), calm.reports
         for schedule in schedules:
             probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
             if probe is True:
                 probe = bool(self._runs.run(item, (), oracle, probe=True).probed)
             ran = Recovery(self._runs, item, oracle).judged(
-                schedule, most=most, baseline=calm.leaked, counts=True, probe=probe,
+                schedule, limit=limit, baseline=calm.leaked, counts=True, probe=probe,
                 looks=oracle.probe is None,
             )  # fmt: skip
             reports = _judged(ran, schedule)

@@ -28,10 +28,11 @@ from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import UnavailableError
+from pytest_resilience.exploration.call_limit import CallLimit
+from pytest_resilience.exploration.call_limit import StormError
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
-from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import Outcome
@@ -269,21 +270,21 @@ class ExploredRuns:
         schedule: Schedule,
         oracle: Oracle,
         *,
-        most: int | None = None,
+        limit: CallLimit | None = None,
         baseline: LeakedResources | None = None,
         counts: bool = False,
         probe: Callable[..., object] | bool = False,
         strict: bool = True,
     ) -> Ran:
-        """One run, judged. `most`: operations; `baseline`: what it leaks without faults.
+        """One run, judged. `limit`: of operations; `baseline`: what it leaks without faults.
 
         Unless it is `strict`, it is not stale where only some of the faults did not happen.
         """
         if any(step.is_crash for step in schedule):
-            return self._crash_again(item, schedule, oracle, most=most, counts=counts)
+            return self._crash_again(item, schedule, oracle, limit=limit, counts=counts)
         orders = Orders()
         log = orders.log = OperationLog(
-            self._names(schedule), self._place_of, schedule=schedule, most=most, others=orders
+            self._names(schedule), self._place_of, schedule=schedule, limit=limit, others=orders
         )
         item.stash[ORDER] = orders
         run = _Run(log, oracle, probe, hangs=self._hangs_of(item) if schedule else None)
@@ -313,7 +314,7 @@ class ExploredRuns:
         schedule: Schedule = (),
         is_over: Callable[[], bool] = lambda: False,
         earlier: CrashCheck | None = None,
-        most: int | None = None,
+        limit: CallLimit | None = None,
         counts: bool = False,
     ) -> tuple[Ran, CrashCheck]:
         """One run, and what the invariants say of the crashes in it, after all of its faults.
@@ -321,7 +322,7 @@ class ExploredRuns:
         `schedule`: of those, perhaps with a crash. `earlier`: of the same test.
         """
         faults = tuple(step for step in schedule if not step.is_crash)
-        log = TracedLog(self._names(schedule), self._place_of, schedule=faults, most=most)
+        log = TracedLog(self._names(schedule), self._place_of, schedule=faults, limit=limit)
         check = CrashCheck(log=log, wanted=wanted, is_over=is_over, is_own=is_own)
         if earlier is not None:
             check.known = earlier.known
@@ -343,12 +344,12 @@ class ExploredRuns:
         schedule: Schedule,
         oracle: Oracle,
         *,
-        most: int | None,
+        limit: CallLimit | None,
         counts: bool,
     ) -> Ran:
         *_, crash = schedule
         ran, check = self.crash(
-            item, oracle, schedule=schedule, most=most, counts=counts,
+            item, oracle, schedule=schedule, limit=limit, counts=counts,
             wanted=lambda each: each.fault == crash.fault,
         )  # fmt: skip
         if not ran.outcome.verdict.good:

@@ -24,6 +24,8 @@ from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.exploration.call_limit import CallLimit
+from pytest_resilience.exploration.call_limit import calls_by_line
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
@@ -177,6 +179,7 @@ class Oracle:
         times: how many times as many operations of one kind on one target as there are of any
             without faults make a storm: who tries again ten times connects ten times as well.
         least: fewer operations than that are none.
+        tries: as of `CallLimit`.
     """
 
     allowed: tuple[type[BaseException], ...] | None = None
@@ -186,11 +189,13 @@ class Oracle:
     probe: Callable[..., object] | bool | None = None
     times: int | None = _USUAL_TIMES
     least: int = _USUAL_LEAST
+    tries: int = _USUAL_LEAST
 
-    def most(self, calm: Sequence[Seen]) -> int:
-        """How many operations of one kind on one target are no storm yet."""
+    def limit(self, calm: Sequence[Seen]) -> CallLimit:
+        """How many operations are no storm yet, by those without faults."""
         usual = max((each.overall for each in calm), default=0)
-        return max(self.least, (self.times or 0) * usual)
+        most = max(self.least, (self.times or 0) * usual)
+        return CallLimit(most=most, tries=self.tries, usual=calls_by_line(calm))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +284,9 @@ def _with_marked(oracle: Oracle, values: dict[str, Any]) -> Oracle:
 def _with_most(oracle: Oracle, value: Any) -> Oracle:
     times = _TIMES.fullmatch(value) if isinstance(value, str) else None
     if times is not None and int(times[1]):
-        return replace(oracle, times=int(times[1]), least=0)
+        return replace(oracle, times=int(times[1]), least=0, tries=0)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return replace(oracle, times=None, least=value)
+        return replace(oracle, times=None, least=value, tries=0)
     raise ConfigurationError(
         f"max_calls={shortened(value)}: give a number of operations of one kind on one target, or "
         "'4x' for four times those that the test does without faults"

@@ -404,6 +404,31 @@ def test_nothing_is_missed_by_leaving_out_what_is_known(shop: pytest.Pytester) -
             assert verdict == whole[test, name.replace("+=", "=")]
 
 
+@pytest.mark.parametrize(("tries", "is_storm"), [(11, False), (21, True)])
+def test_each_call_may_try_again_before_all_of_them_are_a_storm(
+    shop: pytest.Pytester, *, tries: int, is_storm: bool
+) -> None:
+    shop.makepyfile(
+        test_cache=f"""
+        import pytest
+        import shop
+
+        def read(path):
+            found = (shop.load(path) for _ in range({tries}))
+            return next((each for each in found if each is not None), "")
+
+        @pytest.mark.chaos_explore(faults=["permission_denied"], depth=1)
+        def test_reads(tmp_path):
+            note = tmp_path / "note.txt"
+            note.write_text("x")
+            assert {{read(note), read(note)}} <= {{"x", ""}}
+    """
+    )
+    out = run(shop, "test_cache.py").stdout.str()
+    assert ("storm: more than" in out) is is_storm, out
+    assert "0 runs" not in out
+
+
 def test_a_budget_is_kept_and_what_it_leaves_is_told(shop: pytest.Pytester) -> None:
     result = run(
         shop, "--chaos-explore", "--chaos-explore-budget=1", "-k", "loads",
