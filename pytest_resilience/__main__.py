@@ -14,11 +14,11 @@ from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
-from pytest_resilience.report.baseline import baseline_of
-from pytest_resilience.report.baseline import read_baseline
 from pytest_resilience.report.cell import INTRODUCTION
+from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
+from pytest_resilience.report.gate import read_baseline
 from pytest_resilience.report.json_file import read_report
 from pytest_resilience.report.merge import merge
 from pytest_resilience.report.run_report import Report

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
+from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.writers import write_report

@@ -8,9 +8,9 @@ import pytest
 
 from hypothesis import given
 
-from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
+from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.junit import suite_of

@@ -11,10 +11,10 @@ from hypothesis import example
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_resilience.report.baseline import Baseline
-from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.gate import Baseline
+from pytest_resilience.report.gate import KnownCell
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.markdown import markdown_text
 from pytest_resilience.report.run_report import Report

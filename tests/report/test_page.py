@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import settings
 
-from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
+from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.page import page_text
 from pytest_resilience.report.run_report import Report

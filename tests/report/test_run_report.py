@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
-from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
+from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_file import json_text
 from pytest_resilience.report.json_file import read_report

@@ -24,15 +24,15 @@ from pytest_resilience.errors import with_page
 from pytest_resilience.plugin import pytest_internals
 from pytest_resilience.plugin.matrix.plan import configuration_of
 from pytest_resilience.plugin.settings import Settings
-from pytest_resilience.report.baseline import Baseline
-from pytest_resilience.report.baseline import read_baseline
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.gate import Baseline
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import Problem
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
+from pytest_resilience.report.gate import read_baseline
 from pytest_resilience.report.json_reader import Fields
 from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.merge import combine
