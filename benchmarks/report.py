@@ -24,9 +24,9 @@ from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
-from pytest_resilience.report.json_file import read_report
+from pytest_resilience.report.report_files import read_report
+from pytest_resilience.report.report_files import write_report
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.writers import write_report
 
 
 TESTS = 1000

@@ -19,13 +19,13 @@ from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.gate import read_baseline
-from pytest_resilience.report.json_file import read_report
-from pytest_resilience.report.merge import merge
+from pytest_resilience.report.report_files import check_place
+from pytest_resilience.report.report_files import check_writable
+from pytest_resilience.report.report_files import read_report
+from pytest_resilience.report.report_files import write_report
+from pytest_resilience.report.report_files import write_text
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.writers import check_place
-from pytest_resilience.report.writers import check_writable
-from pytest_resilience.report.writers import write_report
-from pytest_resilience.report.writers import write_text
+from pytest_resilience.report.run_report import merge
 
 
 __all__ = ["main"]

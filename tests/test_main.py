@@ -8,7 +8,7 @@ import pytest
 
 from pytest_resilience.__main__ import main
 from pytest_resilience.report.cell import INTRODUCTION
-from pytest_resilience.report.writers import write_report
+from pytest_resilience.report.report_files import write_report
 from tests.report.conftest import cell
 from tests.report.conftest import report
 

@@ -31,10 +31,10 @@ from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.report.chaos_record import TimelineRecorder
 from pytest_resilience.report.json_reader import Fields
-from pytest_resilience.report.merge import combine
+from pytest_resilience.report.report_files import check_writable
+from pytest_resilience.report.report_files import write_reports
+from pytest_resilience.report.run_report import combine
 from pytest_resilience.report.run_report import fingerprint
-from pytest_resilience.report.writers import check_writable
-from pytest_resilience.report.writers import write_reports
 
 
 __all__ = ["report_on"]

@@ -17,8 +17,8 @@ from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.report_files import write_report
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.writers import write_report
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report

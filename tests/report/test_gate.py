@@ -20,9 +20,9 @@ from pytest_resilience.report.gate import baseline_of
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.gate import read_baseline
+from pytest_resilience.report.report_files import write_text
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
-from pytest_resilience.report.writers import write_text
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report

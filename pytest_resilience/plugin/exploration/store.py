@@ -22,7 +22,7 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
-from pytest_resilience.report.writers import write_text
+from pytest_resilience.report.report_files import write_text
 
 
 __all__ = ["SKIPPED", "Store", "UntriedSchedules"]

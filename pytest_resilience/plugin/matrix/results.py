@@ -27,6 +27,7 @@ from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.formats import add_suite
 from pytest_resilience.report.gate import Baseline
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import Problem
@@ -34,14 +35,13 @@ from pytest_resilience.report.gate import judge
 from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.gate import read_baseline
 from pytest_resilience.report.json_reader import Fields
-from pytest_resilience.report.junit import add_suite
-from pytest_resilience.report.merge import combine
+from pytest_resilience.report.report_files import append_summary
+from pytest_resilience.report.report_files import check_writable
+from pytest_resilience.report.report_files import write_reports
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
+from pytest_resilience.report.run_report import combine
 from pytest_resilience.report.run_report import fingerprint
-from pytest_resilience.report.writers import append_summary
-from pytest_resilience.report.writers import check_writable
-from pytest_resilience.report.writers import write_reports
 
 
 __all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "EarlyEnd", "Grid", "Results", "begun"]

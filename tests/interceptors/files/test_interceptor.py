@@ -759,7 +759,7 @@ def test_files_in_memory_are_files_too(inject: Inject) -> None:
     [
         "_pytest.cacheprovider", "_pytest.assertion.rewrite", "pytest_html.report", "pluggy._hooks",
         "xdist.remote", "execnet.gateway", "coverage.data", "hypothesis.database",
-        "pytest_resilience.report.junit",
+        "pytest_resilience.report.formats",
     ],
 )  # fmt: skip
 def test_tools_are_never_hit(tmp_path: Path, inject: Inject, module: str) -> None:

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ConfigurationError
-from pytest_resilience.report import writers
-from pytest_resilience.report.json_file import json_text
-from pytest_resilience.report.json_file import read_report
-from pytest_resilience.report.markdown import markdown_text
-from pytest_resilience.report.page import page_text
-from pytest_resilience.report.writers import append_summary
-from pytest_resilience.report.writers import check_writable
-from pytest_resilience.report.writers import write_report
-from pytest_resilience.report.writers import write_reports
-from pytest_resilience.report.writers import write_text
+from pytest_resilience.report import report_files
+from pytest_resilience.report.formats import markdown_text
+from pytest_resilience.report.formats import page_text
+from pytest_resilience.report.report_files import append_summary
+from pytest_resilience.report.report_files import check_writable
+from pytest_resilience.report.report_files import json_text
+from pytest_resilience.report.report_files import read_report
+from pytest_resilience.report.report_files import write_report
+from pytest_resilience.report.report_files import write_reports
+from pytest_resilience.report.report_files import write_text
 from tests.report.conftest import cell
 from tests.report.conftest import report
 
@@ -93,7 +93,7 @@ def test_html_without_jinja_is_refused_before_the_tests_run(
 
 def test_jinja_is_not_imported_before_a_page_is_written() -> None:
     script = (
-        "import sys, pytest_resilience.report.writers, pytest_resilience.report.page\n"
+        "import sys, pytest_resilience.report.report_files, pytest_resilience.report.formats\n"
         "print({'jinja2', 'markupsafe', 'jsonschema'} & set(sys.modules))"
     )
     shown = subprocess.run(
@@ -157,7 +157,7 @@ def test_a_summary_is_added_to_what_others_wrote(tmp_path: Path) -> None:
 
 def test_names_that_are_no_text_are_written_all_the_same(tmp_path: Path) -> None:
     odd = report(cell("failed", "t\udcff.py::t", reason="\ud800"), profiles=("\udcfe",))
-    paths = [tmp_path / f"a{suffix}" for suffix in writers.SUFFIXES]
+    paths = [tmp_path / f"a{suffix}" for suffix in report_files.SUFFIXES]
     assert write_reports(paths, odd) == []
     assert read_report(tmp_path / "a.json") == odd
     assert "t\\udcff.py" in (tmp_path / "a.md").read_text(encoding="utf-8")
