@@ -34,12 +34,12 @@ from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
+from pytest_resilience.proxy.addresses import libpq_variables
 from pytest_resilience.proxy.addresses import loopback
+from pytest_resilience.proxy.addresses import redirect
+from pytest_resilience.proxy.addresses import redirected_variables
 from pytest_resilience.proxy.addresses import resolve
-from pytest_resilience.proxy.dsn import libpq_variables
-from pytest_resilience.proxy.dsn import redirect
-from pytest_resilience.proxy.dsn import redirected_variables
-from pytest_resilience.proxy.dsn import variable
+from pytest_resilience.proxy.addresses import variable
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder

@@ -29,8 +29,8 @@ from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
-from pytest_resilience.proxy.listener import unavailable
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
+from pytest_resilience.proxy.tcp_forwarder import unavailable
 from pytest_resilience.proxy.toxics import Toxic
 
 
