@@ -27,11 +27,11 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.http_requests import RequestFilter
-from pytest_resilience.chaos.parsing.path_globs import Paths
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.parsing.quantities import seconds
 from pytest_resilience.chaos.parsing.quantities import share
 from pytest_resilience.chaos.parsing.targets import Numbers
+from pytest_resilience.chaos.parsing.targets import Paths
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened

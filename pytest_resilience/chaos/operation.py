@@ -84,7 +84,7 @@ class TcpDetails(NamedTuple):
         mid_message: it is more of a message that has begun, either way. Only a fault that lets
             nothing through can happen to it.
         unseen: nothing is seen of what is done on the connection, by a client in C.
-        in_conversation: both sides speak at any time (see `parsing.conversations`): to who counts
+        in_conversation: both sides speak at any time (see `ConversationReader`): to who counts
             in it, all that comes is one response.
     """
 

@@ -1,14 +1,16 @@
-"""Patterns of hosts and ports, the targets of network experiments."""
+"""Patterns of what experiments are aimed at: hosts and ports, paths of files, statements of SQL."""
 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import socket
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from functools import lru_cache
 from typing import Any
 from typing import Protocol
 
@@ -19,7 +21,11 @@ from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Numbers", "Target", "accepted_from", "as_shown", "is_accepted", "parse_targets"]
+__all__ = [
+    "Numbers", "PathPattern", "Paths", "StatementPattern", "Target", "accepted_from",
+    "as_shown", "control_word", "is_accepted", "parse_paths", "parse_statements",
+    "parse_targets", "plain_text",
+]  # fmt: skip
 
 _HIGHEST_PORT = 65535
 _LONGEST = 300  # characters: a name of the DNS has 253, and globs take time to match
@@ -27,6 +33,20 @@ _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|(?!!)[\w.*?\-\[\]!]+")
 _ONE_BRACKET = re.compile(r"\[[^\]]*\]")
 _PORT = re.compile(r"(?:[0-9*?]|\[!?[0-9-]+\])+")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")  # 2, or 2-5
+_WILDCARDS = re.compile(r"[*?\[]")
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
+_WILD = {"*": ".*", "?": "."}
+_LONG = 2048  # characters; what is longer, such as an INSERT of many rows, hardly comes twice
+_CONTROL = {
+    "begin": "begin",
+    "commit": "commit",
+    "end": "commit",
+    "rollback": "rollback",
+    "abort": "rollback",
+    "savepoint": "savepoint",
+    "release": "savepoint",
+}
 
 
 def _host_in(url: str) -> str:
@@ -230,3 +250,162 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
             "all that it includes; leave one out"
         )
     return tuple(targets)
+
+
+@dataclass(frozen=True, slots=True)
+class PathPattern:
+    """The files that a glob such as `data/**/*.json` stands for.
+
+    `*` and `?` stand for characters of one name, `[a-z]` for one of them, and `**` for any number
+    of folders. A glob whose last part is a plain name stands for the file or folder of that
+    name and for everything below it. A relative glob begins at the folder that is the current
+    one when a file is used; one that begins with `**` begins anywhere. `~` is the user's home.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.strip() or "\0" in self.text:
+            raise ConfigurationError(
+                f"path={self.text!r}: there is no such file; give one such as 'data/**'"
+            )
+
+    def matches(self, path: str) -> bool:
+        """Whether an absolute path matches."""
+        whole = os.path.normpath(os.path.expanduser(self.text))
+        parts = path.split(os.sep)
+        if self.text.partition(os.sep)[0] == "**":
+            return _matches(parts, ["", *whole.split(os.sep)])
+        try:
+            glob = os.path.abspath(whole).split(os.sep)
+        except OSError:
+            return False  # the current folder has been removed: nothing is in it
+        return _matches(parts, glob) or _matches(parts, _resolved(glob))
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it begins at the current folder."""
+        return not self.text.startswith((os.sep, "~", "**"))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _resolved(glob: list[str]) -> list[str]:
+    """With the links resolved in front of the first sign: from there on they are matched."""
+    plain = next((at for at, part in enumerate(glob) if _WILDCARDS.search(part)), len(glob))
+    base = os.path.realpath(os.sep.join(glob[:plain]) or os.sep)
+    return [*base.rstrip(os.sep).split(os.sep), *glob[plain:]]
+
+
+def _matches(parts: list[str], glob: list[str]) -> bool:
+    if _WILDCARDS.search(glob[-1]):
+        return _follows(parts, glob)
+    least = len(glob) - glob.count("**")
+    return any(_follows(parts[:end], glob) for end in range(least, len(parts) + 1))
+
+
+def _follows(parts: list[str], glob: list[str]) -> bool:
+    """Whether each part of a path is what the glob has at its place."""
+    if not glob:
+        return not parts
+    if glob[0] == "**":
+        least = 1 if len(glob) == 1 else 0  # at the end: what is below, not the folder itself
+        return any(_follows(parts[at:], glob[1:]) for at in range(least, len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], glob[0]) and _follows(parts[1:], glob[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Several globs, one of which has to match."""
+
+    patterns: tuple[PathPattern, ...]
+
+    def accepts(self, operation: Operation) -> bool:
+        """Whether the operation is on a file that matches."""
+        return any(pattern.matches(name) for name in operation.names for pattern in self.patterns)
+
+    def __str__(self) -> str:
+        return f"path {' | '.join(map(str, self.patterns))}"
+
+
+def parse_paths(name: str, value: Any) -> Paths:
+    """One glob, several in one text between `|`, a path object, or an iterable of them.
+
+    Raises ConfigurationError.
+    """
+    if isinstance(value, Paths):
+        return value
+    texts = [
+        os.fspath(each) if isinstance(each, os.PathLike) else each
+        for each in split_patterns(value) or []
+    ]
+    if not texts or not all(isinstance(each, str) for each in texts):
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a glob of files such as 'data/**'"
+        )
+    return Paths(tuple(PathPattern(each.strip()) for each in texts))
+
+
+def plain_text(statement: str) -> str:
+    """A statement in lower case, without comments, quoted names and needless space."""
+    return _remembered(statement) if len(statement) <= _LONG else _plain_text(statement)
+
+
+def _plain_text(statement: str) -> str:
+    text = _QUOTED.sub(r"\1", _COMMENTS.sub(" ", statement))
+    return " ".join(text.lower().split()).rstrip("; ")
+
+
+_remembered = lru_cache(maxsize=4096)(_plain_text)
+
+
+@dataclass(frozen=True)
+class StatementPattern:
+    """The statements that a text such as `SELECT … FROM orders*` stands for.
+
+    `*` and `…` stand for anything, `?` for one character. Case, quotes around names, comments
+    and white space do not matter. The whole statement must match, but for a text without any
+    wildcard, which stands for how a statement begins: `UPDATE accounts`.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not plain_text(self.text):
+            raise ConfigurationError(
+                f"match={self.text!r}: there is no such statement; give 'UPDATE orders*', say"
+            )
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        text = plain_text(self.text.replace("…", "*"))
+        pattern = "".join(_WILD.get(sign) or re.escape(sign) for sign in text)
+        if not _WILD.keys() & set(text):
+            pattern += r"\b.*" if text[-1].isalnum() else ".*"
+        return re.compile(pattern, re.DOTALL)
+
+    def matches(self, statement: str) -> bool:
+        """Whether a statement matches."""
+        return self._pattern.fullmatch(plain_text(statement)) is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_statements(name: str, value: Any) -> tuple[StatementPattern, ...]:
+    """One pattern, or several in one text between `|`. Raises ConfigurationError."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"{name}={shortened(value)}: give a text such as 'UPDATE orders*'")
+    return tuple(StatementPattern(each.strip()) for each in value.split("|"))
+
+
+def control_word(statement: str) -> str:
+    """How it controls transactions: "begin", "commit", "rollback", "savepoint", or ""."""
+    text = plain_text(statement)
+    first, _, rest = text.partition(" ")
+    if first == "start" and rest.startswith("transaction"):
+        return "begin"
+    if first == "rollback" and re.search(r"\bto\b", rest):
+        return "savepoint"
+    return _CONTROL.get(first, "")

@@ -17,8 +17,8 @@ from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.quantities import count
-from pytest_resilience.chaos.parsing.sql import StatementPattern
-from pytest_resilience.chaos.parsing.sql import parse_statements
+from pytest_resilience.chaos.parsing.targets import StatementPattern
+from pytest_resilience.chaos.parsing.targets import parse_statements
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter

@@ -24,7 +24,7 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.path_globs import parse_paths
+from pytest_resilience.chaos.parsing.targets import parse_paths
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES

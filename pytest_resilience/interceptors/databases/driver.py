@@ -28,7 +28,7 @@ from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
-from pytest_resilience.chaos.parsing.sql import control_word
+from pytest_resilience.chaos.parsing.targets import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.sync_or_async import run

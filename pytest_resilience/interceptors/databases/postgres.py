@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.chaos.parsing.sql import control_word
+from pytest_resilience.chaos.parsing.targets import control_word
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DURING

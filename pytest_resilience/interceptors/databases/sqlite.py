@@ -24,8 +24,8 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
-from pytest_resilience.chaos.parsing.sql import control_word
-from pytest_resilience.chaos.parsing.sql import plain_text
+from pytest_resilience.chaos.parsing.targets import control_word
+from pytest_resilience.chaos.parsing.targets import plain_text
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.clock import IdlingClock
