@@ -64,11 +64,11 @@ from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead as 
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead as SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead as ThreadPoolBulkhead
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker as CircuitBreaker
+from pytest_resilience.patterns.circuit_breaker.breaker import (
+    CircuitBreakerRegistry as CircuitBreakerRegistry,
+)
 from pytest_resilience.patterns.circuit_breaker.config import (
     CircuitBreakerConfig as CircuitBreakerConfig,
-)
-from pytest_resilience.patterns.circuit_breaker.registry import (
-    CircuitBreakerRegistry as CircuitBreakerRegistry,
 )
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState as CircuitState
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore as RedisStore

@@ -28,9 +28,9 @@ from pytest_resilience.errors import missing_extra
 from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreakerRegistry
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
-from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.event_loops import wait_for

@@ -27,8 +27,8 @@ from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.services import ServiceInterceptor
 from pytest_resilience.interceptors.simulators import SimulatorInterceptor
-from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.monkey import Monkey
+from pytest_resilience.monkey.session import Starter
 from pytest_resilience.native.interceptor import network_interceptors
 from pytest_resilience.stress.caps import DEFAULT_CAPS
 from pytest_resilience.stress.caps import Caps

@@ -25,7 +25,6 @@ from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.events import ExperimentFailed
 from pytest_resilience.monkey.events import Journal
 from pytest_resilience.monkey.events import MonkeyStarted
@@ -34,6 +33,7 @@ from pytest_resilience.monkey.schedule import ByChance
 from pytest_resilience.monkey.schedule import Schedule
 from pytest_resilience.monkey.session import MonkeySession
 from pytest_resilience.monkey.session import MonkeySettings
+from pytest_resilience.monkey.session import Starter
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.monkey.stop_conditions import StopCondition

@@ -18,9 +18,9 @@ from pytest_resilience.patterns.bulkhead.rate_limit import WeighedRateLimit
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreakerRegistry
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
-from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.circuit_breaker.states import CircuitCall
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from pytest_resilience.proc import is_pipe_of_this_process
 from pytest_resilience.proc import number_of_thread
 from pytest_resilience.proc import pipe_awaited_by
-from pytest_resilience.virtual_time.c_locks import frame_of
-from pytest_resilience.virtual_time.c_locks import has_a_timeout
-from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.members import Member
 from pytest_resilience.virtual_time.members import times_of_blocked
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.signals import Signals
 from pytest_resilience.virtual_time.stalls import DEADLOCK
+from pytest_resilience.virtual_time.stalls import frame_of
+from pytest_resilience.virtual_time.stalls import has_a_timeout
 from pytest_resilience.virtual_time.stalls import is_deadlock
+from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.timeline import real_ns
 from pytest_resilience.virtual_time.waiting import poll
 

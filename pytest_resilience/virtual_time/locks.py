@@ -18,14 +18,14 @@ from types import FrameType
 from typing import Any
 
 from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.call_sites import CallSite
-from pytest_resilience.virtual_time.call_sites import is_machinery
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.run_queue import Order
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.waiting import CallSite
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import is_machinery
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import running_loop
-from pytest_resilience.virtual_time.call_sites import CallSite
-from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.waiting import CallSite
+from pytest_resilience.virtual_time.waiting import locks_of_tasks
 
 
 __all__ = ["aside", "install_tasks", "let_others_go_first"]

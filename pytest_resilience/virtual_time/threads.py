@@ -13,7 +13,6 @@ from typing import Any
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.members import module_of
 from pytest_resilience.virtual_time.members import watches
@@ -22,6 +21,7 @@ from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.scheduler import reader
+from pytest_resilience.virtual_time.waiting import CallSite
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds

@@ -1,26 +1,76 @@
-"""One wait of one thread, and the deadlines of all."""
+"""One wait of one thread, the deadlines of all, and the lines of code that are told of them."""
 
 from __future__ import annotations
 
 import _thread
 import heapq
 import itertools
+import os
+import queue
 import select
+import sys
+import threading
+import weakref
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from types import CodeType
+from types import FrameType
+from typing import Any
 from typing import Protocol
 
-from pytest_resilience.virtual_time.call_sites import CallSite
 
+__all__ = [
+    "LARGEST", "CallSite", "Ended", "Held", "Outcome", "Timers", "Waiter", "is_machinery",
+    "locks_of_tasks", "nanoseconds", "poll",
+]  # fmt: skip
 
-__all__ = ["LARGEST", "Ended", "Held", "Outcome", "Timers", "Waiter", "nanoseconds", "poll"]
-
+_HERE = os.path.dirname(__file__) + os.sep
+_MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
 # As it is without virtual time, whose own it is replaced by for others.
 _POLL = {"poll": getattr(select, "poll", None)}
-
 LARGEST = 2**62  # nanoseconds; timeouts beyond 146 years end then
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """A line, which keeps nothing alive but its code."""
+
+    code: CodeType
+    line: int
+
+    @classmethod
+    def of(cls, frame: FrameType) -> CallSite:
+        return cls(frame.f_code, frame.f_lineno)
+
+    @classmethod
+    def here(cls) -> CallSite:
+        """Where what waits was called from: not in this package, nor where locks are made of."""
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # inspect is 100 times slower
+        outermost = frame
+        while frame is not None and is_machinery(frame.f_code.co_filename):
+            outermost, frame = frame, frame.f_back
+        found = frame or outermost
+        assert found is not None
+        return cls(found.f_code, found.f_lineno)
+
+    def __str__(self) -> str:
+        return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
+
+
+locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[CallSite, Any, CallSite | None]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Of each lock of asyncio where it was made, the task that holds it, and where that took it."""
+
+
+@lru_cache(maxsize=4096)
+def is_machinery(file: str) -> bool:
+    """Whether a file is one of those that waits are made of."""
+    return file in _MACHINERY or file.startswith(_HERE) or f"{os.sep}asyncio{os.sep}" in file
 
 
 class Outcome(Enum):

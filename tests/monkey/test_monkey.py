@@ -27,8 +27,6 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.monkey.active_experiments import ActiveExperiments
-from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.events import ExperimentEnded
 from pytest_resilience.monkey.events import ExperimentFailed
 from pytest_resilience.monkey.events import ExperimentHeldBack
@@ -38,6 +36,8 @@ from pytest_resilience.monkey.events import MonkeyStopped
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.monkey.schedule import FixedSequence
 from pytest_resilience.monkey.schedule import Windows
+from pytest_resilience.monkey.session import ActiveExperiments
+from pytest_resilience.monkey.session import Starter
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Verdict
 
@@ -573,7 +573,7 @@ def test_a_start_that_fails_while_all_is_stopped_is_a_failure_and_no_more() -> N
 def test_a_start_that_hangs_keeps_nobody_for_ever_and_is_undone_when_it_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.monkey.active_experiments._PATIENCE", 0.01)
+    monkeypatch.setattr("pytest_resilience.monkey.session._PATIENCE", 0.01)
     world = World()
     start = SlowStart(world.start)
     starting(start).stop_chaos_monkey()

@@ -165,7 +165,7 @@ def test_variables_for_libpq(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch)
         )
         assert all(str(pair) in seen.stdout for pair in there.items())
     assert (os.environ["PGHOST"], os.environ.get("PGPORT")) == ("db", None)
-    assert proxy.addresses("redis://cache/0") == f"redis://127.0.0.1:{proxy.port}/0"
+    assert proxy.dsn("redis://cache/0") == f"redis://127.0.0.1:{proxy.port}/0"
 
 
 def test_variables_with_dsns(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch) -> None:

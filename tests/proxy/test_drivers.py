@@ -42,7 +42,7 @@ def client_of(proxy: ChaosProxy, **settings: Any) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    url = proxy.addresses("redis://localhost:6379/0")
+    url = proxy.dsn("redis://localhost:6379/0")
     return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **settings)
 
 

@@ -339,7 +339,7 @@ def test_a_proxy_that_nobody_was_led_to_says_so(proxy: ChaosProxy) -> None:
     assert caught.value.seen == (f"network.connect {proxy.listen} (nobody, so far)",)
     assert "never fired: no client came to the proxy, so this" in str(caught.value)
     assert (
-        f"\n  No client has come to the proxy: lead it to {proxy.listen}, by proxy.addresses(...), "
+        f"\n  No client has come to the proxy: lead it to {proxy.listen}, by proxy.dsn(...), "
         "proxy.environment(...) or proxy.listen."
     ) in str(caught.value)
 

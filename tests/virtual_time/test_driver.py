@@ -16,11 +16,11 @@ import pytest
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.proc import state_of
-from pytest_resilience.virtual_time.c_locks import frame_of
-from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.members import Member
 from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.stalls import frame_of
+from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 from tests.virtual_time.starting import after
 from tests.virtual_time.starting import start
 

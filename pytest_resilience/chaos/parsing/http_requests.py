@@ -2,8 +2,8 @@
 
 And what is told apart from them by what the client sends: protocols in which both sides speak at
 any time. There is no response to a request in them: to who counts in it, all that comes is one.
-After an upgrade of HTTP (101) another one is spoken, as that of a WebSocket; a client of NATS speaks
-its own from the first line on, and one of Redis once it has subscribed to something.
+After an upgrade of HTTP (101) another one is spoken, as that of a WebSocket; a client of NATS
+speaks its own from the first line on, and one of Redis once it has subscribed to something.
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ from pytest_resilience.chaos.parsing.targets import plain_text
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.clock import IdlingClock
-from pytest_resilience.interceptors.databases.dbapi import HookedConnection
-from pytest_resilience.interceptors.databases.dbapi import HookedCursor
-from pytest_resilience.interceptors.databases.dbapi import hooked_class
 from pytest_resilience.interceptors.databases.driver import DriverHooks
 from pytest_resilience.interceptors.databases.driver import Fail
+from pytest_resilience.interceptors.databases.driver import HookedConnection
+from pytest_resilience.interceptors.databases.driver import HookedCursor
+from pytest_resilience.interceptors.databases.driver import hooked_class
 from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none

@@ -18,10 +18,10 @@ from pytest_resilience.plugin.matrix.loop_waits import other_threads
 from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
-from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
-from pytest_resilience.virtual_time.c_locks import waits_for_ever
 from pytest_resilience.virtual_time.run_queue import Limit
 from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
+from pytest_resilience.virtual_time.stalls import waits_for_ever
 from pytest_resilience.virtual_time.timeline import real_ns
 
 

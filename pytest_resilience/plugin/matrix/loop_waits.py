@@ -31,7 +31,7 @@ from typing import TypeAlias
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
-from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
+from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 
 
 __all__ = [

@@ -57,7 +57,7 @@ def cure(driver: str, port: int) -> str:
     return (
         f"{driver} connected to 127.0.0.1:{port} through libpq, which is C: lead it through a "
         f"proxy with the fixture chaos_proxy: proxy = chaos_proxy('127.0.0.1:{port}'); "
-        f"{driver}.connect(proxy.addresses(...)); then proxy.inject(...) what is injected here."
+        f"{driver}.connect(proxy.dsn(...)); then proxy.inject(...) what is injected here."
     )
 
 
