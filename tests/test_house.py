@@ -78,7 +78,7 @@ HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
     "plugin.fixtures.responses": frozenset({"responses"}),
-    "plugin.fixtures.sqlite": frozenset({"sqlite3"}),
+    "plugin.fixtures.databases": frozenset({"sqlite3"}),
     "interceptors.sockets.delaying_protocol": frozenset({"asyncio"}),
     "interceptors.databases.psycopg2": frozenset({"psycopg2"}),
     "interceptors.databases.sqlite": frozenset({"sqlite3"}),

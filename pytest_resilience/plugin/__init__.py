@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.retry.config import RetryTesting
     from pytest_resilience.plugin.fixtures.chaos import Chaos
     from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
+    from pytest_resilience.plugin.fixtures.databases import PostgresChaos
+    from pytest_resilience.plugin.fixtures.databases import SqliteChaos
     from pytest_resilience.plugin.fixtures.patterns import BreakerFactory
     from pytest_resilience.plugin.fixtures.patterns import RetryFactory
-    from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
-    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
     from pytest_resilience.plugin.fixtures.stub_server import StubServer
     from pytest_resilience.runtime import ChaosMonkey
     from pytest_resilience.runtime import CrashRecording
@@ -257,7 +257,7 @@ def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
 @pytest.fixture
 def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
     """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
-    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
+    from pytest_resilience.plugin.fixtures.databases import SqliteChaos
 
     with SqliteChaos(request.node.nodeid) as chaos:
         yield chaos
@@ -266,7 +266,7 @@ def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
 @pytest.fixture
 def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], PostgresChaos]]:
     """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
-    from pytest_resilience.plugin.fixtures.postgres import servers
+    from pytest_resilience.plugin.fixtures.databases import servers
 
     with servers(request.node.nodeid) as of:
         yield of

@@ -1,4 +1,8 @@
-"""The markers of the collected tests: checked, with the place of each bad one."""
+"""The markers: the types of what they take, what `resilience` says, and whether they are right.
+
+`pytest.mark` takes anything, so a type checker finds no mistake in `@pytest.mark.chaos(...)`, and
+an editor completes nothing. `mark` is the same object. A bad marker is told with its place.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,151 @@ import inspect
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
+from typing import Literal
+from typing import Protocol
+from typing import TypeAlias
+from typing import cast
 
 import pytest
 
+from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
-from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.stacks import shown_file
 
 
-__all__ = ["PROBLEMS", "check_expectation", "check_marks", "raise_problems"]
+if TYPE_CHECKING:
+    from pytest_resilience.chaos.types.calls import MarkChaos
 
+
+__all__ = [
+    "DEADLINE", "PROBLEMS", "Expectation", "Marks", "check_expectation", "check_marks", "mark",
+    "raise_problems",
+]  # fmt: skip
+
+_Errors: TypeAlias = type[BaseException] | Sequence[type[BaseException]]
+_Functions: TypeAlias = Callable[..., object] | Sequence[Callable[..., object]]
+DEADLINE = 60.0  # seconds of a cell, where nothing else is said
+_KEYWORDS = "allowed=, deadline= and own_chaos="
 PROBLEMS = "resilience_problems"
 """The key under which a worker of xdist hands over what is wrong with the markers."""
+
+
+class Marks(Protocol):
+    """The markers of this package; `pytest --markers` says what they do."""
+
+    no_chaos: pytest.MarkDecorator
+    no_virtual_time: pytest.MarkDecorator
+
+    @property
+    def chaos(self) -> MarkChaos[pytest.MarkDecorator]:
+        """Of one experiment: `@mark.chaos("network_failure", mode="refuse", first=1)`."""
+
+    def resilience(
+        self, *, allowed: _Errors = ..., deadline: float | str = ..., own_chaos: bool = ...
+    ) -> pytest.MarkDecorator:
+        """How the test may end in the matrix."""
+
+    def virtual_time(
+        self,
+        *,
+        start: str | float | datetime | None = ...,
+        schedule: Literal["seeded"] | None = ...,
+    ) -> pytest.MarkDecorator:
+        """Give the test virtual time."""
+
+    def chaos_explore(
+        self,
+        *,
+        faults: str | Sequence[str] | set[str] | frozenset[str] = ...,
+        depth: int = ...,
+        allowed: _Errors = ...,
+        invariant: _Functions = ...,
+        probe: Callable[..., object] | bool | None = ...,
+        deadline: float | str = ...,
+        max_calls: int | str = ...,
+        budget: int | str | Sequence[int | str] = ...,
+    ) -> pytest.MarkDecorator:
+        """Run the test under every fault that each of its operations can have."""
+
+    def chaos_replay(self, *schedules: str) -> pytest.MarkDecorator:
+        """Run the test under schedules that an exploration has printed."""
+
+
+mark = cast("Marks", cast("Any", pytest.mark))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """How a test may end under chaos.
+
+    Attributes:
+        allowed: exceptions that mean degraded, and not failed.
+        deadline: seconds after which it hangs.
+        own_chaos: whether experiments of the matrix join the chaos that the test has of its own.
+    """
+
+    allowed: tuple[type[BaseException], ...] = ()
+    deadline: float = DEADLINE
+    own_chaos: bool = False
+
+    @classmethod
+    def of(cls, item: pytest.Item) -> Expectation:
+        """From all marks of a test; the nearest of each holds. Raises ConfigurationError."""
+        given = list(item.iter_markers("resilience"))
+        marks = [cls.read(mark) for mark in given]
+        return cls(
+            allowed=tuple(each for mark in marks for each in mark.allowed),
+            deadline=next((mark.deadline for mark in marks if mark.deadline), DEADLINE),
+            own_chaos=next(
+                (m.kwargs["own_chaos"] for m in given if "own_chaos" in m.kwargs), False
+            ),
+        )
+
+    @classmethod
+    def read(cls, mark: pytest.Mark) -> Expectation:
+        """From one mark; the deadline is 0 where it gives none. Raises ConfigurationError."""
+        if mark.args:
+            told = ", ".join(map(shortened, mark.args))
+            raise ConfigurationError(f"resilience takes {_KEYWORDS}, each by its name, not {told}")
+        values = dict(mark.kwargs)
+        own = values.pop("own_chaos", False)
+        if not isinstance(own, bool):
+            raise ConfigurationError(f"own_chaos={shortened(own)}: give True or False")
+        return replace(cls.from_values(values), own_chaos=own)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Expectation:
+        """As `read`, of the values that a mark gives. Raises ConfigurationError."""
+        given = dict(values)
+        allowed = _types(given.pop("allowed", ()))
+        limit = given.pop("deadline", None)
+        if given:
+            raise ConfigurationError(f"resilience takes {_KEYWORDS}, not {', '.join(given)}")
+        seconds = 0.0 if limit is None else quantities.seconds("deadline", limit)
+        if limit is not None and not seconds:
+            raise ConfigurationError(f"deadline={shortened(limit)}: give more than nothing")
+        return cls(allowed=tuple(allowed), deadline=seconds)
+
+
+def _types(value: object) -> list[type[BaseException]]:
+    found: list[type[BaseException]] = []
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise ConfigurationError(f"allowed={shortened(value)}: give exception types in a list")
+        found.append(each)
+    return found
 
 
 def check_marks(

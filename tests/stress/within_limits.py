@@ -199,7 +199,7 @@ def a_database() -> Iterator[None]:
 def a_sqlite_file_that_another_one_locks() -> Iterator[None]:
     import sqlite3
 
-    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
+    from pytest_resilience.plugin.fixtures.databases import SqliteChaos
 
     with contextlib.closing(sqlite3.connect("shop.db", timeout=0)) as client:
         client.execute("CREATE TABLE orders (id)")

@@ -29,8 +29,8 @@ from pytest_resilience.exploration.call_limit import calls_by_line
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
-from pytest_resilience.plugin.matrix.expectation import DEADLINE
-from pytest_resilience.plugin.matrix.expectation import Expectation
+from pytest_resilience.plugin.markers import DEADLINE
+from pytest_resilience.plugin.markers import Expectation
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 

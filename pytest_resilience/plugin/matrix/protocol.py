@@ -16,10 +16,10 @@ from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
+from pytest_resilience.plugin.markers import DEADLINE
+from pytest_resilience.plugin.markers import Expectation
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.plugin.matrix.deadline import virtual_deadline
-from pytest_resilience.plugin.matrix.expectation import DEADLINE
-from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.leaks import old_objects_kept

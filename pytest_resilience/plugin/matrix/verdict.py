@@ -20,8 +20,8 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.outcome import told
+from pytest_resilience.plugin.markers import Expectation
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
-from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.stacks import is_library
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
-from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
+from pytest_resilience.plugin.fixtures.databases import PostgresChaos
+from pytest_resilience.plugin.fixtures.databases import SqliteChaos
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 from tests.fidelity_page import Section
