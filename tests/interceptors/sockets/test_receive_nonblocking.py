@@ -22,13 +22,16 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
+from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets import readiness
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
+from tests.waiting import eventually
 from tests.waiting import until_all_wait
 
 
@@ -174,9 +177,15 @@ def test_an_answer_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
         assert time.monotonic() - sent >= DELAY
 
 
-def test_what_is_asked_meanwhile_has_its_own_time(inject: Inject) -> None:
-    """What came before is heard when it is time, and nothing of what came later with it."""
-    go_on = threading.Event()
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_is_asked_meanwhile_has_its_own_time(waits: bool) -> None:
+    """What came before is heard when it is time, and nothing of what came later with it.
+
+    `waits`: for the second answer, or has it while the first is held.
+    """
+    go_on, clock = threading.Event(), ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    inject = injecting(engine.start, duration=5 * LONG)
 
     def answer(connection: socket.socket) -> None:
         for last in (False, True):
@@ -185,34 +194,47 @@ def test_what_is_asked_meanwhile_has_its_own_time(inject: Inject) -> None:
                 go_on.wait(PATIENCE)
             connection.sendall(message)
 
-    for waits in (False, True):  # for the second answer, or has it while the first is held
-        go_on.clear()
-        with serve(answer) as port, polling(port) as client:
-            with inject("network_latency", delay=DELAY) as latency:
-                began = time.monotonic()
-                client.send(b"one")
-                with pytest.raises(TimeoutError):
-                    client.receive(DELAY / 5)
-                asked = time.monotonic()
-                client.send(b"two")
-                if not waits:
-                    go_on.set()
-                assert client.receive() == b"one"
-                assert time.monotonic() - began >= DELAY
-                if waits:
-                    asked = time.monotonic()
-                    go_on.set()
-                assert client.receive() == b"two"
-                assert time.monotonic() - asked >= DELAY
-            assert latency.hits == 2
+    def has_come(size: int) -> bool:
+        return effects.available(client.sock) == size
+
+    def hears_nothing() -> None:
+        with pytest.raises(TimeoutError):
+            client.receive(DELAY / 5)
+
+    with (
+        serve(answer) as port,
+        polling(port) as client,
+        inject("network_latency", delay=LONG) as latency,
+    ):
+        client.send(b"one")
+        assert eventually(lambda: has_come(3))
+        hears_nothing()
+        clock.advance(LONG / 2)
+        client.send(b"two")
+        if not waits:
+            go_on.set()
+            assert eventually(lambda: has_come(6))
+        hears_nothing()
+        clock.advance(LONG / 2)
+        assert client.receive() == b"one"
+        if waits:
+            go_on.set()
+            assert eventually(lambda: has_come(3))
+        hears_nothing()
+        clock.advance(LONG / 3)
+        hears_nothing()
+        clock.advance(LONG)
+        assert client.receive() == b"two"
+        assert latency.hits == 2
 
 
 def test_tickets_are_no_answer(trust: Trust, inject: Inject) -> None:
     """In TLS 1.3 a server gives them before its first answer, which comes later here."""
-    go_on = threading.Event()
+    asked, go_on = threading.Event(), threading.Event()
 
     def answer(connection: socket.socket) -> None:
         message = connection.recv(100)
+        asked.set()
         go_on.wait(PATIENCE)
         connection.sendall(message)
 
@@ -222,8 +244,11 @@ def test_tickets_are_no_answer(trust: Trust, inject: Inject) -> None:
         inject("network_latency", delay=DELAY) as latency,
     ):
         client.send(b"hello")
-        with pytest.raises(TimeoutError):
-            client.receive(2 * DELAY)
+        assert asked.wait(PATIENCE)
+        assert effects.available(client.sock)  # the tickets
+        while effects.available(client.sock):  # until they are read
+            with pytest.raises(TimeoutError):
+                client.receive(2 * DELAY)
         came = time.monotonic()
         go_on.set()
         assert client.receive() == b"hello"
