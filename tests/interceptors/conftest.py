@@ -19,7 +19,10 @@ import trustme
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.clocks import MovableClock
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.injecting import ending
@@ -196,12 +199,31 @@ def silent_port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    engine = Engine(lambda engine: [SocketInterceptor(engine)])
+@contextlib.contextmanager
+def engine_by(clock: Clock) -> Iterator[Engine]:
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     engine.preload()  # as a run does, for experiments may begin in a loop
     with ending(engine):
         yield engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with engine_by(MACHINE_CLOCK) as engine:
+        yield engine
+
+
+@pytest.fixture
+def movable() -> MovableClock:
+    """By which an engine of the test's own goes: see `engine_by`."""
+    return MovableClock()
+
+
+@pytest.fixture
+def inject_by(movable: MovableClock) -> Iterator[Inject]:
+    """As `inject`, by that clock."""
+    with engine_by(movable) as engine:
+        yield injecting(engine.start)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import queue
 import select
 import socket
 import ssl
+import struct
 import threading
 
 from collections.abc import Callable
@@ -27,9 +28,11 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.clocks import MovableClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import engine_by
 from tests.interceptors.conftest import serve
 from tests.waiting import eventually
 from tests.waiting import until_all_wait
@@ -88,6 +91,14 @@ def client(listener: Listener, over: str, trust: Trust) -> Iterator[socket.socke
 
 def start(engine: Engine, **given: Any) -> ActiveExperiment:
     return engine.start(ChaosExperiment("wall", "network_failure", **PARTITION, **given), seed=1)
+
+
+def unacknowledged(client: socket.socket) -> int:
+    """Segments that are on their way, says Linux."""
+    (found,) = struct.unpack_from(
+        "=I", client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 100), 24
+    )
+    return int(found)
 
 
 def in_the_background(action: Callable[[], Any]) -> tuple[threading.Thread, queue.Queue[Any]]:
@@ -180,13 +191,19 @@ def test_tls_is_not_looked_into_while_another_thread_sends_what_was_kept(
     assert all(reads)
 
 
-def test_it_is_over_with_its_window(client: socket.socket, engine: Engine) -> None:
-    wall = start(engine, between="0s..50ms")
-    for word in (b"hello", b"again"):
-        client.sendall(word)
-        assert client.recv(100) == word
-    assert not wall.ended
-    assert wall.hits
+def test_it_is_over_with_its_window(client: socket.socket, movable: MovableClock) -> None:
+    with engine_by(movable) as engine:
+        wall = start(engine, between="0s..50s")
+        client.sendall(b"hello")
+        _, answer = in_the_background(lambda: client.recv(100))
+        until_all_wait()
+        assert answer.empty()
+        movable.advance(50)
+        assert answer.get(timeout=10) == b"hello"
+        client.sendall(b"again")
+        assert client.recv(100) == b"again"
+        assert not wall.ended
+        assert wall.hits
 
 
 def test_what_is_said_afterwards_comes_after_it(
@@ -344,22 +361,29 @@ def test_asyncio_is_answered_when_it_is_over(
 
 
 def test_asyncio_is_answered_when_its_window_is_over(
-    listener: Listener, over: str, trust: Trust, engine: Engine
+    listener: Listener, over: str, trust: Trust, movable: MovableClock
 ) -> None:
-    async def story(port: int) -> None:
+    async def story(port: int, engine: Engine) -> None:
         reader, writer = await asyncio.open_connection(
             HOST, port, ssl=trust.client if over == "tls" else None
         )
-        wall = start(engine, between="0s..50ms")
-        for word in (b"hello", b"again"):
-            writer.write(word)
-            assert await asyncio.wait_for(reader.read(100), 10) == word
+        wall = start(engine, between="0s..50s")
+        writer.write(b"hello")
+        answer = asyncio.create_task(reader.read(100))
+        await until(lambda: wall.hits)
+        assert listener.received.empty()
+        movable.advance(50)
+        assert await answer == b"hello"
+        writer.write(b"again")
+        assert await reader.read(100) == b"again"
         assert not wall.ended
-        assert wall.hits
         writer.transport.abort()
 
-    with serve(listener if over == "plain" else trust.over_tls(listener)) as port:
-        run(story(port))
+    with (
+        serve(listener if over == "plain" else trust.over_tls(listener)) as port,
+        engine_by(movable) as engine,
+    ):
+        run(story(port, engine))
 
 
 def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: Engine) -> None:
@@ -386,10 +410,14 @@ def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: E
 @pytest.mark.parametrize("from_nth", [1, 2], ids=["connecting", "asking"])
 def test_a_client_of_asyncio_times_out(from_nth: int, listener: Listener, inject: Inject) -> None:
     async def story(port: int) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=0.1) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
             await client.get(f"http://{HOST}:{port}/")
 
     expected = httpx.ConnectTimeout if from_nth == 1 else httpx.ReadTimeout
+    struck = "connect" if from_nth == 1 else "read"
+    timeout = httpx.Timeout(
+        **dict.fromkeys(("connect", "read", "write", "pool"), 10) | {struck: 0.1}
+    )
     with serve(listener) as port:
         with inject("network_failure", from_nth=from_nth, **PARTITION) as wall:
             with pytest.raises(expected):
@@ -639,8 +667,10 @@ def test_nothing_is_taken_where_its_kernel_has_no_room_already(
     with serve(read_when_told) as port, socket.create_connection((HOST, port)) as client:
         client.setblocking(False)
         taken = 0
-        while select.select([], [client], [], 0)[1]:
-            taken += client.send(KEPT)
+        # Nor will it have any: the peer has said of all that it has that it has no room for more.
+        while select.select([], [client], [], 0)[1] or unacknowledged(client):
+            with contextlib.suppress(BlockingIOError):
+                taken += client.send(KEPT)
         client.settimeout(timeout)
         wall = start(engine)
         with pytest.raises(TimeoutError if timeout else BlockingIOError):
