@@ -18,7 +18,11 @@ import pytest
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.runtime import new_engine
+from tests.clocks import MovableClock
 from tests.injecting import Inject
+from tests.injecting import ending
+from tests.injecting import injecting
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
@@ -146,19 +150,29 @@ def test_what_is_kept_is_closed_by_a_service_that_goes_down(
 
 @pytest.mark.parametrize(("mode", "meets"), [("reset", errno.ECONNRESET), ("down", b"")])
 def test_who_waits_is_struck_when_a_window_begins(
-    client: Client, inject: Inject, mode: str, meets: int | bytes
+    client: Client, mode: str, meets: int | bytes
 ) -> None:
+    clock, asked = MovableClock(), threading.Event()
+
     def keeps_silent(connection: socket.socket) -> None:
         connection.settimeout(10)
+        connection.recv(100)
+        asked.set()
         with contextlib.suppress(TimeoutError):
             while connection.recv(100):
                 pass
         connection.sendall(b"late")
 
+    def begins() -> None:
+        assert asked.wait(10)
+        clock.advance(30)
+
     with (
         serve(keeps_silent) as port,
-        inject("network_failure", mode=mode, rate=1, between="100ms..60s") as outage,
+        ending(new_engine(clock=clock)) as engine,
+        injecting(engine.start)("network_failure", mode=mode, rate=1, between="30s..60s") as outage,
     ):
+        threading.Thread(target=begins, daemon=True).start()
         assert met(port, client) == meets
         assert outage.hits >= 1
 

@@ -8,6 +8,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from pytest_resilience import FaultInjected
 from pytest_resilience import NeverFiredError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.proxy import ChaosProxy
+from tests.clocks import MovableClock
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
+from tests.proxy.conftest import echo
 from tests.proxy.conftest import read_all
 from tests.proxy.conftest import receive
 from tests.proxy.conftest import until
@@ -235,32 +238,49 @@ def test_refusing_everybody_is_the_kernels_refusal(proxy: ChaosProxy, connect: C
     assert ask(connect()) == b"ping"
 
 
-def test_a_refusal_ends_with_its_duration(proxy: ChaosProxy, connect: Connect) -> None:
+@pytest.fixture
+def movable(serve: Serve) -> Iterator[tuple[ChaosProxy, MovableClock]]:
+    """A proxy that goes by a clock of the test's."""
+    clock = MovableClock()
+    with ChaosProxy(("127.0.0.1", serve(echo)), seed=1, clock=clock) as proxy:
+        yield proxy, clock
+
+
+def test_a_refusal_ends_with_its_duration(movable: tuple[ChaosProxy, MovableClock]) -> None:
+    proxy, clock = movable
+
     def works() -> bool:
         try:
-            return ask(connect()) == b"ping"
+            with socket.create_connection(proxy.address, timeout=10) as client:
+                return ask(client) == b"ping"
         except ConnectionRefusedError:
             return False
 
-    with proxy.inject("network_failure", mode="refuse", rate=1, duration=0.05):
+    with proxy.inject("network_failure", mode="refuse", rate=1, duration=60):
         assert not works()
+        clock.advance(60)
         until(works)
 
 
 def test_refusing_everybody_within_a_window_is_the_kernels_refusal(
-    proxy: ChaosProxy, connect: Connect
+    movable: tuple[ChaosProxy, MovableClock],
 ) -> None:
+    proxy, clock = movable
+
     def is_refused() -> bool:
         try:
-            return ask(connect()) != b"ping"
+            with socket.create_connection(proxy.address, timeout=10) as client:
+                return ask(client) != b"ping"
         except ConnectionRefusedError:
             return True
         except ConnectionResetError:  # just when it begins it is too late for that
             return False
 
-    with proxy.inject("network_failure", mode="refuse", rate=1, between="50ms..150ms") as failure:
+    with proxy.inject("network_failure", mode="refuse", rate=1, between="20s..40s") as failure:
         assert not is_refused()
+        clock.advance(20)
         until(is_refused)
+        clock.advance(20)
         until(lambda: not is_refused())
     assert failure.hits >= 1
 

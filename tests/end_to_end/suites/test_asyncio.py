@@ -39,14 +39,14 @@ from tests.suites import WITH_FREE_LOOPS
             import httpx
 
             with pytest.raises(httpx.ConnectTimeout):
-                get(url, timeout=0.1)
+                get(url, timeout=httpx.Timeout(60, connect=0.1))
 
         @pytest.mark.chaos("network_failure", mode="timeout", from_nth=2, intensity=1)
         def test_silent_when_asked(url):
             import httpx
 
             with pytest.raises(httpx.ReadTimeout):
-                get(url, timeout=0.1)
+                get(url, timeout=httpx.Timeout(60, read=0.1))
     """,
 )
 def test_a_marker_delays_and_silences_an_async_client(ran: pytest.RunResult) -> None:

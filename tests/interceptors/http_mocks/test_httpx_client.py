@@ -18,13 +18,14 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
-from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from tests.clocks import MovableClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
@@ -49,8 +50,20 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def clock(way: str) -> Clock:
-    return ManualClock() if way == "blocking" else SYSTEM_CLOCK
+def clock(way: str) -> ManualClock | MovableClock:
+    return ManualClock() if way == "blocking" else MovableClock()
+
+
+@pytest.fixture
+def soon_over(clock: ManualClock | MovableClock, engine: Engine) -> None:
+    """What lasts an hour lasts only 0.3 seconds more, once it has happened."""
+
+    leaps = iter([3600 - 0.3])
+
+    def leap(_event: Event) -> None:
+        clock.advance(next(leaps, 0))
+
+    engine.listeners.add(leap)
 
 
 @pytest.fixture
@@ -213,23 +226,25 @@ def test_a_connect_timeout_comes_at_its_time(mock: Mock, call: Caller, inject: I
     assert call.has_taken(0.04)
 
 
+@pytest.mark.usefixtures("mock", "soon_over")
 def test_silence_without_a_timeout_ends_with_the_experiment(
-    mock: Mock, call: Caller, clock: Clock, inject: Inject
+    call: Caller, clock: Clock, inject: Inject
 ) -> None:
     began = clock.monotonic()
     with (
-        inject("network_failure", mode="timeout", rate=1, duration="300ms"),
+        inject("network_failure", mode="timeout", rate=1, duration="1h"),
         pytest.raises(httpx.ConnectError if call.awaited else httpx.ConnectTimeout),
     ):
         call(timeout=None)
-    assert clock.monotonic() - began >= 0.3
+    assert clock.monotonic() - began >= 3600
 
 
+@pytest.mark.usefixtures("soon_over")
 def test_silence_while_a_response_is_awaited_ends_with_the_experiment(
     mock: Mock, call: Caller, inject: Inject
 ) -> None:
     with (
-        inject("network_failure", mode="timeout", from_nth=2, rate=1, duration="300ms"),
+        inject("network_failure", mode="timeout", from_nth=2, rate=1, duration="1h"),
         pytest.raises(httpx.ReadError if call.awaited else httpx.ReadTimeout),
     ):
         call(timeout=None)

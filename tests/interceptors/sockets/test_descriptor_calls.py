@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import pytest
 
+from tests.clocks import MovableClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -402,18 +403,19 @@ def test_a_receive_is_late_when_it_is(
 
 @pytest.mark.parametrize("before", [True, False])
 def test_who_waits_for_a_silent_peer_hears_nothing(
-    echo_port: int, inject: Inject, *, before: bool
+    echo_port: int, movable: MovableClock, inject_by: Inject, *, before: bool
 ) -> None:
     """Nor does who polls, as `Connection.poll` does, by a number that nobody has used before."""
     client = socket.create_connection((HOST, echo_port))
     with (
         contextlib.closing(Connection(client.detach())) as pipe,
-        inject("network_failure", mode="timeout", duration="300ms") as silence,
+        inject_by("network_failure", mode="timeout", duration="1h") as silence,
     ):
         if before:
             assert not pipe.poll(0)
         pipe.send_bytes(b"hello")
         assert not pipe.poll(0.05)
+        movable.advance(3600 - 0.2)
         with pytest.raises(TimeoutError):
             pipe.recv_bytes()
     assert (silence.matched, silence.hits) == (1, 1)

@@ -31,6 +31,7 @@ from pytest_resilience.interceptors.sockets.effects import readable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.clocks import MovableClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
@@ -224,21 +225,27 @@ def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
 
 
 def test_a_shorter_socket_timeout_fires_and_the_answer_still_comes(
-    echo_port: int, inject: Inject
+    echo_port: int, movable: MovableClock, inject_by: Inject
 ) -> None:
-    with connected(echo_port) as client, inject("network_latency", delay=0.15) as latency:
+    with (
+        connected(echo_port) as client,
+        inject_by("network_latency", delay=50, duration=200) as latency,
+    ):
         client.settimeout(0.05)
-        started = time.monotonic()
+        started = movable.monotonic()
         client.sendall(b"hello")
         for _ in range(2):
             with pytest.raises(TimeoutError, match=r"^timed out$"):
                 client.recv(100)
-        assert time.monotonic() - started >= 0.1
+        assert movable.monotonic() - started >= 0.1
+        movable.advance(50 - 0.15)
         client.settimeout(5)
         assert client.recv(100) == b"hello"
-        assert time.monotonic() - started >= 0.149  # since the send
+        assert movable.monotonic() - started >= 49.999  # since the send
         assert latency.matched == 1
-        assert ask(client, b"again") == b"again"
+        client.sendall(b"again")
+        movable.advance(50 - 0.05)
+        assert client.recv(100) == b"again"
         assert latency.matched == 2
 
 

@@ -36,6 +36,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.clocks import MovableClock
 from tests.forks import in_fork
 from tests.injecting import Inject
 from tests.injecting import injecting
@@ -801,10 +802,15 @@ def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(
 
 
 @pytest.mark.parametrize(
-    "lasts", [{"between": "0s..100ms"}, {"between": "50ms..100ms"}, {"duration": 0.1}]
+    ("begins", "lasts"),
+    [
+        (0, {"between": "0s..100s"}),
+        (50, {"between": "50s..100s"}),
+        (0, {"duration": 100}),
+    ],
 )
 def test_who_waited_before_a_partition_hears_when_it_ends_by_itself(
-    lasts: dict[str, Any], inject: Inject
+    begins: float, lasts: dict[str, Any], movable: MovableClock, inject_by: Inject
 ) -> None:
     sent = threading.Event()
 
@@ -816,10 +822,14 @@ def test_who_waited_before_a_partition_hears_when_it_ends_by_itself(
     with (
         serve(speak) as port,
         waiting(in_recv, port) as meet,
-        inject("network_failure", mode="partition", rate=1, **lasts) as partition,
+        inject_by(
+            "network_failure", mode="partition", rate=1, **{"duration": 200} | lasts
+        ) as partition,
     ):
+        movable.advance(begins)
         assert eventually(lambda: partition.hits > 0)
         sent.set()
+        movable.advance(100 - begins)
         assert meet() == "b'tea'"
         assert not partition.stopped
 
