@@ -224,7 +224,7 @@ class SteadyStateError(ResilienceError):
 class NeverFired(enum.Enum):
     """Why an experiment never fired, in words: as the message says it, and as the page has it."""
 
-    NOTHING_DONE = "the code did nothing that a fault could hit"
+    NOTHING_DONE = "the code did nothing that this fault could hit"
     OTHER_TARGET = "nothing went to its target"
     OTHER_REQUEST = "no request was the one that is meant"
     OTHER_KIND = "nothing was done of the kind that it hits"

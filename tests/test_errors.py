@@ -43,7 +43,9 @@ from pytest_resilience.patterns.bulkhead.base import Bulkhead
 
 BASE = f"See {errors.DOCUMENTATION}messages/#"
 NEVER_FIRED = "never fired: nothing went to its target, so this test proves nothing."
-NOTHING = "never fired: the code did nothing that a fault could hit, so this test proves nothing."
+NOTHING = (
+    "never fired: the code did nothing that this fault could hit, so this test proves nothing."
+)
 
 # Each as it is raised: what it is told, its text, its attributes, what else it is caught as.
 EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException]]] = [

@@ -56,15 +56,18 @@ def add_reader(reader: Reader) -> Callable[[], None]:
 
 def read_circuit(breaker: object) -> CircuitReading:
     """Read a breaker, or a function it decorates. Raises TypeError if no reader knows it."""
+    __tracebackhide__ = True
     return _read(breaker, CircuitReading, "a circuit breaker")
 
 
 def read_retry(retry: object) -> RetryReading:
     """Read a retry, or a function it decorates. Raises TypeError if no reader knows it."""
+    __tracebackhide__ = True
     return _read(retry, RetryReading, "a retry")
 
 
 def _read(thing: object, kind: type[_Reading], what: str) -> _Reading:
+    __tracebackhide__ = True
     readers = _readers()
     for each in _candidates(thing):
         for reader in readers:

@@ -101,8 +101,8 @@ def _assert_sum(reading: RetryReading, waits: Sequence[float], tolerance: float)
     wanted = sum(waits)
     if reading.attempts != len(waits) + 1 or abs(waited - wanted) > wanted * tolerance + _EPSILON:
         raise AssertionError(
-            f"expected {reading.name} to wait {_list(waits)}, {wanted:.3g} s in all (within "
-            f"{tolerance:.0%}), but {_made(reading)} and waited {waited:.3g} s in all\n"
+            f"expected {reading.name} to wait {_list(waits)}: {wanted:.3g} s in all, within "
+            f"{tolerance:.0%}; but {_made(reading)} and waited {waited:.3g} s in all\n"
             f"{_timeline(reading)}"
         )
 

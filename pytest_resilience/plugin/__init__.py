@@ -227,11 +227,12 @@ def pytest_collection_modifyitems(
 
         check_marks(config, items, check_mark)
         register(config, _session(config), own_chaos=_OWN_CHAOS)
-    adapters = getattr(config.hook, "pytest_resilience_adapters", list)
-    for readers in adapters():
+    adapters: list[Any] = getattr(config.hook, "pytest_resilience_adapters", list)()
+    if adapters:
         from pytest_resilience.assertions.readers import add_reader
+        from pytest_resilience.plugin.newhooks import gathered
 
-        for reader in readers:
+        for reader in gathered("adapters", adapters, callable):
             config.add_cleanup(add_reader(reader))
     if _CLOCK in fixtures or "virtual_time" in names or _has_virtual_time(config):
         from pytest_resilience.plugin.virtual_time import prepare

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
+
+from pytest_resilience.chaos.parsing.texts import shortened
 
 
 if TYPE_CHECKING:
@@ -16,6 +20,25 @@ if TYPE_CHECKING:
     from pytest_resilience.report.cell import Cell
     from pytest_resilience.report.run_report import Report
     from pytest_resilience.runtime import NewChaosType
+
+
+_ASKED = {
+    "adapters": "a list of functions, each of one object",
+    "chaos_types": "a list of NewChaosType",
+}
+
+
+def gathered(hook: str, results: Iterable[Any], is_one: Callable[[Any], bool]) -> list[Any]:
+    """All that was given by a hook. Raises `pytest.UsageError` for what it is not asked for."""
+    found: list[Any] = []
+    for result in results:
+        things = list(result) if isinstance(result, Iterable) else None
+        if things is None or not all(map(is_one, things)):
+            raise pytest.UsageError(
+                f"the hook pytest_resilience_{hook} gave {shortened(result)}; return {_ASKED[hook]}"
+            )
+        found += things
+    return found
 
 
 @pytest.hookspec

@@ -56,6 +56,8 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
                 how = f"; of a file give one of its profiles, as {name}:NAME"
             elif not known:
                 how = "; in a file of its own a profile is a table [profiles.NAME]"
+            elif not colon:
+                how = "; one of your own is a table [tool.pytest_resilience.profiles.NAME]"
             raise ConfigurationError(
                 f"no profile {shortened(name)}{nearest(name, known)}; known: {names}{how}"
             )

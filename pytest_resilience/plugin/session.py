@@ -261,7 +261,9 @@ class ChaosSession:
                 except ConfigurationError as error:  # known no sooner: see `_may_declare`
                     name = request.experiment.name
                     told = with_page(error.within(f"chaos experiment {name!r}"))
-                    pytest.fail(told, pytrace=False)
+                else:
+                    continue
+                pytest.fail(told, pytrace=False)  # here, or what is handled would be told as well
 
     # The innermost wrapper of each phase: what pytest and other plugins do around the
     # test is not under test.

@@ -33,6 +33,7 @@ from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.plugin.exploration.settings import read_settings
 from pytest_resilience.plugin.newhooks import describe
+from pytest_resilience.plugin.newhooks import gathered
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.options import times_typed
@@ -160,14 +161,22 @@ def _read(config: pytest.Config) -> Settings:
 
 
 def custom_types(config: pytest.Config) -> tuple[NewChaosType, ...]:
-    """The chaos types that other plugins have given; known until the run ends."""
+    """The chaos types that other plugins have given; known until the run ends.
+
+    Raises `pytest.UsageError`.
+    """
     found = config.stash.get(_CUSTOM_TYPES, None)
     if found is None:
         describe(config.pluginmanager)
-        types = config.hook.pytest_resilience_chaos_types()
-        found = config.stash[_CUSTOM_TYPES] = tuple(each for group in types for each in group)
-        for each in found:
-            config.add_cleanup(add_type(each.name, each.schema))
+        results = config.hook.pytest_resilience_chaos_types()
+        found = config.stash[_CUSTOM_TYPES] = tuple(
+            gathered("chaos_types", results, lambda each: isinstance(each, NewChaosType))
+        )
+        try:
+            for each in found:
+                config.add_cleanup(add_type(each.name, each.schema))
+        except DuplicateNameError as error:
+            raise pytest.UsageError(printable(with_page(error))) from None
     return found
 
 
@@ -237,7 +246,10 @@ def _seed(config: pytest.Config, profiles: list[Profile]) -> int:
 
 def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
     """Those of all; two profiles may say the same of one."""
-    found = list(map(Service.parse, config.getini("chaos_services")))
+    try:
+        found = list(map(Service.parse, config.getini("chaos_services")))
+    except ConfigurationError as error:
+        raise error.within("ini option chaos_services") from None
     for profile in profiles:
         found += [service for service in profile.services if service not in found]
     return Services(found)
@@ -274,11 +286,16 @@ def _requested(
 ) -> tuple[tuple[Profile, tuple[ExperimentRequest, ...]], ...]:
     """The profiles with those of their experiments that were chosen."""
     only = given(config, "chaos-experiment")
+    option = option_name(config, "chaos-experiment")
+    if only and not profiles:
+        raise ConfigurationError(
+            f"{option} needs {option_name(config, 'chaos-profile')}: it chooses among the "
+            "experiments of profiles"
+        )
     known = [each.name for profile in profiles for each in profile.experiments]
     for name in only:
         if name not in known:
             names = ", ".join(map(repr, known)) or "none"
-            option = option_name(config, "chaos-experiment")
             raise ConfigurationError(
                 f"{option}={inline(name)}{nearest(name, known)}: the profiles have {names}; give "
                 "one of these"

@@ -327,7 +327,11 @@ def _run_reasons(
         yield f"the run did not come to its end: {report.interrupted}"
     if score.percent is None:
         # One part of the tests may be none that could break.
-        if not accepted and report.shard.count == 1:
+        if not report.cells and report.shard.count == 1:
+            yield (
+                "nothing was run: no test was selected; a profile does so by its paths and markers"
+            )
+        elif not accepted and report.shard.count == 1:
             idle = len(report.cells) - score.planned
             more = f"; {idle} more are not applicable" if idle else ""
             yield (

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pytest_resilience import CircuitBreaker
@@ -42,6 +44,14 @@ def test_what_nobody_can_read_is_refused(thing: object) -> None:
         TypeError, match=r"cannot be read as a retry; .* pytest_resilience_adapters"
     ):
         assert_retried(thing)
+
+
+@pytest.mark.parametrize("assertion", [assert_circuit_open, assert_retried])
+def test_it_is_told_where_it_was_asked(assertion: Callable[[object], None]) -> None:
+    with pytest.raises(TypeError) as caught:
+        assertion(object())
+    shown = caught.traceback.filter(caught)
+    assert [str(each.path) for each in shown] == [__file__]
 
 
 def test_a_breaker_is_no_retry() -> None:

@@ -143,6 +143,11 @@ def test_nonsense_is_refused(fields: dict[str, Any], why: str) -> None:
     assert why in str(caught.value)
 
 
+def test_what_is_missing_is_missing_of_an_experiment() -> None:
+    with pytest.raises(TypeError, match=r"^ChaosExperiment\.__init__\(\) missing .*'chaos_type'"):
+        ChaosExperiment("network_failure", mode="refuse")  # type: ignore[call-overload]
+
+
 def test_it_may_last_for_ever() -> None:
     assert ChaosExperiment("x", "network_latency", duration=math.inf).duration == math.inf
 

@@ -148,6 +148,8 @@ def test_a_mark_made_elsewhere_is_placed_at_what_it_marks(pytester: pytest.Pytes
     [
         (["--chaos=nope"], "--chaos=nope: unknown chaos type 'nope'; known: network_latency, *"),
         (["--chaos", ":delay=1"], "--chaos=:delay=1: * names no chaos type*"),
+        (["--chaos=network_latency,delay=1s"], "* names no chaos type; write it as 'network_la*"),
+        (["--chaos=network_latency delay=1s"], "* names no chaos type; write it as 'network_la*"),
         (["--chaos=network_latency:delay"], "*'delay' is not name=value*"),
         (["--chaos=network_latency:delay=1,delay=2"], "*'delay' is given twice; keep one"),
         (["--chaos=network_failure:rate=2"], "*rate='2' is outside 0..1*"),
@@ -183,3 +185,22 @@ def test_a_mistake_in_a_test_is_shown_where_it_was_made(pytester: pytest.Pyteste
     shown.stdout.fnmatch_lines([">       with chaos.network_latency(dealy=*", "E *mean 'delay'?*"])
     shown.stdout.no_fnmatch_line("*schema.py*")
     pytester.runpytest("--full-trace").stdout.fnmatch_lines(["*schema.py:*: ConfigurationError"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("latency", "chaos has no 'latency' (did you mean 'network_latency'?); *"),
+        ("lost_mail", "chaos has no 'lost_mail'; a chaos type of a plugin is chaos.inject(*"),
+    ],
+)
+def test_the_fixture_knows_what_was_meant(pytester: pytest.Pytester, name: str, told: str) -> None:
+    pytester.makepyfile(f"""
+        def test_it(chaos):
+            assert not hasattr(chaos, "{name}")
+            with chaos.{name}(delay="1s"):
+                pass
+    """)
+    shown = pytester.runpytest()
+    shown.stdout.fnmatch_lines([f">       with chaos.{name}(*", f"E *AttributeError: {told}"])
+    shown.stdout.no_fnmatch_line("*fixtures/chaos.py*")

@@ -102,9 +102,9 @@ def test_a_test_without_any_operation_is_told_so(
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "*never fired: the code did nothing that a fault could hit, so this test proves *",
-            "See https://*/messages/#the-code-did-nothing-that-a-fault-could-hit",
-            "ERROR *::test_nothing - never fired: the code did nothing that a fault could hit",
+            "*never fired: the code did nothing that this fault could hit, so this test proves *",
+            "See https://*/messages/#the-code-did-nothing-that-this-fault-could-hit",
+            "ERROR *::test_nothing - never fired: the code did nothing that this fault could hit",
         ]
     )
 

@@ -116,6 +116,37 @@ def test_a_name_that_is_taken_is_refused(post: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: a chaos type named 'cpu_stress' exists already; *"])
 
 
+@pytest.mark.parametrize(
+    ("hook", "given", "wanted"),
+    [
+        ("chaos_types", "'lost_mail'", "NewChaosType"),
+        ("chaos_types", "NewChaosType", "NewChaosType"),
+        ("adapters", "[3]", "functions, each of one object"),
+        ("adapters", "print", "functions, each of one object"),
+    ],
+)
+def test_what_a_hook_is_not_asked_for_is_refused(
+    pytester: pytest.Pytester, hook: str, given: str, wanted: str
+) -> None:
+    pytester.makeconftest(f"""
+        from pytest_resilience import NewChaosType
+
+        def pytest_resilience_{hook}():
+            return {given}
+    """)
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest("--chaos-seed=1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    message = f"ERROR: the hook pytest_resilience_{hook} gave *; return a list of {wanted}"
+    result.stderr.fnmatch_lines(message)
+
+
+def test_profiles_are_not_listed_over_a_name_that_is_taken(post: pytest.Pytester) -> None:
+    post.makeconftest(CONFTEST.replace('"lost_mail", LOST', '"cpu_stress", LOST'))
+    result = post.runpytest("--chaos-profile=?")
+    result.stderr.fnmatch_lines(["ERROR: a chaos type named 'cpu_stress' exists already; *"])
+
+
 def test_the_matrix_listens(post: pytest.Pytester) -> None:
     post.makepyfile("""
         import post

@@ -291,9 +291,10 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
     ("name", "why"),
     [
         ("mor", "*pyproject.toml: no profile 'mor' (did you mean 'more'?); known: ci, *more*"),
+        ("zzzz", "*no profile 'zzzz'; *; one of your own is a table *pytest_resilience.profiles.*"),
         ("odd.toml", "*; of a file give one of its profiles, as odd.toml:NAME"),
         ("table.toml:ci", "*; in a file of its own a profile is a table [[]profiles.NAME]"),
-        ("no.toml:ci", "*no.toml cannot be read: *No such file*"),
+        ("no.toml:ci", "*no.toml cannot be read: No such file or directory"),
         ("bad.toml:ci", "*bad.toml cannot be read: *line 2*"),
         ("odd.toml:key", "*odd.toml: profile 'key': unknown key 'gat' (did you mean 'gate'?)*"),
         ("odd.toml:kind", "*profile 'kind': experiment 1: unknown chaos type 'networ'*"),

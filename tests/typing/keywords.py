@@ -140,6 +140,10 @@ CONSTRUCTOR_END = '''
         self, name: str, chaos_type: Kind | str, parameters: Mapping[str, Any], **common: Any
     ) -> None:
         """Check and keep what was given. Raises ConfigurationError."""
+
+
+# Python's own errors name it: of an argument that is missing, say.
+ExperimentConstructor.__init__.__qualname__ = "ChaosExperiment.__init__"
 '''
 
 # What stands for each type that a parameter may take. A text that is only a number is left out:

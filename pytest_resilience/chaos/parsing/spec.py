@@ -23,11 +23,14 @@ _PAIR = re.compile(
 )
 
 
+_NOT_IN_A_NAME = frozenset(" ,=")  # the colon was forgotten
+
+
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     """The type and the parameters, both still text. Raises ConfigurationError."""
     kind, _, rest = text.partition(":")
     kind = kind.strip()
-    if not kind:
+    if not kind or set(kind) & _NOT_IN_A_NAME:
         raise ConfigurationError(
             f"{shortened(text)} names no chaos type; write it as "
             "'network_latency:delay=200ms,rate=0.5'"

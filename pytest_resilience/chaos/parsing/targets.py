@@ -33,6 +33,7 @@ _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|(?!!)[\w.*?\-\[\]!]+")
 _ONE_BRACKET = re.compile(r"\[[^\]]*\]")
 _PORT = re.compile(r"(?:[0-9*?]|\[!?[0-9-]+\])+")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")  # 2, or 2-5
+_DRIVE = re.compile(r"[A-Za-z]:\\")
 _WILDCARDS = re.compile(r"[*?\[]")
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
@@ -268,6 +269,11 @@ class PathPattern:
         if not self.text.strip() or "\0" in self.text:
             raise ConfigurationError(
                 f"path={self.text!r}: there is no such file; give one such as 'data/**'"
+            )
+        if os.sep == "/" and _DRIVE.match(self.text):
+            raise ConfigurationError(
+                f"path={self.text!r} cannot match anything: a path of Windows; give one such as "
+                "'data/**'"
             )
 
     def matches(self, path: str) -> bool:

@@ -51,7 +51,8 @@ def read_text(path: Path) -> str:
             )
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{inline(str(path))} cannot be read: {error}") from None
+        why = getattr(error, "strerror", None) or error  # without the path, which stands in front
+        raise ConfigurationError(f"{inline(str(path))} cannot be read: {why}") from None
 
 
 def printable(text: str) -> str:

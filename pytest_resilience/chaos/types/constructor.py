@@ -181,3 +181,7 @@ class ExperimentConstructor:
         self, name: str, chaos_type: Kind | str, parameters: Mapping[str, Any], **common: Any
     ) -> None:
         """Check and keep what was given. Raises ConfigurationError."""
+
+
+# Python's own errors name it: of an argument that is missing, say.
+ExperimentConstructor.__init__.__qualname__ = "ChaosExperiment.__init__"

@@ -1,4 +1,4 @@
-"""When the other side says itself how long to wait: the `Retry-After` header."""
+"""How long to wait before the next attempt: backoff and jitter, or what a server asks for."""
 
 from __future__ import annotations
 

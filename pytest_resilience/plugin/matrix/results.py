@@ -253,13 +253,13 @@ class Results(EarlyEnd):
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> Generator[None, object, object]:
         """Show what survived, and let the last line count the cells, beside the tests.
 
         That comes after all other plugins, which take for reports what they find counted.
         """
-        if self._outcome is None:
+        if self._outcome is None or exitstatus == pytest.ExitCode.USAGE_ERROR:
             return (yield)
         report, gate = self._outcome
         result = yield

@@ -297,6 +297,11 @@ def test_what_is_no_glob(value: Any) -> None:
         parse_paths("path", value)
 
 
+def test_a_path_of_windows_would_match_nothing() -> None:
+    with pytest.raises(ConfigurationError, match="cannot match anything: a path of Windows"):
+        parse_paths("path", "C:\\data\\*")
+
+
 @pytest.mark.parametrize(
     ("glob", "path", "meant"),
     [

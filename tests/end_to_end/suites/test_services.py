@@ -185,7 +185,10 @@ def test_a_callable_that_is_not_there(shop: pytest.Pytester) -> None:
     """)
     result = shop.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines("*service ghost: no shop:Inventory.chek: *has no attribute*")
+    told = "*service ghost: no shop:Inventory.chek: *has no attribute*"
+    result.stdout.fnmatch_lines(told)
+    result.stdout.no_fnmatch_line("*direct cause*")
+    result.stdout.no_fnmatch_line("*another exception occurred*")
 
 
 def test_unknown_services_fail_at_collection(shop: pytest.Pytester) -> None:
@@ -266,7 +269,10 @@ def test_markers_that_begin_before_fixtures_cannot_name_theirs(shop: pytest.Pyte
 
 @pytest.mark.parametrize(
     ("lines", "why"),
-    [("payment", "write it as"), ("a = b:1\n    a = c:1", "a service named 'a' exists already")],
+    [
+        ("payment", "ini option chaos_services: * write it as"),
+        ("a = b:1\n    a = c:1", "a service named 'a' exists already"),
+    ],
 )
 def test_bad_declarations(pytester: pytest.Pytester, lines: str, why: str) -> None:
     pytester.makefile(".ini", pytest=f"[pytest]\nchaos_services =\n    {lines}\n")

@@ -223,6 +223,22 @@ def test_a_baseline_run_that_failed_is_repeated_as_one(shop: pytest.Pytester) ->
 GOOD = ("-k", "degrades or survives")
 
 
+def test_where_a_mark_makes_no_sense_there_is_nothing_to_judge(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_shop="""
+        import pytest
+
+        @pytest.mark.chaos("network_failure", mode="refused")
+        def test_it():
+            pass
+    """
+    )
+    refused = matrix(shop)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines("*mode='refused' (did you mean 'refuse'?)*")
+    refused.stdout.no_fnmatch_line("*gate*")
+
+
 def test_the_gate(shop: pytest.Pytester) -> None:
     passed = matrix(shop, *GOOD, "--resilience-gate=100")
     assert passed.ret == 0
@@ -330,6 +346,7 @@ def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None
             ["--chaos-matrix", "--chaos-profile=ci", "--no-chaos", "--resilience-gate=1"],
             "--resilience-gate cannot be with --no-chaos: without chaos there is nothing to judge",
         ),
+        (["--chaos-experiment=x"], "--chaos-experiment needs --chaos-profile: it chooses among *"),
         (
             ["--chaos-profile=ci", "--chaos-experiment=x"],
             "--chaos-experiment=x: the profiles have *; give one of these",
