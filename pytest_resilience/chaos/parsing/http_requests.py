@@ -217,7 +217,7 @@ class RequestReader:
 
     Attributes:
         conversation: knows whether what is sent is said in one that goes on.
-        is_other: what was sent is no HTTP.
+        is_other: what was sent is no HTTP, or nothing was.
         is_whole: the head of the latest request was sent.
         lacks_end: the head of a request has begun, which certainly is one, and has no end yet.
     """
@@ -228,7 +228,7 @@ class RequestReader:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.is_other = False
+        self.is_other = True
         self.is_whole = False
         self.lacks_end = False
         self.conversation = ConversationReader()

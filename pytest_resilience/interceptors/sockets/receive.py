@@ -134,7 +134,7 @@ class Receiver:
             # What waited before anything was asked has been decided about, and this is the
             # response, whoever has asked; but nobody knew which request it would be.
             active = self._engine.active if turn.asked and inbound.stream is None else ()
-            meant = [each for each in active if each.experiment.aims_at_requests]
+            meant = [each for each in active if each.experiment.is_of_http]
             turn.receiving, turn.asked = True, False
         if not (meant or inbound.expected) and (expected or turn.receiving):
             return result

@@ -253,6 +253,8 @@ class SslObjects:
         if content is None:
             return call()
         if content.is_over or content.stalls:
+            if content.closes:  # and this had been held back until now
+                _drop(ReceiveArguments(call))
             raise effects.nothing_yet(made)  # but RST or FIN, which the socket tells of
         if not (content.is_altered or content.is_replaced):
             return call()

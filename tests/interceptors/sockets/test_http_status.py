@@ -253,3 +253,43 @@ def test_a_receive_into_several_buffers(port: int, outage: ActiveExperiment) -> 
     assert b"".join(buffers)[:size] == MESSAGE
     assert more == [[], 0, None]
     assert outage.hits == 1
+
+
+def blocking_read(sock: socket.socket, size: int) -> bytes:
+    with sock.makefile("rb") as file:
+        return file.read(size)
+
+
+def read_in_a_loop(sock: socket.socket, size: int) -> bytes:
+    async def read() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            return await reader.readexactly(size)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("read", [blocking_read, read_in_a_loop])
+@pytest.mark.parametrize("opened", ["before", "during"])
+def test_who_was_seen_to_ask_for_nothing_gets_none(
+    opened: str, read: Callable[[socket.socket, int], bytes], inject: Inject
+) -> None:
+    """A greeting is no response, nor is the rest of a body."""
+    said = b"220 mail.internal ready\r\n"
+
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(said)
+        connection.recv(1)
+
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serve(greet))
+        if opened == "before":
+            sock = stack.enter_context(socket.create_connection((HOST, port)))
+        status = stack.enter_context(inject("network_failure", mode="status", rate=1))
+        if opened == "during":
+            sock = stack.enter_context(socket.create_connection((HOST, port)))
+        assert read(sock, len(said)) == said
+        assert (status.matched, status.hits) == (0, 0)

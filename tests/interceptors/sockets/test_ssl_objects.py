@@ -180,6 +180,29 @@ def test_what_came_before_arrives_and_then_the_end(
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
+def test_what_comes_late_ends_there_too(
+    client: Client, heard: Callable[..., tuple[bytes, str]], trust: Trust, inject: Inject
+) -> None:
+    """All has come, in one piece after the other, when some of it is delivered."""
+
+    def answer_in_pieces(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.settimeout(0.002)
+        for at in range(0, len(RESPONSE), 2):
+            connection.sendall(RESPONSE[at : at + 2])
+            with contextlib.suppress(TimeoutError):
+                connection.recv(1)
+        connection.settimeout(10)
+        connection.recv(1)
+
+    parameters, happening = EVENTS["cut off"]
+    with serve(trust.over_tls(happening)) as port:
+        real = client(port, trust, lambda: None)
+    with inject("network_latency", delay=0.3):
+        assert heard(client, answer_in_pieces, **parameters) == real
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 def test_a_response_is_lost_once_it_is_given(
     client: Client, heard: Callable[..., tuple[bytes, str]]
 ) -> None:
