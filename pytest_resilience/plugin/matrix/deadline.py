@@ -166,11 +166,12 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
             where = "" if known is None else known.add(frame)
             raise DeadlineError(f"it was still running after {soon:g} s{where}")
 
-    before = signal.signal(signal.SIGALRM, expired)
     began = real_ns()  # as the timer goes, also where the test's time is virtual
-    # Again and again: raised in a destructor or a callback it would reach nobody.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # or it would ring for this one
+    before = signal.signal(signal.SIGALRM, expired)
     try:
+        # Again and again: raised in a destructor or a callback it would reach nobody.
+        signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
         yield True
     finally:
         inside = False

@@ -17,6 +17,7 @@ import time
 
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -31,10 +32,12 @@ from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.waiting import asleep
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def _only_its_own_threads_and_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _only_its_own_threads_and_processes(bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those that other tests and plugins have left, nobody says whether they would do more."""
     here, frames = threading.get_ident(), sys._current_frames
     others = frames().keys() - {here}
@@ -58,6 +61,51 @@ def _only_its_own_threads_and_processes(monkeypatch: pytest.MonkeyPatch) -> None
 def _children() -> set[bytes]:
     at = [f"/proc/self/task/{each.native_id}/children" for each in threading.enumerate()]
     return {child for each in at for child in proc.read(each).split()}
+
+
+class Bell:
+    """Rings in the place of the timer of this process, once: when this thread has come to wait."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._rings = False
+        self._lock = threading.Lock()
+        self._main = threading.main_thread()
+
+    def set(self, _which: int, seconds: float, _interval: float = 0.0) -> tuple[float, float]:
+        with self._lock:
+            self._rings = bool(seconds)
+        return 0.0, 0.0
+
+    def run(self) -> None:
+        asleep_for = 0
+        while not self.over:
+            asleep_for = asleep_for + 1 if asleep(self._main) and self._rings else 0
+            with self._lock:
+                if self._rings and asleep_for == 20:  # and not just until it has a lock
+                    self._rings = False
+                    os.kill(os.getpid(), signal.SIGALRM)
+
+
+@pytest.fixture(autouse=True)
+def bell() -> Iterator[Bell]:
+    """Before others look which threads there are."""
+    bell = Bell()
+    thread = threading.Thread(target=bell.run, daemon=True)
+    thread.start()
+    yield bell
+    bell.over = True
+    thread.join(10)
+
+
+@pytest.fixture
+def _rings_for_who_waits(
+    bell: Bell, _only_its_own_threads_and_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "setitimer", bell.set)
+
+
+rings_for_who_waits = pytest.mark.usefixtures("_rings_for_who_waits")
 
 
 def test_a_blocking_call_is_ended() -> None:
@@ -97,10 +145,33 @@ def test_a_timer_of_somebody_else_goes_on() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with deadline(60):
             pass
-        while not rang:
-            signal.pause()
+        assert eventually(lambda: bool(rang))
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_timer_of_somebody_else_that_is_over_just_then_rings_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rang: list[float] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(time.monotonic()))
+    set_handler = signal.signal
+
+    def set_late(number: int, handler: Any) -> Any:
+        found = set_handler(number, handler)
+        began = time.monotonic()
+        while time.monotonic() - began < 0.02:
+            pass
+        return found
+
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        monkeypatch.setattr(signal, "signal", set_late)
+        with deadline(60):
+            pass
+        assert eventually(lambda: bool(rang))
+    finally:
+        set_handler(signal.SIGALRM, before)
 
 
 def test_a_timer_of_somebody_else_is_not_set_back() -> None:
@@ -159,6 +230,7 @@ def _hang(known: KnownHangs, lock: threading.Lock, *, elsewhere: bool = False) -
     return ""
 
 
+@rings_for_who_waits
 def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -> None:
     known, lock = KnownHangs(0.01), threading.Lock()
     lock.acquire()
@@ -212,6 +284,7 @@ def _wait_for_two(
         over.wait()
 
 
+@rings_for_who_waits
 def test_where_all_threads_wait_for_locks_no_run_has_to_wait_for_the_deadline() -> None:
     told = _wait_for_two(KnownHangs(0.05, silent=0.1), threading.Lock)
     assert told.startswith("it was still running after 0.1 s, at ")
@@ -279,6 +352,7 @@ async def _for_each_other() -> None:
         server.close()
 
 
+@rings_for_who_waits
 @pytest.mark.parametrize(
     "waiting", [_for_an_event, _for_a_queue_that_nobody_empties, _for_each_other, _for_a_time]
 )
@@ -514,6 +588,7 @@ async def _for_a_process() -> None:
         await process.wait()
 
 
+@rings_for_who_waits
 @pytest.mark.parametrize(
     "waiting",
     [
@@ -532,6 +607,7 @@ def test_an_event_loop_that_may_yet_be_woken_has_until_the_deadline(
     assert told.startswith("it was still running after 0.3 s")
 
 
+@rings_for_who_waits
 def test_tasks_that_wait_where_others_have_hung_hang_when_nothing_has_come_for_a_while() -> None:
     known = KnownHangs(0.1, silent=0.2)
     lasted = [
@@ -546,6 +622,7 @@ async def _for_somebody_elsewhere_for_a_time() -> None:
         await _for_somebody_elsewhere()
 
 
+@rings_for_who_waits
 def test_a_timeout_that_comes_after_the_deadline_is_no_reason_to_wait_for_that_again() -> None:
     known = KnownHangs(0.1, silent=0.2)
     lasted = [
