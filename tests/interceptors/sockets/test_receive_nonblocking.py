@@ -194,18 +194,19 @@ def test_what_is_asked_meanwhile_has_its_own_time(waits: bool) -> None:
                 go_on.wait(PATIENCE)
             connection.sendall(message)
 
-    def has_come(size: int) -> bool:
-        return effects.available(client.sock) == size
-
-    def hears_nothing() -> None:
-        with pytest.raises(TimeoutError):
-            client.receive(DELAY / 5)
-
     with (
         serve(answer) as port,
         polling(port) as client,
         inject("network_latency", delay=LONG) as latency,
     ):
+
+        def has_come(size: int) -> bool:
+            return effects.available(client.sock) == size
+
+        def hears_nothing() -> None:
+            with pytest.raises(TimeoutError):
+                client.receive(DELAY / 5)
+
         client.send(b"one")
         assert eventually(lambda: has_come(3))
         hears_nothing()
