@@ -115,7 +115,7 @@ class ReceivingThreads(set[int]):
     def __init__(self) -> None:
         super().__init__()
         self._deciding: dict[int, list[ActiveExperiment]] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def decide(self) -> bool:
