@@ -423,8 +423,8 @@ def _likely_reason(active_experiment: ActiveExperiment) -> str:
     if any(kind.startswith("database.") for kind in experiment.kinds - did):
         return (
             "Of sqlite3 and psycopg2, connections that were open before the run had chaos are not "
-            "reached: open such a one in a fixture, or let a flag such as --chaos-seed=1 say "
-            "before modules are imported that there is chaos. "
+            "reached, and it has from the first module on whose text asks for it: open such a one "
+            "in a fixture, or let a flag such as --chaos-seed=1 say so before any is imported. "
         )
     if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
         return "Where an address is given, no name is resolved. "

@@ -114,7 +114,7 @@ def test_a_request_that_has_no_body_is_told_to_be_the_reason() -> None:
 def test_who_opens_a_database_too_early_is_told_what_to_do() -> None:
     running = active_experiment("database_failure", mode="locked")
     running.decide(operation(), 100.0)
-    assert "open such a one in a fixture, or let a flag such as --chaos-seed=1" in str(
+    assert "open such a one in a fixture, or let a flag such as --chaos-seed=1 say so" in str(
         never_fired(running)
     )
 

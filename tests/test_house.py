@@ -389,6 +389,7 @@ def test_the_walk_sees_the_whole_package() -> None:
     assert ("clock", "asyncio", "call") in seen
     assert ("plugin", "plugin.newhooks", "call") in seen
     assert ("plugin", "clock", "typing") in seen
+    assert ("plugin", "plugin.starting", "call") in seen
     assert ("chaos.engine", "chaos.active_experiment", "import") in seen
 
 

@@ -299,6 +299,10 @@ class ExpectedExperiments:
         """Expect these as well."""
         self._all = self._all | {(each.target_text, each.kinds): each for each in experiments}
 
+    def withdraw(self, experiment: ChaosExperiment) -> None:
+        """Expect it no more."""
+        self._all = {key: each for key, each in self._all.items() if each is not experiment}
+
     def can_hit(self, kinds: frozenset[str]) -> bool:
         """Whether one of them happens to operations of these kinds."""
         return any(not kinds.isdisjoint(each.kinds) for each in self._all.values())

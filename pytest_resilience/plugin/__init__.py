@@ -7,10 +7,14 @@ pays for this file alone. No assertion stands here: PYTEST_DONT_REWRITE.
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
+from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from pytest_resilience.virtual_time.clock import VirtualClock
 
 
+_LOOKED_AHEAD = pytest.StashKey[bool]()
 # The names under which parts are registered with pytest where they are needed.
 _SESSION = "resilience-chaos"
 _OPTIONS = "resilience-options"
@@ -100,6 +105,12 @@ _EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
 _OWN_CHAOS = frozenset(  # the fixtures with which a test has some
     {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
 )
+# What a module says that has some: a marker, or a test that asks for such a fixture.
+_SAYS_CHAOS = (
+    rb"\bmark\s*\.\s*chaos(_explore|_replay)?\b"
+    rb"|\bchaos(_monkey|_proxy|_responses|_schedules)?\s*[,:=)]"
+    rb"|\b(usefixtures|getfixturevalue)\(.*[\"']chaos"
+)
 _CLOCK = "virtual_clock"
 _NAMES = _OWN_CHAOS | {"crash_recorder", _CLOCK}
 _CLOCK_FLAG = "virtual-time"
@@ -154,6 +165,7 @@ def pytest_load_initial_conftests(
     conftest files make: connections, in a run with chaos; locks, in virtual time.
     """
     known = early_config.known_args_namespace
+    flags = False, False
     if any(map(_may_be_a_flag, args)):
         from pytest_resilience.plugin import options
 
@@ -164,10 +176,11 @@ def pytest_load_initial_conftests(
         # Until now the values of our flags were taken for files to collect.
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir
-        if options.may_inject(known):
-            from pytest_resilience.plugin.session import watch_databases
+        flags = options.may_inject(known), options.is_off(known)
+    if flags[0] or (not flags[1] and _may_have_chaos(early_config, known.file_or_dir)):
+        from pytest_resilience.plugin.starting import watch_databases
 
-            watch_databases(early_config)
+        watch_databases(early_config)
     # Before the first conftest file imports what makes some.
     if _is_on(early_config, "virtual_time") or getattr(known, "resilience_virtual_time", None):
         from pytest_resilience.plugin.virtual_time import see_locks
@@ -199,6 +212,18 @@ def pytest_configure_node(node: Any) -> None:
     configure_node(node)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> None:
+    """Look at a conftest file before it is imported."""
+    _look_ahead(parent.config, path / "conftest.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
+    """Look at a test module before it is imported."""
+    _look_ahead(parent.config, module_path)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
@@ -220,6 +245,8 @@ def pytest_collection_modifyitems(
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, _session(config).check_mark)
+    elif config.stash.get(_LOOKED_AHEAD, False):
+        _expect_nothing(config)
     if not _EXPLORING.isdisjoint(names):
         from pytest_resilience.plugin.exploration.protocol import check_mark
         from pytest_resilience.plugin.exploration.protocol import register
@@ -379,6 +406,49 @@ def _may_be_a_flag(arg: str) -> bool:
     return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 
+def _look_ahead(config: pytest.Config, path: Path) -> None:
+    """If the text of a module asks for chaos, let what modules make at import be reached."""
+    if config.stash.get(_LOOKED_AHEAD, False) or not _says_chaos(path):
+        return
+    config.stash[_LOOKED_AHEAD] = True
+    from pytest_resilience.plugin.starting import expect_anything
+
+    try:
+        expect_anything(config, native=_is_on(config, "chaos_native"))
+    except pytest.UsageError:
+        return  # it is told when all is collected
+
+
+def _expect_nothing(config: pytest.Config) -> None:
+    """The tests that asked for chaos are not among those that are run."""
+    from pytest_resilience.plugin.starting import expect_nothing
+
+    expect_nothing(config)
+
+
+def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
+    """Whether a setting, or a conftest file that pytest reads before it collects, says so."""
+    if any(map(config.getini, ("chaos_services", *_CAPS))):
+        return True
+    root = config.rootpath
+    for place in places or config.getini("testpaths") or [""]:
+        path = config.invocation_params.dir / place.partition("::")[0]
+        folders = [each for each in (path, *path.parents) if each.is_relative_to(root)]
+        conftests = [folder / "conftest.py" for folder in folders]
+        if any(map(_says_chaos, [*conftests, *path.glob("test*/conftest.py")])):
+            return True
+    return False
+
+
+def _says_chaos(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError:
+        return False
+    return b"chaos" in text and re.search(_SAYS_CHAOS, text) is not None
+
+
 def _mark_names(items: list[pytest.Item]) -> set[str]:
     """The names of the marks on items and on what holds them, which is looked at once."""
     names: set[str] = set()
@@ -426,29 +496,8 @@ def _session(config: pytest.Config) -> Any:
     """
     session = config.pluginmanager.get_plugin(_SESSION)
     if session is None:
-        from pytest_resilience.plugin.experiment_request import RunMode
-        from pytest_resilience.plugin.exploration.settings import explores
-        from pytest_resilience.plugin.session import ChaosSession
-        from pytest_resilience.plugin.settings import report_files
-        from pytest_resilience.plugin.settings import settings_of
-        from pytest_resilience.plugin.summary import ChaosSummary
+        from pytest_resilience.plugin.starting import start
 
-        settings = settings_of(config)
         native = _is_on(config, "chaos_native")
-        session = ChaosSession(config, settings, native=native)
-        config.pluginmanager.register(session, _SESSION)
-        if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
-            ChaosSummary.register(config, settings)
-        if settings.matrix is not None and not settings.matrix.explores:
-            from pytest_resilience.plugin.matrix.protocol import register
-
-            register(config, session)
-        elif settings.matrix is None and settings.mode is RunMode.INJECT and report_files(config):
-            from pytest_resilience.plugin.chaos_report import report_on
-
-            report_on(config, session)
-        if explores(config):
-            from pytest_resilience.plugin.exploration.protocol import register as explore
-
-            explore(config, session, own_chaos=_OWN_CHAOS)
+        session = start(config, _SESSION, native=native, own_chaos=_OWN_CHAOS)
     return session

@@ -122,8 +122,12 @@ def given(config: pytest.Config, flag: str) -> list[str]:
 def may_inject(known: argparse.Namespace) -> bool:
     """Whether a flag starts a session that may inject something."""
     flags = FLAGS.keys() - {"chaos-list", "no-chaos", "virtual-time"}
-    is_off = getattr(known, _dest("no-chaos"))
-    return not is_off and any(getattr(known, _dest(flag)) for flag in flags)
+    return not is_off(known) and any(getattr(known, _dest(flag)) for flag in flags)
+
+
+def is_off(known: argparse.Namespace) -> bool:
+    """Whether a flag turns all chaos off."""
+    return bool(getattr(known, _dest("no-chaos")))
 
 
 def times_typed(config: pytest.Config, flag: str) -> int:

@@ -52,7 +52,6 @@ from pytest_resilience.runtime import DatabaseInterceptor
 from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
 from pytest_resilience.runtime import recording_crashes
-from pytest_resilience.runtime import watched_databases
 from pytest_resilience.stacks import end_at_caller
 
 
@@ -64,7 +63,7 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import CrashRecording
 
 
-__all__ = ["ChaosSession", "watch_databases"]
+__all__ = ["ChaosSession"]
 
 # On an item while it runs, and no longer: what a run keeps of each test adds up.
 _SCOPE = pytest.StashKey[ChaosScope]()
@@ -83,8 +82,15 @@ _MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many 
 class ChaosSession:
     """Runs the experiments of each test around it, and undoes them whatever happens."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, *, native: bool) -> None:
-        """`native`: whether clients that connect in C are reached."""
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        *,
+        native: bool,
+        databases: DatabaseInterceptor | None = None,
+    ) -> None:
+        """`native`: whether clients that connect in C are reached. `databases`: those watched."""
         self.settings = settings
         self._monkeys: SessionMonkeys | None = None
         self._marks: dict[int, tuple[pytest.Mark, ExperimentRequest]] = {}
@@ -101,11 +107,16 @@ class ChaosSession:
             children=self._children,
             folder=folder,
             native=native,
-            databases=config.stash.get(_EARLY_DATABASES, None),
+            databases=databases,
         )
-        self._engine.watch(
-            not idle, expected=_expected_by_flags(settings) if _runs_here(config) else ()
-        )
+        self._runs_here = _runs_here(config)
+        self._by_flags = [*_expected_by_flags(settings)] if self._runs_here else []
+        self._engine.watch(not idle, expected=self._by_flags)
+
+    def expect_anything(self) -> None:
+        """Let experiments reach what modules make while they are imported: none is known yet."""
+        if self.settings.mode is not RunMode.NOTHING and self._runs_here:
+            self._engine.watch(True, expected=[_ANY])
 
     @property
     def engine(self) -> Engine:
@@ -271,12 +282,13 @@ class ChaosSession:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Know what is to come, and let the monkeys of the flags in, where the tests are run."""
         settings, config = self.settings, session.config
-        runs = _runs_here(config)
+        runs = self._runs_here
         if runs and session.items and self._children is not None:
             self._children.prepare()
         if runs and settings.mode is not RunMode.NOTHING:
             asks = any(map(_asks_while_it_runs, session.items))
-            self._engine.watch(True, expected=[_ANY] if asks else ())
+            self._engine.expected.withdraw(_ANY)
+            self._engine.watch(True, expected=[*self._by_flags, *[_ANY] * asks])
         here = settings.mode is RunMode.INJECT and runs
         if settings.monkeys and here:
             from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
@@ -379,6 +391,9 @@ class ChaosSession:
             self._last = item, scope
 
     def pytest_unconfigure(self) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Undo what an interrupt or another plugin's patch kept from being undone."""
         for active_experiment in self._engine.active:
             active_experiment.stop()
@@ -440,13 +455,3 @@ def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:
         lines += [*map(with_page, scope.experiments.never_fired()), *scope.experiments.by_chance()]
     if lines:
         report.sections.append(("chaos", "\n".join(lines)))
-
-
-# What the engine of the run is made with, once all is known of it.
-_EARLY_DATABASES = pytest.StashKey[DatabaseInterceptor]()
-
-
-def watch_databases(config: pytest.Config) -> None:
-    """From now on connections are such as experiments of this run reach."""
-    databases = config.stash[_EARLY_DATABASES] = watched_databases()
-    config.add_cleanup(lambda: databases.watch(False))

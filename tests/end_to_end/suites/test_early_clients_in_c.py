@@ -236,3 +236,41 @@ def test_those_made_at_import_are_reached_where_a_flag_asks_for_chaos(
     suite.makepyfile(AT_IMPORT)
     flag = "--chaos=network_failure:mode=reset,rate=1"
     suite.runpytest_subprocess(flag).assert_outcomes(passed=1)
+
+
+def test_or_where_the_text_of_a_module_does(suite: pytest.Pytester) -> None:
+    marked = '@pytest.mark.chaos("network_failure", mode="reset", first=1)\ndef test_it'
+    suite.makepyfile(AT_IMPORT.replace("def test_it", marked))
+    suite.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_what_is_made_later_is_led_by_us_only_if_a_test_may_hit_it(suite: pytest.Pytester) -> None:
+    """At import nobody knows."""
+    suite.makepyfile("""
+        import os
+        import socket
+
+        import psycopg2
+        import pytest
+
+        from conftest import DSN
+        from conftest import PORT
+
+        early = psycopg2.connect(DSN)
+
+        def is_direct(connection):
+            with socket.socket(fileno=os.dup(connection.fileno())) as sock:
+                return sock.getpeername()[1] == int(PORT)
+
+        @pytest.fixture(scope="module")
+        def connection():
+            made = psycopg2.connect(DSN)
+            yield made
+            made.close()
+
+        @pytest.mark.chaos("network_failure", target="elsewhere:80", must_fire=False)
+        def test_it(connection):
+            assert [is_direct(early), is_direct(connection)] == [False, True]
+            early.close()
+    """)
+    suite.runpytest_subprocess().assert_outcomes(passed=1)

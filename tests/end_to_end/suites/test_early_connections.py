@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 
 
@@ -89,6 +91,109 @@ def test_those_made_at_import_are_reached_where_a_flag_asks_for_chaos(
             connection.close()
     """)
     pytester.runpytest(flag).assert_outcomes(passed=1)
+
+
+SHOP = """
+    import sqlite3
+
+    connection = sqlite3.connect(":memory:")
+"""
+# By what their text is known to have chaos, and what they ask it for.
+ASKING = {
+    "marker": """
+        import pytest
+        import shop
+
+        @pytest.mark.chaos("database_failure", mode="locked")
+        def test_it():
+            with pytest.raises(Exception, match="locked"):
+                shop.connection.execute("SELECT 1")
+    """,
+    "fixture": """
+        import pytest
+        import shop
+
+        def test_it(chaos):
+            with chaos.database_failure(mode="locked"), pytest.raises(Exception, match="locked"):
+                shop.connection.execute("SELECT 1")
+    """,
+    "fixture by name": """
+        import pytest
+        import shop
+
+        @pytest.mark.usefixtures("chaos")
+        def test_it(request):
+            chaos = request.getfixturevalue("chaos")
+            with chaos.database_failure(mode="locked"), pytest.raises(Exception, match="locked"):
+                shop.connection.execute("SELECT 1")
+    """,
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("text", ASKING.values(), ids=ASKING)
+def test_those_made_at_import_are_reached_where_the_text_of_a_module_asks_for_chaos(
+    pytester: pytest.Pytester, text: str, flags: tuple[str, ...]
+) -> None:
+    """Though another module, which does not, is imported before."""
+    pytester.makepyfile(shop=SHOP, test_a="import shop\n\ndef test_a(): pass", test_it=text)
+    pytester.runpytest(*flags).assert_outcomes(passed=2)
+
+
+HAS_CHAOS = """
+    import pytest
+
+    def pytest_collection_modifyitems(items):
+        for each in items:
+            each.add_marker(pytest.mark.chaos("database_failure", mode="locked"))
+"""
+LOCKED = """
+    import pytest
+    import shop
+
+    def test_it():
+        with pytest.raises(Exception, match="locked"):
+            shop.connection.execute("SELECT 1")
+"""
+
+
+@pytest.mark.parametrize("folder", ["", "tests", "tests/database", "shop_tests"])
+def test_or_that_of_a_conftest_file(pytester: pytest.Pytester, folder: str) -> None:
+    pytester.makepyfile(shop=SHOP)
+    place = pytester.path / folder
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in (("conftest", f"    import shop\n{HAS_CHAOS}"), ("test_it", LOCKED)):
+        (place / f"{name}.py").write_text(textwrap.dedent(text))
+    pytester.syspathinsert()
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("setting", ["chaos_services = shop = shop.example", "chaos_max_disk = 5%"])
+def test_or_a_setting_does(pytester: pytest.Pytester, setting: str) -> None:
+    pytester.makeini(f"[pytest]\n{setting}")
+    pytester.makepyfile(shop=SHOP, test_it=ASKING["marker"])
+    pytester.makeconftest("import shop")
+    pytester.runpytest().assert_outcomes(passed=1)
+
+
+def test_they_are_plain_from_then_on_where_no_test_is_left_that_asks(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import sqlite3
+
+        import pytest
+
+        @pytest.mark.chaos("database_failure")
+        def test_it(): pass
+
+        def test_without():
+            assert type(sqlite3.connect(":memory:")) is sqlite3.Connection
+    """)
+    result = pytester.runpytest("-k", "without", "-W", "ignore::ResourceWarning")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.no_fnmatch_line("*seed*")
+    assert not hasattr(__import__("sqlite3").connect, "__wrapped__")
 
 
 def test_a_run_without_chaos_and_one_with_none_make_plain_ones(pytester: pytest.Pytester) -> None:
