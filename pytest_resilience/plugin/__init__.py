@@ -234,7 +234,10 @@ def pytest_collection_modifyitems(
     """
     result = yield
     names = _mark_names(items)
-    if "resilience" in names or ("no_chaos" in names and any(map(_has_bad_no_chaos, items))):
+    calm = (mark for item in items for mark in item.iter_markers("no_chaos"))
+    if "resilience" in names or (
+        "no_chaos" in names and any(mark.args or mark.kwargs for mark in calm)
+    ):
         from pytest_resilience.plugin.markers import check_expectation
         from pytest_resilience.plugin.markers import check_marks
 
@@ -245,8 +248,6 @@ def pytest_collection_modifyitems(
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, _session(config).check_mark)
-    elif config.stash.get(_LOOKED_AHEAD, False):
-        _expect_nothing(config)
     if not _EXPLORING.isdisjoint(names):
         from pytest_resilience.plugin.exploration.protocol import check_mark
         from pytest_resilience.plugin.exploration.protocol import register
@@ -256,16 +257,23 @@ def pytest_collection_modifyitems(
         register(config, _session(config), own_chaos=_OWN_CHAOS)
     adapters: list[Any] = getattr(config.hook, "pytest_resilience_adapters", list)()
     if adapters:
-        from pytest_resilience.assertions.readers import add_reader
-        from pytest_resilience.plugin.newhooks import gathered
+        from pytest_resilience.plugin.newhooks import add_readers
 
-        for reader in gathered("adapters", adapters, callable):
-            config.add_cleanup(add_reader(reader))
+        add_readers(config, adapters)
     if _CLOCK in fixtures or "virtual_time" in names or _has_virtual_time(config):
         from pytest_resilience.plugin.virtual_time import prepare
 
         prepare(config, items)
     return result
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let nothing be reached where the tests that asked for chaos are not among those to run."""
+    stash, plugins = session.config.stash, session.config.pluginmanager
+    if stash.get(_LOOKED_AHEAD, False) and not plugins.has_plugin(_SESSION):
+        from pytest_resilience.plugin.starting import expect_nothing
+
+        expect_nothing(session.config)
 
 
 @pytest.fixture
@@ -419,13 +427,6 @@ def _look_ahead(config: pytest.Config, path: Path) -> None:
         return  # it is told when all is collected
 
 
-def _expect_nothing(config: pytest.Config) -> None:
-    """The tests that asked for chaos are not among those that are run."""
-    from pytest_resilience.plugin.starting import expect_nothing
-
-    expect_nothing(config)
-
-
 def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     """Whether a setting, or a conftest file that pytest reads before it collects, says so."""
     if any(map(config.getini, ("chaos_services", *_CAPS))):
@@ -460,10 +461,6 @@ def _mark_names(items: list[pytest.Item]) -> set[str]:
             seen.add(id(parent))
             names.update(mark.name for mark in parent.iter_markers())
     return names
-
-
-def _has_bad_no_chaos(item: pytest.Item) -> bool:
-    return any(mark.args or mark.kwargs for mark in item.iter_markers("no_chaos"))
 
 
 def _fixture_names(items: list[pytest.Item]) -> set[str]:

@@ -41,6 +41,14 @@ def gathered(hook: str, results: Iterable[Any], is_one: Callable[[Any], bool]) -
     return found
 
 
+def add_readers(config: pytest.Config, results: Iterable[Any]) -> None:
+    """Let assertions ask those that the hook for adapters gave, for this run. Raises as above."""
+    from pytest_resilience.assertions.readers import add_reader
+
+    for reader in gathered("adapters", results, callable):
+        config.add_cleanup(add_reader(reader))
+
+
 @pytest.hookspec
 def pytest_resilience_adapters() -> Iterable[Reader]:  # type: ignore[empty-body]
     """Give the readers with which assertions read breakers and retries of your own.

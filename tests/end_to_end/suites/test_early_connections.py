@@ -117,6 +117,14 @@ ASKING = {
             with chaos.database_failure(mode="locked"), pytest.raises(Exception, match="locked"):
                 shop.connection.execute("SELECT 1")
     """,
+    "exploration": """
+        import pytest
+        import shop
+
+        @pytest.mark.chaos_explore(faults=["locked"], allowed=[Exception], depth=1)
+        def test_it():
+            shop.connection.execute("SELECT 1")
+    """,
     "fixture by name": """
         import pytest
         import shop
