@@ -66,6 +66,8 @@ BLOCK = re.compile(
     r"(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+COMES_WITH_IT = frozenset({"pytest", "pytest_resilience", "requests", "responses", "urllib3"})
+DISTRIBUTIONS = {"botocore": "boto3", "grpc": "grpcio"}  # by the module that they bring
 # Languages of what is not run here.
 SHOWN = frozenset({"ini", "json", "mermaid", "sh", "text", "toml", "yaml"})
 
@@ -211,6 +213,30 @@ def test_python_that_is_shown_can_be_meant(block: Block) -> None:
             assert [each.name for each in node.names if not hasattr(module, each.name)] == []
         elif isinstance(node, ast.Call):
             check_experiment(node, block.own_types)
+
+
+def imported_in(blocks_of_python: list[Block]) -> set[str]:
+    """The libraries, by their top module: neither Python's own, nor files of the story."""
+    found = set()
+    for block in blocks_of_python:
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.Import):
+                found |= {each.name.partition(".")[0] for each in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    return found - sys.stdlib_module_names - COMES_WITH_IT
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))])
+def test_a_page_says_how_to_install_what_it_imports(page: str) -> None:
+    story = TUTORIAL if page in TUTORIAL else [page]
+    files = {Path(block.title).stem for each in story for block in blocks(each)}
+    imported = imported_in([block for block in blocks(page) if block.language == "python"]) - files
+    if "pytest_asyncio.plugin" in said(page, "plugins"):
+        imported.add("pytest_asyncio")
+    installed = re.findall(r"pip install ([^`\n]+)", (DOCS / page).read_text(encoding="utf-8"))
+    names = {each.strip(",").replace("-", "_") for each in " ".join(installed).split()}
+    assert {DISTRIBUTIONS.get(each, each) for each in imported} - names == set()
 
 
 def check_experiment(call: ast.Call, own_types: frozenset[str]) -> None:
