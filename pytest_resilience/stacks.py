@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import sys
 import sysconfig
 import traceback
 
@@ -20,6 +21,7 @@ __all__ = [
     "end_at_caller",
     "is_library",
     "is_ours",
+    "is_tool",
     "shown_file",
     "suspended_frames",
 ]
@@ -34,6 +36,12 @@ _LIBRARIES = tuple(
 )
 _RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _SHARED = ("site-packages", "dist-packages")
+_TOOLS = frozenset({"_pytest", "pluggy", "xdist", "execnet", "coverage", "hypothesis"})
+# These call what a test gives them: whose operation it is, is said by who calls them.
+_BETWEEN = (
+    "pytest_resilience.patterns.", "pytest_resilience.interceptors.files", "_pytest.raises",
+    "_pytest.python_api",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -49,6 +57,14 @@ def is_library(filename: str) -> bool:
 def is_ours(filename: str) -> bool:
     """Whether a file is of this package."""
     return filename.startswith(_HERE)
+
+
+def is_tool(module: str) -> bool | None:
+    """Whether a module is of a tool that runs tests; None where that is said by who calls it."""
+    top = module.partition(".")[0]
+    if module.startswith(_BETWEEN) or top in sys.stdlib_module_names:
+        return None
+    return top in _TOOLS or top.startswith("pytest")
 
 
 @lru_cache(maxsize=4096)

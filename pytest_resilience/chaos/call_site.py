@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextvars import Context
+from dataclasses import dataclass
+from dataclasses import field
 from functools import lru_cache
 from types import BuiltinFunctionType
 from types import CodeType
@@ -31,13 +33,15 @@ from typing import cast
 
 from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
+from pytest_resilience.stacks import is_tool
 from pytest_resilience.stacks import shown_file
 from pytest_resilience.stacks import suspended_frames
 
 
 __all__ = [
-    "LOOP", "caller", "control_role", "current_task", "current_task_of_user",
-    "is_awaited", "running_steps", "tasks_behind", "user_frames",
+    "LOOP", "caller", "caller_if_no_tool", "control_role", "current_task",
+    "current_task_of_user", "is_awaited", "is_of_a_tool", "running_steps", "tasks_behind",
+    "user_frames",
 ]  # fmt: skip
 
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("_pytest", "pluggy"))
@@ -49,6 +53,8 @@ _CONTROL = {
     "run": (os.path.join("concurrent", "futures", "thread.py"), _WORKER),
     "_handle_job": (os.path.join("trio", "_core", "_thread_cache.py"), _WORKER),
 }
+_HIDING = "__tracebackhide__"
+_MOST_CODES = 4096  # that are remembered
 _MOST_LOOKED_AT = 300  # objects, on the way to a task
 _WITHOUT_REFERENCES = frozenset({bool, bytearray, bytes, float, int, str, type(None)})
 _NOT_FOLLOWED = (  # to everything there is
@@ -69,23 +75,105 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = (), *, above: in
     """
     # inspect's way is 100 times slower
     frame: FrameType | None = sys._getframe(1 + above)  # noqa: SLF001
-    while frame is not None:
-        role = _role_of_file(frame.f_code.co_filename)
-        if role:  # as that of few: mostly it is a library's
-            if role == _OF_USER and not _is_hidden(frame):
-                return _format(frame, folder)
-            if role == _OF_RUNNER:
-                break
-            if role == _GIVES_CONTROL and (place := _waiting_site(frame, folder, loop_objects)):
-                return place
+    return _site(frame, folder, loop_objects, whose=False) or ""
+
+
+def caller_if_no_tool(folder: str = "", *, above: int = 0) -> str | None:
+    """As `caller`; None where it is done by a tool, see `is_of_a_tool`."""
+    frame = sys._getframe(1 + above)  # noqa: SLF001  # as above
+    while True:  # what is nearly always so takes the least
+        known = _codes.get(id(frame.f_code)) or _learn(frame)
+        if known.is_plainly_of_user:
+            return known.sites.get((frame.f_lasti, folder)) or known.site(frame, folder)
+        if known.says_something or frame.f_back is None:
+            return _site(frame, folder, (), whose=None)
         frame = frame.f_back
-    return _greenlet_site(folder)
+
+
+def is_of_a_tool(frame: FrameType | None) -> bool:
+    """A tool does it: the nearest module that is not of the standard library is a tool's."""
+    while frame is not None:
+        known = _codes.get(id(frame.f_code)) or _learn(frame)
+        if known.is_tool is not None:
+            return known.is_tool
+        frame = frame.f_back
+    return False
+
+
+def _site(
+    frame: FrameType | None, folder: str, loop_objects: tuple[object, ...], *, whose: bool | None
+) -> str | None:
+    """For `caller` and `caller_if_no_tool`. `whose`: whether it is a tool's, if that is known."""
+    site: str | None = None
+    while frame is not None and (site is None or whose is None):
+        known = _codes.get(id(frame.f_code)) or _learn(frame)
+        if whose is None:
+            whose = known.is_tool
+            if whose:
+                return None
+        role = known.role  # as that of few: mostly it is a library's
+        if role and site is None:
+            if role == _OF_USER and not (known.may_hide and _is_hidden(frame)):
+                site = known.site(frame, folder)
+            elif role == _OF_RUNNER:
+                site = _greenlet_site(folder)
+            elif role == _GIVES_CONTROL:
+                site = _waiting_site(frame, folder, loop_objects) or None
+        frame = frame.f_back
+    return _greenlet_site(folder) if site is None else site
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the frames of one piece of code: one look at each, for there are many.
+
+    Attributes:
+        code: it is kept, so that its id stays its own.
+        role: what `caller` makes of it.
+        is_tool: see `stacks.is_tool`.
+        may_hide: whether pytest may leave its frames out of tracebacks.
+        is_plainly_of_user: it is the user's, whatever else is on the stack.
+        says_something: whether it matters that it is on a stack.
+        sites: by instruction and folder.
+    """
+
+    code: CodeType
+    role: str
+    is_tool: bool | None
+    may_hide: bool
+    is_plainly_of_user: bool
+    says_something: bool
+    sites: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def site(self, frame: FrameType, folder: str) -> str:
+        """Where one of its frames is."""
+        at = frame.f_lasti, folder
+        found = self.sites.get(at)
+        if found is None:
+            found = self.sites[at] = _format(frame, folder)
+        return found
+
+
+_codes: dict[int, _Known] = {}
+
+
+def _learn(frame: FrameType) -> _Known:
+    code = frame.f_code
+    if len(_codes) >= _MOST_CODES:
+        _codes.clear()
+    role, may_hide = _role_of_file(code.co_filename), _HIDING in code.co_varnames
+    tool = is_tool(frame.f_globals.get("__name__") or "")
+    known = _codes[id(code)] = _Known(
+        code, role, tool, may_hide,
+        is_plainly_of_user=role == _OF_USER and tool is False and not may_hide,
+        says_something=bool(role) or tool is not None,
+    )  # fmt: skip
+    return known
 
 
 def _is_hidden(frame: FrameType) -> bool:
     """Whether a function of the user's is left out of tracebacks by pytest, and so here."""
-    name = "__tracebackhide__"
-    return name in frame.f_code.co_varnames and frame.f_locals.get(name) is True
+    return frame.f_locals.get(_HIDING) is True
 
 
 def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...]) -> str:
@@ -148,7 +236,7 @@ _OF_USER, _OF_RUNNER, _GIVES_CONTROL, _OF_LIBRARY = "user", "runner", "control",
 
 @lru_cache(maxsize=4096)
 def _role_of_file(filename: str) -> str:
-    """What `caller` makes of the frames of a file: one look at each, for there are many."""
+    """What `caller` makes of the frames of a file."""
     if _is_runner(filename):
         return _OF_RUNNER
     if not is_library(filename):

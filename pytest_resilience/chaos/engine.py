@@ -194,6 +194,7 @@ class Engine:
         active: the experiments that run now, the oldest first.
         active_kinds: the kinds of operation that one of them can happen to.
         recorder: notes what is done; None while nobody wants to know.
+        folder: call sites in files below it are told without it.
     """
 
     def __init__(
@@ -206,8 +207,7 @@ class Engine:
         folder: str = "",
     ) -> None:
         """`interceptors` makes those of this engine, and is called once. `approve` raises
-        ConfigurationError for an experiment that is not to be started. Call sites in files below
-        `folder` are told without it.
+        ConfigurationError for an experiment that is not to be started.
         """
         self.clock = clock
         self.services = services or Services()
@@ -216,7 +216,7 @@ class Engine:
         self.active: tuple[ActiveExperiment, ...] = ()
         self.active_kinds: frozenset[str] = frozenset()
         self.recorder: Recorder | None = None
-        self._folder = folder
+        self.folder = folder
         self._approve = approve
         self._interceptors = _Interceptors(interceptors(self))
         # Re-entrant: what an interceptor loads may make a connection, or start an experiment.
@@ -439,7 +439,7 @@ class Engine:
     def call_site(self, loop_objects: tuple[object, ...] = (), *, above: int = 0) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""
         try:
-            return caller(self._folder, loop_objects, above=above)
+            return caller(self.folder, loop_objects, above=above)
         except Exception:  # it goes through the objects of many libraries
             return ""
 

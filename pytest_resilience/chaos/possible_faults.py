@@ -67,6 +67,7 @@ __all__ = [
     "PossibleFault",
     "fault_named",
     "fault_names",
+    "names_unawaited",
     "possible_faults",
     "possible_names",
 ]
@@ -250,6 +251,15 @@ def possible_names(operation: Operation) -> tuple[str, ...]:
         names, awaited = _names_where(kind, operation.blocking, sql, state, stream)
     if awaited and cancellation_of(operation.call_site.loop_objects) is not None:
         return (*names, awaited)
+    return names
+
+
+@functools.cache
+def names_unawaited(kind: str) -> tuple[str, ...]:
+    """As `possible_names`, of a blocking operation of which a kind is all that is known, and for
+    which nobody waits.
+    """
+    names, _ = _names_where(kind, True, None)
     return names
 
 

@@ -88,6 +88,13 @@ class Recorder:
             remark = f" ({operation.remark})" if operation.remark else ""
             self.lines[f"{operation.kind} {operation.target}{remark}"] = None
 
+    def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:  # noqa: ARG002
+        """As `note`, of what is done with a file, where nothing can happen to that for now.
+
+        `place`: where in the user's code.
+        """
+        self.note(Operation(kind, names[0], names))
+
     def forked(self) -> None:
         """A child of this process is made, of which nothing is noted here."""
         self.is_complete = self.is_complete and not self.in_test

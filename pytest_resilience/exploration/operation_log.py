@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 import threading
 
 from collections import Counter
@@ -13,27 +11,27 @@ from collections.abc import Iterable
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
-from typing import NamedTuple
 from typing import Protocol
 
-from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import LATER
-from pytest_resilience.chaos.possible_faults import OF_HTTP
 from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.exploration.call_limit import CallLimit
+from pytest_resilience.exploration.numbering import Noted
+from pytest_resilience.exploration.numbering import NotedFile
+from pytest_resilience.exploration.numbering import Numbering
+from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
-from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.locks import fork_safe
@@ -44,7 +42,6 @@ __all__ = [
     "AtStep",
     "OperationLog",
     "Others",
-    "Seen",
     "SilenceError",
     "SkippingClock",
     "Watch",
@@ -54,7 +51,7 @@ __all__ = [
 ]
 
 
-_OF_CONVERSATIONS = frozenset({SEND, RECEIVE})
+_MAIN = threading.main_thread().ident
 
 
 class SilenceError(BaseException):
@@ -113,82 +110,6 @@ class SkippingClock:
         await MACHINE_CLOCK.asleep(0)
 
 
-class Seen(NamedTuple):
-    """One operation of a run.
-
-    Attributes:
-        point: its name.
-        overall: its number among those of its kind and target, whichever function does them.
-        place: where in the user's code, `file:line in function`.
-        faults: the names of those that it can have.
-        at: monotonic seconds.
-    """
-
-    point: Point
-    overall: int
-    place: str
-    faults: tuple[str, ...]
-    at: float
-
-
-class _Points:
-    """Names and numbers the operations of one run."""
-
-    def __init__(self, names: TargetNames) -> None:
-        self._names = names
-        self._numbers: dict[tuple[str, ...], int] = {}
-        self._asking: dict[int, str] = {}  # by connection, for the response that comes next
-        self._opened: dict[int, str] = {}  # by connection
-        self._spoken: set[int] = set()  # the connections on which something was sent
-
-    def of(self, operation: Operation, place: str) -> tuple[Point, int]:
-        """The next point, and its number among those of its kind and target."""
-        kind, target = operation.kind, self._names.of(operation)
-        function, numbers = _function(place), self._numbers
-        if kind in _OF_CONVERSATIONS:
-            function = self._who_asks(operation, function)
-        elif kind == CONNECT:
-            self._opened[operation.tcp.connection] = function
-        site = kind, target
-        number = overall = numbers[site] = numbers.get(site, 0) + 1
-        if function:
-            here = kind, target, function
-            number = numbers[here] = numbers.get(here, 0) + 1
-        return _point(kind, target, function, number), overall
-
-    def is_unasked(self, operation: Operation) -> bool:
-        """Whether a server speaks first, which one of HTTP does not."""
-        connection = operation.tcp.connection
-        return (
-            operation.kind == RECEIVE
-            and operation.http.request is None
-            and connection in self._opened
-            and connection not in self._spoken
-        )
-
-    def _who_asks(self, operation: Operation, function: str) -> str:
-        """Who sends; of a response, who has asked for it.
-
-        Who receives it is not known in every run: silence begins before anybody can receive, and
-        what a server says unasked, as a greeting, comes to a loop before or after somebody waits.
-        """
-        connection = operation.tcp.connection
-        if operation.kind == RECEIVE:
-            if connection and operation.call_site.loop_objects:
-                function = self._opened.get(connection, function)
-            return self._asking.pop(connection, function)
-        if not operation.tcp.partial:  # else it is that which comes next, whoever sends meanwhile
-            self._asking.setdefault(connection, function)
-        self._spoken.add(connection)
-        return function
-
-
-@functools.lru_cache(maxsize=4096)
-def _point(kind: str, target: str, function: str, number: int) -> Point:
-    """The same object in every run, which takes less to find than to make."""
-    return Point(Site(kind, target, function), number)
-
-
 class Others(Protocol):
     """The threads and tasks beside that which does an operation.
 
@@ -201,6 +122,10 @@ class Others(Protocol):
     def is_possible(self, operation: Operation) -> bool:
         """Whether there are others who could go first."""
 
+    @property
+    def may_go_first(self) -> Callable[[], object]:
+        """Tells whether there may be any who could, whatever is done here."""
+
     def begin(self, operation: Operation, step: Step) -> None:
         """Let them, as a step says."""
 
@@ -212,11 +137,13 @@ class Others(Protocol):
 
 
 class OperationLog:
-    """Names the operations of one run as they are about to happen, and says which have a fault.
+    """Notes the operations of one run as they are about to happen, and says which have a fault.
+
+    They are named when that is asked for: of a run without faults, when it is over.
 
     Attributes:
         schedule: the faults of this run.
-        seen: the operations so far, in order.
+        noted: the operations so far, in order.
         is_open: whether the test runs; what is done before and after is not its own doing.
     """
 
@@ -231,9 +158,9 @@ class OperationLog:
     ) -> None:
         """Past the `limit` StormError is raised."""
         self.schedule = schedule
-        self.seen: list[Seen] = []
+        self.noted: list[Noted | NotedFile] = []
         self.is_open = False
-        self._points = _Points(names)
+        self._numbering = Numbering(names)
         self._place_of = place_of
         self._limit = limit
         self._met: dict[Step, int] = {}
@@ -241,8 +168,36 @@ class OperationLog:
         self._current = threading.local()
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
-    def observe(self, operation: Operation | None) -> None:
-        """An operation is about to be decided on; None for one that has been observed before."""
+    @property
+    def seen(self) -> list[Seen]:
+        """The operations so far, by name and in order."""
+        with self._lock:
+            return self._numbering.all(self.noted)
+
+    def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:
+        """As `observe`, of what is done with a file, where nothing can happen to that for now.
+
+        `place`: where in the user's code.
+        """
+        if not self.is_open:
+            return
+        others = self._others
+        if (
+            self.schedule
+            or self._limit is not None
+            or (others is not None and others.may_go_first())
+            or threading.get_ident() != _MAIN
+            or in_a_loop()
+        ):
+            self.observe(Operation(kind, names[0], names), place)
+        else:  # nobody awaits it
+            self.noted.append((kind, names[0], place, MACHINE_CLOCK.monotonic()))
+
+    def observe(self, operation: Operation | None, place: str | None = None) -> None:
+        """An operation is about to be decided on; None for one that has been observed before.
+
+        `place`: where in the user's code, if that is known.
+        """
         is_turn = operation is not None and operation.kind in TURNS
         if self.schedule and not is_turn:  # else one of ours, in the middle of what is decided on
             self._current.seen = None
@@ -255,43 +210,48 @@ class OperationLog:
         faults = () if is_turn else possible_names(operation)
         if overtaken:
             faults = (*faults, LATER)
-        place = self._place_of(operation)
+        if place is None:
+            place = self._place_of(operation)
+        noted = Noted(operation, place, faults, MACHINE_CLOCK.monotonic())
+        if self.schedule or self._limit is not None or threading.get_ident() != _MAIN:
+            self._meet(noted, overtaken=overtaken)
+        else:
+            self.noted.append(noted)
+        if others is not None and CANCEL in faults:
+            others.watch(operation, self._number_of(noted))
+
+    def _number_of(self, noted: Noted) -> int:
+        """Among those that are noted: other threads note at the same time."""
+        return next(at for at in reversed(range(len(self.noted))) if self.noted[at] is noted)
+
+    def _meet(self, noted: Noted, *, overtaken: bool) -> None:
+        """Note and name it, which may have to do with its thread, and the steps that have come."""
         with self._lock:
-            if self._points.is_unasked(operation):
-                faults = tuple(each for each in faults if each not in OF_HTTP)
-            point, overall = self._points.of(operation, place)
-            seen = Seen(point, overall, place, faults, MACHINE_CLOCK.monotonic())
-            number = len(self.seen)
-            self.seen.append(seen)
-            if self.schedule:
-                self._meet(seen, number, overtaken=overtaken, is_turn=is_turn)
-        if self._limit is not None and overall > self._limit.most:
-            self._limit.check(self.seen[: number + 1])
-        if others is None:
-            return
-        if overtaken:
+            self.noted.append(noted)
+            number = self._number_of(noted)
+            named = self._numbering.all(self.noted)
+            seen = named[number]
+            if noted.operation.kind not in TURNS:
+                self._current.seen = seen
+            for step in self.schedule:
+                if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
+                    self._met.setdefault(step, number)
+        if self._limit is not None and seen.overall > self._limit.most:
+            self._limit.check(named[: number + 1])
+        if overtaken and self._others is not None:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):
-                    others.begin(operation, step)
-        if CANCEL in faults:
-            others.watch(operation, number)
-
-    def _meet(self, seen: Seen, number: int, *, overtaken: bool, is_turn: bool) -> None:
-        """Note the steps whose operation has come, the `number`th of those that are seen."""
-        if not is_turn:
-            self._current.seen = seen
-        for step in self.schedule:
-            if is_at(step, seen) and (not step.is_of_others or (overtaken and step.is_order)):
-                self._met.setdefault(step, number)
+                    self._others.begin(noted.operation, step)
 
     def cancels_woken(self, number: int) -> bool:
         """Whether a task is to be cancelled that another one has woken after an operation."""
         if not self.is_open:
             return False
         with self._lock:
-            seen = self.seen[number]
+            named = self._numbering.all(self.noted)
+            seen = named[number]
             if CANCEL_WOKEN not in seen.faults:
-                self.seen[number] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
+                named[number] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
             for step in self.schedule:
                 if step.fault == CANCEL_WOKEN and step not in self._met and is_at(step, seen):
                     self._met[step] = number
@@ -372,6 +332,12 @@ class Watch(Recorder):
         if self.log is not None:
             self.log.observe(None if again else operation)
 
+    def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:
+        if self._outer is not None:
+            self._outer.note_file(kind, names, place)
+        if self.log is not None:
+            self.log.note_file(kind, names, place)
+
 
 @dataclass(frozen=True, slots=True)
 class AtStep:
@@ -409,16 +375,6 @@ def _is_explored(operation: Operation) -> bool:
         if operation.http.in_process:
             return False
     return bool(fault_names(operation.kind))
-
-
-@functools.lru_cache(maxsize=4096)
-def _function(place: str) -> str:
-    """`shop.pay` of `src/shop.py:12 in pay`."""
-    file, _, function = place.rpartition(" in ")
-    if not file:
-        return ""
-    module = os.path.basename(file.rpartition(":")[0]).removesuffix(".py")
-    return f"{module}.{function}"
 
 
 def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:

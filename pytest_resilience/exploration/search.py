@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.operation_log import OperationLog
-from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule

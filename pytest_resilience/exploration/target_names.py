@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
@@ -30,6 +29,7 @@ _NUMBERED = re.compile(r"([^\W\d][\w-]*?)\d+")  # such as a pool is given by its
 _RANDOM = re.compile(r"\d{4}|(?=[a-f]*\d)[0-9a-f]{8}")
 _NUMBER = re.compile(r"(?<!\d)\d+(?!\d)")
 _SECONDS_OF_A_DAY: Final = 86400
+_DIGITS_OF_A_YEAR: Final = 4
 _DIGITS_OF_SECONDS: Final = 10  # since 1970; milliseconds and so on have more
 _WORD_AT_END, _WORD_AT_START = re.compile(r"[^\W_]*$"), re.compile(r"^[^\W_]*")
 
@@ -60,15 +60,14 @@ class TargetNames:
         self._known: dict[str, str] = {}
         self._varying: dict[str, str] = {}  # also for what is done to them under faults alone
 
-    def of(self, operation: Operation) -> str:
-        """The name of its target."""
-        target = operation.target
+    def of(self, kind: str, target: str) -> str:
+        """The name of the target of an operation of a kind."""
         name = self._known.get(target)
         if name is None:
             name = self._known[target] = self._of_target(target)
         if not self._patterns:
             return name
-        for pattern, expression in self._patterns.get(operation.kind, ()):
+        for pattern, expression in self._patterns.get(kind, ()):
             if _may_vary(target) and expression.fullmatch(name):
                 self._varying[name] = pattern
                 return pattern
@@ -99,11 +98,16 @@ class TargetNames:
 
 def _without_momentary(path: str) -> str:
     """Without what another session has differently: numbers of the process, and the time."""
-    if not any(map(str.isdigit, path)):
+    numbers, has_long = _numbers_in(path)
+    if not numbers:
+        return path
+    main = threading.main_thread()  # what it has done may be named by another one
+    threads = {threading.get_ident(), threading.get_native_id(), main.ident, main.native_id}
+    own = {os.getpid(), *threads}
+    if not has_long and numbers.isdisjoint(own):
         return path
     now = MACHINE_CLOCK.time()
     days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
-    own = {os.getpid(), threading.get_ident(), threading.get_native_id()}
 
     def numbered(found: re.Match[str]) -> str:
         number, digits = int(found[0]), len(found[0])
@@ -114,6 +118,13 @@ def _without_momentary(path: str) -> str:
     for day in {each.date() for each in days}:
         path = _dated(day).sub("*", path)
     return _NUMBER.sub(numbered, path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _numbers_in(path: str) -> tuple[frozenset[int], bool]:
+    """The numbers in a path, and whether one is as long as that of a year, or of a time."""
+    found = _NUMBER.findall(path)
+    return frozenset(map(int, found)), any(len(each) >= _DIGITS_OF_A_YEAR for each in found)
 
 
 @functools.lru_cache(maxsize=8)

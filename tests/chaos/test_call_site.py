@@ -18,6 +18,7 @@ import pytest
 import trio
 
 from pytest_resilience.chaos.call_site import caller
+from pytest_resilience.chaos.call_site import caller_if_no_tool
 from tests.hostile_objects import ODD
 
 
@@ -55,6 +56,41 @@ def test_what_pytest_hides_is_left_out() -> None:
 
     assert shown().endswith(" in shown")
     assert intercepted(hidden=False).endswith(" in intercepted")
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "is_named"),
+    [
+        ("shop", "shop.py", True),
+        ("shop.cache", "cache.py", True),
+        ("json", "shop.py", True),  # as of the standard library: who has called it says whose it is
+        ("_pytest.raises", "shop.py", True),
+        ("pytest_resilience.patterns.retry", "shop.py", True),
+        ("_pytest.cacheprovider", "shop.py", False),
+        ("pytest_cov.plugin", "shop.py", False),
+        ("coverage.data", "shop.py", False),
+    ],
+)
+def test_what_a_tool_does_has_no_place_of_the_users(module: str, file: str, is_named: bool) -> None:
+    namespace = {"__name__": module, "ask": caller_if_no_tool, "caller": caller}
+    code = "def story():\n    return ask(), caller()\n"
+    exec(compile(code, os.path.join(os.getcwd(), file), "exec"), namespace)
+    found, usual = namespace["story"]()  # type: ignore[operator]
+    assert usual.endswith(f"{file}:2 in story")
+    assert found == (usual if is_named else None)
+
+
+def test_a_line_is_told_for_each_folder_and_each_line() -> None:
+    def story(folder: str) -> tuple[str | None, ...]:
+        return (
+            caller_if_no_tool(folder),
+            caller_if_no_tool(folder),
+        )
+
+    line, shown = story.__code__.co_firstlineno + 2, os.path.relpath(__file__)
+    for _ in range(2):  # also of what is remembered
+        assert story("") == tuple(f"{__file__}:{at} in story" for at in (line, line + 1))
+        assert story(os.getcwd()) == tuple(f"{shown}:{at} in story" for at in (line, line + 1))
 
 
 def test_the_program_that_was_started_is_nobodys_place() -> None:

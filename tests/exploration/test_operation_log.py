@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.exploration.call_limit import CallLimit
 from pytest_resilience.exploration.call_limit import StormError
 from pytest_resilience.exploration.call_limit import calls_by_line
@@ -132,6 +141,60 @@ def test_who_speaks_first_is_no_server_of_http() -> None:
     assert set(response.faults) - set(greeting.faults) == {"status"}
 
 
+async def in_a_worker(do: Callable[[], None]) -> None:
+    await asyncio.to_thread(do)
+
+
+async def in_a_library(do: Callable[[], None]) -> None:
+    """As a coroutine of a library, which the user awaits, does something that blocks."""
+    namespace: dict[str, Any] = {"do": do}
+    exec(compile("async def save():\n    do()\n", asyncio.__file__, "exec"), namespace)
+    await namespace["save"]()
+
+
+@pytest.mark.parametrize("limit", [None, CallLimit(most=9)])
+@pytest.mark.parametrize("schedule", [(), parse_schedule("write(/b)@shop.pay#1=disk_full")])
+@pytest.mark.parametrize(
+    ("awaited", "can_be_cancelled"), [(None, False), (in_a_worker, True), (in_a_library, True)]
+)
+def test_what_is_only_noted_of_files_is_named_as_what_is_decided_on(
+    limit: CallLimit | None,
+    schedule: Schedule,
+    awaited: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] | None,
+    can_be_cancelled: bool,
+) -> None:
+    noted, decided = (log_of(schedule, limit=limit) for _ in range(2))
+    for kind, target in ((WRITE, "/a"), (CREATE, "/b"), (WRITE, "/b"), (WRITE, "/b")):
+        for do in (
+            functools.partial(noted.note_file, kind, (target,), "src/shop.py:7 in pay"),
+            functools.partial(decided.observe, operation(target, kind)),
+        ):
+            do() if awaited is None else asyncio.run(awaited(do))
+    found, usual = ([each._replace(at=0.0) for each in log.seen] for log in (noted, decided))
+    assert found == usual
+    assert [CANCEL in each.faults for each in found] == 4 * [can_be_cancelled]
+    assert points(noted)[-1] == "write(/b)@shop.pay#2"
+    assert noted.positions == decided.positions
+
+
+def test_a_file_is_named_without_the_number_of_the_thread_that_writes_it() -> None:
+    def write() -> None:
+        log.note_file(WRITE, (f"/srv/{threading.get_native_id()}.log",), "src/shop.py:7 in pay")
+
+    log, other = log_of(), threading.Thread(target=write)
+    write()
+    other.start()
+    other.join()
+    assert points(log) == ["write(/srv/*.log)@shop.pay#1", "write(/srv/*.log)@shop.pay#2"]
+
+
+def test_what_is_done_with_files_before_and_after_is_not_the_tests_own() -> None:
+    log = log_of()
+    log.is_open = False
+    log.note_file(WRITE, ("/a",), "src/shop.py:7 in pay")
+    assert points(log) == []
+
+
 def strikes(log: OperationLog, each: Operation) -> list[bool]:
     log.observe(each)
     return [AtStep(log, step).hits(1, 0.0, Stream(0)) for step in log.schedule]
@@ -197,6 +260,10 @@ def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     log.observe(operation())
     with pytest.raises(StormError, match=r"more than 2 operations: connect\(a:1\)"):
         log.observe(operation())
+    for _ in range(2):
+        log.note_file(WRITE, ("/a",), "src/shop.py:7 in pay")
+    with pytest.raises(StormError, match=r"more than 2 operations: write\(/a\)"):
+        log.note_file(WRITE, ("/a",), "src/shop.py:7 in pay")
     assert not issubclass(StormError, Exception)
 
 

@@ -14,17 +14,12 @@ from hypothesis import strategies as st
 
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import WRITE
-from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.exploration.target_names import varying
-
-
-def written(target: str) -> Operation:
-    return Operation(kind=WRITE, target=target, names=(target,))
 
 
 def files(*targets: str, function: str = "shop.pay") -> list[Site]:
@@ -50,12 +45,12 @@ def files(*targets: str, function: str = "shop.pay") -> list[Site]:
 )
 def test_targets_are_named_alike_whatever_a_run_is_given(target: str, name: str) -> None:
     names = TargetNames(temporary="/base", project="/home/me/shop")
-    assert names.of(written(target)) == name
+    assert names.of(WRITE, target) == name
 
 
 def test_ports_of_the_system_are_numbered_as_they_are_met() -> None:
     names = TargetNames()
-    found = [names.of(written(f"127.0.0.1:{port}")) for port in (50001, 40000, 50001)]
+    found = [names.of(WRITE, f"127.0.0.1:{port}") for port in (50001, 40000, 50001)]
     assert found == ["localhost:port1", "localhost:port2", "localhost:port1"]
 
 
@@ -93,7 +88,7 @@ def test_a_name_with_a_number_that_counts_up_is_the_same_in_each_run() -> None:
     patterns = varying(files("pool-2"), files("pool-10"))
     assert patterns == {Site(WRITE, "pool-*")}
     names = TargetNames(patterns=patterns)
-    assert [names.of(written(each)) for each in ("pool-3", "pool-x", "other-3")] == [
+    assert [names.of(WRITE, each) for each in ("pool-3", "pool-x", "other-3")] == [
         "pool-*", "pool-x", "other-3",
     ]  # fmt: skip
 
@@ -106,9 +101,9 @@ def test_a_pattern_is_the_name_of_both(pairs: list[tuple[str, str]]) -> None:
     one, other = ("tmp_path/" + "/".join(names) for names in zip(*pairs, strict=True))
     patterns = varying(files(one), files(other))
     names = TargetNames(temporary="/base", patterns=patterns)
-    found = {names.of(written(f"/base/test0/{each[9:]}")) for each in (one, other)}
+    found = {names.of(WRITE, f"/base/test0/{each[9:]}") for each in (one, other)}
     assert found == ({each.target for each in patterns} or {one})
-    assert names.of(Operation(kind=READ, target="/base/test0/a", names=())) == "tmp_path/a"
+    assert names.of(READ, "/base/test0/a") == "tmp_path/a"
 
 
 def test_a_replay_knows_the_patterns_that_its_text_has() -> None:
@@ -123,10 +118,10 @@ def test_what_is_done_under_faults_alone_is_done_to_a_file_by_the_name_that_it_h
     target, other = "/base/test0/.tmp_1a", "/base/test0/.tmp_2b"
 
     def read(path: str) -> str:
-        return names.of(Operation(kind=READ, target=path, names=(path,)))
+        return names.of(READ, path)
 
     assert read(target) == "tmp_path/.tmp_1a"  # of which nothing is known yet
-    assert names.of(written(target)) == "tmp_path/.tmp_*" == read(target)
+    assert names.of(WRITE, target) == "tmp_path/.tmp_*" == read(target)
     assert read(other) == "tmp_path/.tmp_2b"
 
 
@@ -140,10 +135,10 @@ def test_the_numbers_of_the_process_and_of_its_threads_and_the_time_are_left_out
         f"{now * 1000:.0f}.{day:%Y-%m-%d_%H-%M-%S_%f}",
         f"{day:%Y%m%dT%H%M%S}.{day:%Y_%m_%d}",
     )
-    found = {names.of(written(f"/base/test_pay0/app.{each}.log")) for each in momentary}
+    found = {names.of(WRITE, f"/base/test_pay0/app.{each}.log") for each in momentary}
     assert found == {f"tmp_path/app.{each}.log" for each in ("*", "*.*", "*-*")}
 
 
 @pytest.mark.parametrize("name", ["app.1999-12-31", "19991231T235959", "1000000000", "v1.22.333"])
 def test_other_numbers_stay(name: str) -> None:
-    assert TargetNames().of(written(f"/srv/{name}.log")) == f"/srv/{name}.log"
+    assert TargetNames().of(WRITE, f"/srv/{name}.log") == f"/srv/{name}.log"

@@ -17,10 +17,10 @@ import sys
 import threading
 
 from collections.abc import Callable
-from functools import lru_cache
-from types import FrameType
 from typing import Any
 
+from pytest_resilience.chaos.call_site import caller_if_no_tool
+from pytest_resilience.chaos.call_site import is_of_a_tool
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import OPEN
@@ -37,12 +37,10 @@ __all__ = ["FileTargets", "Names", "error_of"]
 Names = tuple[str, ...]
 
 _MOST_REMEMBERED = 4096  # paths
+_ABOVE = 3  # functions of ours, at least, from what somebody calls to `_note`
 _STANDARD = 2  # the highest descriptor of standard input, output and error
 _NO_FILES = ("/dev/", "/proc/", "/sys/")
 _FILES_IN_MEMORY = "/dev/shm/"  # noqa: S108  # a file system as any other
-_TOOLS = frozenset({"_pytest", "pluggy", "xdist", "execnet", "coverage", "hypothesis"})
-# These call what a test gives them: whose operation it is, is said by who calls them.
-_BETWEEN = ("pytest_resilience.patterns.", "_pytest.raises", "_pytest.python_api")
 
 
 class FileTargets:
@@ -67,6 +65,8 @@ class FileTargets:
         self._trace = self._engine.file_trace
         aimed = any(each.kinds & FILE_KINDS for each in self._engine.active)
         self.only_recording = self._trace is None and not aimed
+        idle = all(each.experiment.only_observes for each in self._engine.active)
+        self._only_noted = self._trace is None and idle and self._engine.recorder is not None
         self.forget()
 
     def forget(self) -> None:
@@ -172,13 +172,13 @@ class FileTargets:
             operation = Operation(OPEN, names[0], names)
             if experiment.matches_target(operation):
                 found = True
-            elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
+            elif not is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
                 active_experiment.unmatched.note(operation)
         return found or self._engine.is_recording(FILE_KINDS)
 
     def may_concern(self) -> bool:
         """Whether what is done here may be hit or traced: it is a look at who does it."""
-        return self._trace is not None or not _is_of_a_tool(sys._getframe(1))  # noqa: SLF001  # as in chaos.call_site
+        return self._trace is not None or not is_of_a_tool(sys._getframe(1))  # noqa: SLF001  # as in chaos.call_site
 
     def apply(self, kind: str, names: Names, *given: Any) -> Effect | None:
         """Let an operation on a file wait or fail, as its experiments say.
@@ -187,10 +187,13 @@ class FileTargets:
         write writes; None if there is none.
         """
         __tracebackhide__ = True
+        if self._only_noted:
+            self._note(kind, names)
+            return None
         thread = threading.get_ident()
         # A thread that decides already writes for a listener, or for a file that is forgotten
         # and flushed by the garbage collector: deciding again could wait for itself for ever.
-        if thread in self._deciding or _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
+        if thread in self._deciding or is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
             return None
         began = self._engine.clock.monotonic()
         self._deciding.add(thread)
@@ -205,6 +208,18 @@ class FileTargets:
         if effect is not None and isinstance(effect.failure, DiskError):
             raise error_of(effect.failure.code, *given)
         return effect
+
+    def _note(self, kind: str, names: Names) -> None:
+        """Tell the recorder alone: all experiments only observe."""
+        recorder = self._engine.recorder
+        if recorder is None:
+            return
+        try:
+            place = caller_if_no_tool(self._engine.folder, above=_ABOVE)
+        except Exception:  # it goes through the objects of many libraries
+            place = ""
+        if place is not None:
+            recorder.note_file(kind, names, place)
 
     def done(self, kind: str, *of: Names | None) -> None:
         """An operation was done: it may be traced. Of a rename, from the first to the second."""
@@ -239,24 +254,3 @@ def _names(given: str, folder: int | None) -> Names | None:
 
 def _is_no_file(path: str) -> bool:
     return path.startswith(_NO_FILES) and not path.startswith(_FILES_IN_MEMORY)
-
-
-def _is_of_a_tool(frame: FrameType | None) -> bool:
-    """A tool does it: the nearest module that is not of the standard library is a tool's."""
-    while frame is not None:
-        role = _role(frame.f_globals.get("__name__") or "")
-        if role is not None:
-            return role
-        frame = frame.f_back
-    return False
-
-
-@lru_cache(maxsize=4096)
-def _role(module: str) -> bool | None:
-    """True for the module of a tool; None where that depends on who calls it."""
-    if module.startswith((*_BETWEEN, "pytest_resilience.interceptors.files")):
-        return None
-    top = module.partition(".")[0]
-    if top in sys.stdlib_module_names:
-        return None
-    return top in _TOOLS or top.startswith("pytest")

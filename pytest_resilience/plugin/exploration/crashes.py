@@ -62,7 +62,7 @@ class TracedLog(OperationLog):
 
     Attributes:
         recording: of files; None before it has begun.
-        marks: its steps so far, for each of `seen`.
+        marks: its steps so far, for each that is noted.
     """
 
     def __init__(
@@ -78,9 +78,16 @@ class TracedLog(OperationLog):
         self.recording: CrashRecording | None = None
         self.marks: list[int] = []
 
-    def observe(self, operation: Operation | None) -> None:
-        super().observe(operation)
-        while len(self.marks) < len(self.seen):
+    def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:
+        super().note_file(kind, names, place)
+        self._mark()
+
+    def observe(self, operation: Operation | None, place: str | None = None) -> None:
+        super().observe(operation, place)
+        self._mark()
+
+    def _mark(self) -> None:
+        while len(self.marks) < len(self.noted):
             self.marks.append(0 if self.recording is None else self.recording.steps)
 
     @property
@@ -106,7 +113,10 @@ class _Looker(OperationLog):
         self._folder = folder
         self.has_looked = False
 
-    def observe(self, operation: Operation | None) -> None:
+    def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:
+        self.observe(Operation(kind, names[0], names), place)
+
+    def observe(self, operation: Operation | None, place: str | None = None) -> None:  # noqa: ARG002
         if operation is not None and any(
             name.startswith(f"{self._folder}/") for name in operation.names
         ):

@@ -15,7 +15,7 @@ from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.exploration.operation_log import Seen
+from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.outcome import Outcome

@@ -122,6 +122,8 @@ class Orders:
         in_vain: see `exploration.operation_log.Others`.
     """
 
+    may_go_first = staticmethod(current)
+
     def __init__(self) -> None:
         self.log: OperationLog | None = None
         self.in_vain: set[Step] = set()

@@ -373,7 +373,7 @@ class ExploredRuns:
         loops = IdleLoops(calm, patience, silent)
         most = max(calm, _LEAST_LOCKED) if run.log.schedule else math.inf
         clock = engine.clock
-        done = () if patience == run.oracle.deadline else run.log.seen  # one limit for all of them
+        done = () if patience == run.oracle.deadline else run.log.noted  # one limit for all of them
         engine.clock = SkippingClock(patience, loops.look, most_locked=most, done=done)
         began = MACHINE_CLOCK.monotonic()
         self._watch.log = run.log
