@@ -127,7 +127,8 @@ class ChaosExperiment(ExperimentConstructor):
         intensity: Any,
         target_services: Any,
     ) -> None:
-        parsed = SCHEMAS[kind].parse(parameters)
+        others = {each.value: schema for each, schema in SCHEMAS.items()}
+        parsed = SCHEMAS[kind].parse(parameters, others)
         self._set("chaos_type", kind)
         self._set("probability", share("probability", probability))
         self._set("duration", _duration(duration))
@@ -449,9 +450,9 @@ def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
         raise ConfigurationError(f"target_services={shortened(names)}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
     if given and not fails_services:
-        raise ConfigurationError(
-            f"target_services={shortened(names)}: {kind.value} is aimed with target="
-        )
+        whose = SCHEMAS[kind].aimed_with
+        aimed = f"is aimed with {whose}=" if whose else "is aimed at nothing; leave it out"
+        raise ConfigurationError(f"target_services={shortened(names)}: {kind.value} {aimed}")
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
     if fails_services and not given:
         raise ConfigurationError(

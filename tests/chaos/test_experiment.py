@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+import re
 
 from dataclasses import FrozenInstanceError
 from functools import cached_property
@@ -126,7 +127,12 @@ def test_every_mode_travels_in_every_direction(kind: ChaosType, stream: str) -> 
         ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: after, "),
         ({"durration": 1}, "(did you mean 'duration'?); allowed: after, after_bytes, "),
         ({"probabilty": 1}, "(did you mean 'probability'?)"),
-        ({"status": 503}, "unknown parameter 'status'"),
+        ({"status": 503}, "parameter 'status', which is for network_failure, service_failure; "),
+        ({"chaos_type": "network_failure", "delay": 1}, "which is for network_latency, database_"),
+        (
+            {"chaos_type": "network_failure", "at": "x"},
+            "'at', which is for database_slowdown, disk_failure, cancellation, memory_failure; ",
+        ),
         ({"chaos_type": "database_failure", "path": "a"}, "'path' (did you mean 'database'?)"),
         (
             {"chaos_type": "network_failure", "mode": "reste"},
@@ -134,6 +140,10 @@ def test_every_mode_travels_in_every_direction(kind: ChaosType, stream: str) -> 
         ),
         ({"chaos_type": "network_failure", "mode": 3}, "mode=3: give one of 'refuse', "),
         ({"target_services": ["a"]}, "network_latency is aimed with target="),
+        (
+            {"chaos_type": "database_failure", "target_services": ["a"]},
+            "database_failure is aimed with database=",
+        ),
     ],
 )
 def test_nonsense_is_refused(fields: dict[str, Any], why: str) -> None:
@@ -141,6 +151,46 @@ def test_nonsense_is_refused(fields: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         ChaosExperiment(**given)
     assert why in str(caught.value)
+
+
+def refusal(kind: ChaosType, given: Any) -> str:
+    """What is said of these parameters; "" where they are accepted."""
+    try:
+        ChaosExperiment("x", kind, **given)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", ChaosType)
+def test_whatever_is_refused_is_told_what_to_give(kind: ChaosType) -> None:
+    values: tuple[Any, ...] = (
+        "no such thing",
+        "",
+        [],
+        {},
+        None,
+        object(),
+        3.7,
+        -1,
+        True,
+        b"x",
+        float("nan"),
+    )
+    for parameter in SCHEMAS[kind].shown:
+        for value in values:
+            given: Any = {parameter.name: value}
+            refused = refusal(kind, given)
+            assert not refused or re.search(r"\b(give|write|leave)\b", refused), refused
+
+
+@pytest.mark.parametrize("kind", ChaosType)
+def test_a_parameter_of_another_type_is_told_whose_it_is(kind: ChaosType) -> None:
+    own = {each.name for each in SCHEMAS[kind].shown}
+    for other, schema in SCHEMAS.items():
+        for name in {each.name for each in schema.shown} - own - {"target_services"}:
+            told = refusal(kind, {name: "1"}).partition(";")[0]
+            assert other.value in told or "did you mean" in told
 
 
 def test_what_is_missing_is_missing_of_an_experiment() -> None:

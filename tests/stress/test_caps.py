@@ -101,14 +101,18 @@ def test_caps_that_mean_nothing(given: dict[str, str], message: str) -> None:
         ("memory_stress", {"size": "1XB"}, "is no unit of bytes"),
         ("memory_stress", {"mode": "fail", "size": "1MiB"}, "means nothing with mode='fail'"),
         ("memory_stress", {"headroom": "1MiB"}, "means nothing with mode='hold'"),
-        ("memory_stress", {"mode": "fail", "headroom": "10%"}, "give bytes, not a share"),
+        (
+            "memory_stress",
+            {"mode": "fail", "headroom": "10%"},
+            "give bytes, or a text with B, ",
+        ),
         ("disk_stress", {"fill": True, "floor": "1MiB"}, "filled up to less than 16 MiB"),
         ("disk_stress", {"floor": "20MiB"}, "means nothing with fill=False"),
         ("disk_stress", {"fill": True, "size": "1MiB"}, "means nothing with fill=True"),
         ("disk_stress", {"path": ""}, "give a text"),
         ("fd_exhaustion", {"leave": -1}, "whole number"),
         ("thread_exhaustion", {"leave": 1}, "unknown parameter 'leave'"),
-        ("cpu_stress", {"target_services": ["x"]}, "is aimed with target="),
+        ("cpu_stress", {"target_services": ["x"]}, "cpu_stress is aimed at nothing; leave it out"),
     ],
 )
 def test_what_makes_no_sense(kind: str, parameters: dict[str, Any], message: str) -> None:

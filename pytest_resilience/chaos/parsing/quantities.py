@@ -32,6 +32,7 @@ __all__ = [
     "seconds",
     "seed",
     "share",
+    "size",
     "switch",
 ]
 
@@ -43,6 +44,7 @@ _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.
 _WORDS = {"us": "microseconds", "ms": "milliseconds", "s": "seconds"}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
 _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_TEXT_OF_BYTES = f"a text with {', '.join(_BYTES)}"
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _QUANTITY = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?nan|[+-]?inf)\s*(\S*)", re.IGNORECASE
@@ -126,20 +128,29 @@ def amount(name: str, value: Any) -> Amount:
     """Bytes: a whole number, a text with a unit such as '64MiB', or a share such as '10%'."""
     if isinstance(value, Amount):
         return value
-    allowed = f"give bytes, a text with {', '.join(_BYTES)}, or a share such as '10%'"
-    number, unit = _split(name, value, allowed)
-    if unit == "%":
+    allowed = f"give bytes, {_TEXT_OF_BYTES}, or a share such as '10%'"
+    if _split(name, value, allowed)[1] == "%":
         return Amount(share=share(name, value))
+    return Amount(bytes=_bytes(name, value, allowed))
+
+
+def size(name: str, value: Any) -> int:
+    """Bytes, as `amount` takes them, but for a share."""
+    return _bytes(name, value, f"give bytes, or {_TEXT_OF_BYTES}")
+
+
+def _bytes(name: str, value: Any, allowed: str) -> int:
+    number, unit = _split(name, value, allowed)
     if unit and unit not in _BYTES:
         raise ConfigurationError(
             f"{name}={shortened(value)}: {shortened(unit)} is no unit of bytes; {allowed}"
         )
-    size = number * _BYTES[unit or "B"]
-    if not 0 <= size < math.inf or size != size // 1:
+    found = number * _BYTES[unit or "B"]
+    if not 0 <= found < math.inf or found != found // 1:
         raise ConfigurationError(
             f"{name}={shortened(value)}: a size is a whole number, 0 or more; {allowed}"
         )
-    return Amount(bytes=int(size))
+    return int(found)
 
 
 def switch(name: str, value: Any) -> bool:

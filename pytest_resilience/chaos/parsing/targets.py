@@ -232,13 +232,13 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
     texts = split_patterns(value)
     if texts is None:
         raise ConfigurationError(
-            f"target {shortened(value)} is not a text; e.g. 'api.example.com:443'"
+            f"target {shortened(value)} is not a text; give one such as 'api.example.com:443'"
         )
     targets = []
     for text in texts:
         if not isinstance(text, (str, Target)):
             raise ConfigurationError(
-                f"target {shortened(text)} is not a text; e.g. 'api.example.com:443'"
+                f"target {shortened(text)} is not a text; give one such as 'api.example.com:443'"
             )
         targets.append(text if isinstance(text, Target) else Target(text.strip()))
     if not targets:

@@ -25,7 +25,6 @@ from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.targets import parse_paths
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import Parameter
@@ -201,10 +200,7 @@ def _mode(name: str, value: Any) -> str:
 
 
 def _size(name: str, value: Any) -> int:
-    size = quantities.amount(name, value).bytes
-    if size is None:
-        raise ConfigurationError(f"{name}={shortened(value)}: give bytes, as in 12 or '4KiB'")
-    return size
+    return quantities.size(name, value)
 
 
 def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 from collections.abc import Mapping
@@ -40,12 +41,13 @@ def parse_body(name: str, value: Any) -> str:
 
 
 def _status(name: str, value: Any) -> int:
-    status = quantities.count(name, value)
-    if not _LEAST_STATUS <= status <= _MOST_STATUS:
-        raise ConfigurationError(
-            f"{name}={shortened(value)}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}; give one"
-        )
-    return status
+    with contextlib.suppress(ConfigurationError):
+        status = quantities.count(name, value)
+        if _LEAST_STATUS <= status <= _MOST_STATUS:
+            return status
+    raise ConfigurationError(
+        f"{name}={shortened(value)}: give the status of a failure, {_LEAST_STATUS}..{_MOST_STATUS}"
+    )
 
 
 def _retry_after(name: str, value: Any) -> float:

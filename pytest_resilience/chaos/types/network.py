@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 from collections.abc import Callable
@@ -128,19 +129,18 @@ _FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
 
 
 def _size(name: str, value: Any) -> int:
-    size = quantities.amount(name, value).bytes
-    if size is None:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
         raise ConfigurationError(
             f"{name}={shortened(value)}: give bytes; a part is share={value!r}"
         )
-    return size
+    return quantities.size(name, value)
 
 
 def _bandwidth(name: str, value: Any) -> int:
-    rate = quantities.amount(name, value).bytes
-    if not rate:
-        raise ConfigurationError(f"{name}={shortened(value)}: give bytes a second, such as '64kB'")
-    return rate
+    with contextlib.suppress(ConfigurationError):
+        if rate := quantities.size(name, value):
+            return rate
+    raise ConfigurationError(f"{name}={shortened(value)}: give bytes a second, such as '64kB'")
 
 
 def _latency(given: Mapping[str, Any], intensity: float) -> tuple[network.Fault, ...]:

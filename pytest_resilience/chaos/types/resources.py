@@ -91,10 +91,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _bytes(name: str, value: Any) -> Amount:
-    found = quantities.amount(name, value)
-    if found.bytes is None:
-        raise ConfigurationError(f"{name}={shortened(value)}: give bytes, not a share")
-    return found
+    return Amount(bytes=quantities.size(name, value))
 
 
 def _floor(name: str, value: Any) -> Amount:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from pytest_resilience.chaos import triggers
@@ -54,6 +55,9 @@ class Parameter:
     parse: Callable[[str, Any], Any]
 
 
+_NO_OTHERS: Mapping[str, TypeSchema] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeSchema:
     """How a chaos type becomes faults.
@@ -78,15 +82,26 @@ class TypeSchema:
         """The parameters that users can give, in the order in which they are shown."""
         return (*self.read_elsewhere, *self.parameters)
 
-    def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The parameters given, checked. Raises ConfigurationError for the first bad one."""
+    @property
+    def aimed_with(self) -> str:
+        """The parameter that says whose operations are meant; "" if there is none."""
+        shown = {each.name for each in self.shown}
+        return next((each for each in _WHOSE if each in shown), "")
+
+    def parse(
+        self, given: Mapping[str, Any], others: Mapping[str, TypeSchema] = _NO_OTHERS
+    ) -> dict[str, Any]:
+        """The parameters given, checked. Raises ConfigurationError for the first bad one.
+
+        `others`: the chaos types that there are, by name, for who takes one for another.
+        """
         known = {parameter.name: parameter for parameter in self.parameters}
         parsed = {}
         for name, value in given.items():
             if name not in known:
                 allowed = sorted({*(each.name for each in self.shown), *_OF_ALL_TYPES})
                 raise ConfigurationError(
-                    f"unknown parameter {shortened(name)}{_meant(name, allowed)}; "
+                    f"unknown parameter {shortened(name)}{_meant(name, allowed, others)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
             parsed[name] = known[name].parse(name, value)
@@ -110,12 +125,18 @@ class TypeSchema:
         return chosen[0] if chosen else triggers.Always()
 
 
-def _meant(name: object, allowed: Iterable[str]) -> str:
-    """What may be meant by a parameter that a type does not have: ' (did you mean …?)'."""
+def _meant(name: object, allowed: Iterable[str], others: Mapping[str, TypeSchema]) -> str:
+    """What may be meant by a parameter that a type does not have: ' (did you mean …?)'.
+
+    Or which types have it.
+    """
     here = next((each for each in _WHOSE if each in allowed), None)
     if here is not None and name in _WHOSE + _WHOSE_ELSEWHERE:
         return f" (did you mean {here!r}?)"
-    return nearest(name, allowed)
+    having = [
+        kind for kind, schema in others.items() if any(name == each.name for each in schema.shown)
+    ]
+    return f", which is for {', '.join(having)}" if having else nearest(name, allowed)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -139,7 +139,7 @@ def test_a_read_only_disk_can_be_read() -> None:
             {"mode": "EIO", "bytes_written": 1},
             "mode='io_error': bytes_written is for mode='torn_write' or 'short_write'",
         ),
-        ({"bytes_written": "10%"}, "bytes_written='10%': give bytes"),
+        ({"bytes_written": "10%"}, "'%' is no unit of bytes; give bytes, or a text with B, "),
         ({"bytes_written": -1}, "bytes_written=-1"),
         ({"bytes_written": 1, "delay": 1}, "mode='torn_write': delay is for"),
         ({"target": "a:1"}, r"unknown parameter 'target' .did you mean 'path'\?"),

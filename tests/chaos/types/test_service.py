@@ -187,7 +187,7 @@ def test_what_is_answered() -> None:
         (["both"], {"exception": "os:getcwd"}, "give an exception type"),
         (["both"], {"exception": KeyboardInterrupt}, "give an exception type"),
         (["both"], {"exception": "UnicodeDecodeError"}, "cannot be made from a text alone"),
-        (["both"], {"status": 200}, "a failure is 400..599"),
+        (["both"], {"status": 200}, "give the status of a failure, 400..599"),
         (["both"], {"retry_after": -1}, "retry_after=-1"),
         ([], {}, "has to be told which services; write target_services='payment'"),
         ([3], {}, "needs the names of services"),
