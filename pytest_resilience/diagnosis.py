@@ -28,6 +28,7 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.seen_operations import NOTHING_CAME
+from pytest_resilience.chaos.seen_operations import OVERTAKEN
 from pytest_resilience.chaos.seen_operations import UNALTERABLE
 from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
@@ -202,7 +203,12 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
 
 def _what_came(active_experiment: ActiveExperiment) -> str:
     """What there was of responses, or of what was sent, and why that was too little."""
-    furthest = active_experiment.unmatched.furthest
+    unmatched, furthest = active_experiment.unmatched, active_experiment.unmatched.furthest
+    if any(each.remark == OVERTAKEN for each in unmatched.all):
+        return (
+            "Another experiment's fault happened in its place, and left nothing for it: aim them "
+            "apart by target, path or nth, or end the other one first."
+        )
     places = (_place(fault) for fault in active_experiment.experiment.faults)
     place = next((each for each in places if each is not None), None)
     if place is not None and place.seconds:

@@ -160,6 +160,17 @@ def test_how_much_came_of_what_was_chosen_is_told(
     assert f"\n  The code did:\n    1 network.receive a:1 POST /pay\n  {why}" in message
 
 
+def test_what_happened_in_its_place_is_told() -> None:
+    running = active_experiment("network_failure", mode="reset")
+    [hit] = running.decide(a_response(), 100.0)
+    running.overtaken(hit)
+    message = str(never_fired(running))
+    assert (
+        "  Another experiment's fault happened in its place, and left nothing for it: aim"
+        in message
+    )
+
+
 def test_where_items_came_in_several_responses_it_is_told_how_to_choose_one() -> None:
     running = active_experiment("network_failure", mode="reset", after_items=3)
     for _ in range(2):

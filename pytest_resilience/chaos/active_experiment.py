@@ -20,6 +20,7 @@ from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.seen_operations import OVERTAKEN
 from pytest_resilience.chaos.seen_operations import UNALTERABLE
 from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
@@ -275,6 +276,12 @@ class ActiveExperiment:
         self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
             self.counted.forget(hit.number)
+
+    def overtaken(self, hit: Hit) -> None:
+        """Do not count this as a hit: what another experiment does happens in its place."""
+        self.unmatched.note(hit.operation._replace(remark=OVERTAKEN))
+        if not hit.awaits:
+            self.counts.add(hits=-1)
 
     def came(self, passed: int) -> None:
         """So much of a response has come, and nothing has happened to it yet."""

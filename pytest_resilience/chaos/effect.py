@@ -16,10 +16,12 @@ from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Pace
+from pytest_resilience.chaos.faults.response import Together
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.clock import Clock
 
 
-__all__ = ["Effect"]
+__all__ = ["Effect", "together"]
 
 _ENDLESS: Final = math.inf  # seconds of delay: silence
 
@@ -55,19 +57,22 @@ class Effect:
         clock: Clock,
         tell: Callable[[Sequence[Hit]], None] | None = None,
     ) -> Effect:
-        """Several hits together: delays add up, and the oldest experiment's failure holds."""
+        """Several hits that happen `together`: delays add up."""
         delay, transient = 0.0, True
-        failure: Fault | None = None
+        failures: list[Fault] = []
         pace: Pace | None = None
         for hit in hits:
             fault = hit.fault
             delay += fault.delay
             if fault.delay == _ENDLESS and not fault.transient:
                 transient = False
-            if failure is None and not fault.waits:
-                failure = fault
+            if not (fault.waits or fault in failures):
+                failures.append(fault)
             if pace is None and isinstance(fault, Pace):
                 pace = fault
+        failure = next(iter(failures), None)
+        if len(failures) > 1:
+            failure = Together(faults=tuple(failures))
         return cls(
             clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits,
             pending=[hit for hit in hits if hit.awaits], tell=tell,
@@ -104,13 +109,13 @@ class Effect:
         """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)
 
-    def happen(self, what: str) -> None:
+    def happen(self, what: str, fault: Fault | None = None) -> None:
         """Count those pending hits that await bytes to be that, as they are now, and tell of them.
 
-        `what`: as `Fault.awaits`. An operation counts once, though several faults of an experiment
-        can happen to it.
+        `what`: as `Fault.awaits`. `fault`: which of several does so. An operation counts once,
+        though several faults of an experiment can happen to it.
         """
-        happening = [hit for hit in self.pending if hit.awaits == what]
+        happening = [hit for hit in self._pending_of(fault) if hit.awaits == what]
         if not happening:
             return
         counted = set()
@@ -127,16 +132,22 @@ class Effect:
         if self.tell is not None:
             self.tell(happening)
 
-    def uncount(self) -> None:
-        """Do not count what was to alter a response: there was nothing in it to alter."""
-        for hit in [hit for hit in self.pending if isinstance(hit.fault, Alteration)]:
+    def uncount(self, fault: Fault | None = None) -> None:
+        """Do not count what was to alter a response: there was nothing in it to alter.
+
+        `fault`: which of several that is.
+        """
+        for hit in [hit for hit in self._pending_of(fault) if isinstance(hit.fault, Alteration)]:
             self.pending.remove(hit)
             hit.active_experiment.uncount(hit)
 
-    def came(self, passed: int) -> None:
-        """So much of the response has come, in what its pending hits count."""
-        for hit in self.pending:
+    def came(self, passed: int, fault: Fault | None = None) -> None:
+        """So much of the response has come, in what its pending hits, or that of `fault`, count."""
+        for hit in self._pending_of(fault):
             hit.active_experiment.came(passed)
+
+    def _pending_of(self, fault: Fault | None) -> list[Hit]:
+        return [hit for hit in self.pending if fault is None or hit.fault == fault]
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -165,3 +176,30 @@ class Effect:
         for hit, part in zip(self.hits, asked, strict=True):
             if part:
                 hit.active_experiment.counts.add(delay=seconds * part / total)
+
+
+def together(hits: Sequence[Hit]) -> Sequence[Hit]:
+    """Those hits of one operation that can happen together; the others are not counted.
+
+    In silence nobody hears that a connection has ended. What refuses, resets, closes or answers
+    leaves nothing of a response to change, and of several that do so it is the oldest
+    experiment's. Nor is there more than one pace. The same happens for all that ask for it.
+    """
+    if len(hits) == 1:
+        return hits
+    failing = [hit for hit in hits if not (hit.fault.waits or isinstance(hit.fault, CallerFault))]
+    at_once = [hit for hit in failing if not hit.fault.needs_response]
+    lost = [hit for hit in failing if not hit.fault.needs_body]
+    paces = [hit for hit in hits if isinstance(hit.fault, Pace)]
+    is_silent = any(each.fault.delay == _ENDLESS and not each.fault.transient for each in hits)
+    happening = [] if is_silent else at_once[:1] or lost[:1] or failing
+    faults = [hit.fault for hit in (*happening, *paces[:1])]  # each for all that ask for the same
+    others = [hit for hit in (*failing, *paces) if hit.fault not in faults]
+    if not others:
+        return hits
+    left = [hit for hit in hits if hit not in others]
+    counted = [hit.active_experiment for hit in left]
+    for hit in others:
+        if hit.active_experiment not in counted:
+            hit.active_experiment.overtaken(hit)
+    return left

@@ -43,6 +43,7 @@ from pytest_resilience.chaos.active_experiment import ExpectedExperiments
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.effect import together
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.forked_children import watch_forks
@@ -459,7 +460,7 @@ class Engine:
                 hits += active_experiment.decide(operation, now)
         if not hits:
             return None
-        tell = None
+        hits, tell = [*together(hits)], None
         if self.listeners.listened:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place

@@ -55,9 +55,11 @@ from pytest_resilience.chaos.faults.network import CHANGED
 from pytest_resilience.chaos.faults.network import PACED
 from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.response import Pause
+from pytest_resilience.clock import Clock
 
 
 __all__ = [
@@ -113,6 +115,31 @@ class CloseConnection:
 Step: TypeAlias = WaitUntil | ReadPeer | ReadReplacement | ResetConnection | CloseConnection
 
 
+class _Changes:
+    """What one fault makes of the bytes of one response.
+
+    Attributes:
+        fault: which.
+        altered: the state of the response.
+    """
+
+    __slots__ = ("_clock", "_from", "altered", "fault")
+
+    def __init__(self, fault: Fault, altered: Altered, clock: Clock) -> None:
+        self.fault = fault
+        self.altered = altered
+        self._clock = clock
+        self._from = self._clock.monotonic() + fault.after if fault.after else -math.inf
+
+    def has_begun(self) -> bool:
+        """Whether it is time to change anything."""
+        return self._from == -math.inf or self._clock.monotonic() >= self._from
+
+    def alter(self, data: bytes) -> bytes:
+        """As `Altered.alter`; of nothing nothing."""
+        return self.altered.alter(data) if data else data
+
+
 class Content:
     """The bytes of one response: changed, cut off, replaced, or lost by a reset.
 
@@ -126,18 +153,16 @@ class Content:
     """
 
     __slots__ = (
-        "_altered", "_effect", "_encrypted", "_failure", "_from", "_replacement", "closes",
-        "resets", "stalls",
+        "_effect", "_encrypted", "_parts", "_replacement", "closes", "resets", "stalls",
     )  # fmt: skip
 
     def __init__(self, failure: Fault, effect: Effect, *, encrypted: bool = False) -> None:
         """`failure`: of `effect`. `encrypted`: as of `ResponseStream`."""
         self._encrypted = encrypted
         self.resets, self.closes, self.stalls = failure.resets, failure.closes, False
-        self._failure = failure
-        self._from = effect.clock.monotonic() + failure.after if failure.after else -math.inf
         self._effect = effect
-        self._altered = failure.altered()
+        states = [(each, each.altered()) for each in failure.parts]
+        self._parts = [_Changes(each, state, effect.clock) for each, state in states if state]
         replacement = failure.replacement
         self._replacement = None if replacement is None else io.BytesIO(replacement)
 
@@ -149,7 +174,7 @@ class Content:
     @property
     def is_altered(self) -> bool:
         """Whether what the peer sends may be changed or cut off, or is already."""
-        return self._altered is not None
+        return bool(self._parts)
 
     @property
     def is_replaced(self) -> bool:
@@ -158,35 +183,44 @@ class Content:
 
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` from the peer."""
-        altered, effect = self._altered, self._effect
-        if altered is None or not data or not effect.left():
+        effect = self._effect
+        if not self._parts or not data or not effect.left():
             return data
-        if self._from > -math.inf and effect.clock.monotonic() < self._from:
-            return data
-        delivered = altered.alter(data)
-        if altered.ended or delivered != data:
-            effect.happen(CHANGED)
-        if altered.ended and self._failure.breaks:
-            self.resets = True
-        elif altered.ended and self._failure.stalls:
-            self.stalls = True
-        elif altered.ended and self._encrypted:  # without the goodbye of TLS
-            self.closes = True
-        elif altered.ended:
-            self._replacement = io.BytesIO()
+        delivered, changing, end = data, list[_Changes](), None
+        for part in [each for each in self._parts if each.has_begun()]:
+            before, delivered = delivered, part.alter(delivered)
+            if part.altered.ended:
+                end = part  # and where an older one would have ended it, nothing comes any more
+            elif delivered != before:
+                changing.append(part)
+        for part in changing if end is None else [*changing, end]:
+            effect.happen(CHANGED, part.fault)
+        if end is not None:
+            self._end(end.fault)
         if effect.pending:
-            effect.came(altered.passed)
-        if altered.spared:
-            self._altered = None
-            effect.uncount()
+            for part in self._parts:
+                effect.came(part.altered.passed, part.fault)
+        for part in [each for each in self._parts if each.altered.spared]:
+            self._parts.remove(part)
+            effect.uncount(part.fault)
         return delivered
+
+    def _end(self, fault: Fault) -> None:
+        if fault.breaks:
+            self.resets = True
+        elif fault.stalls:
+            self.stalls = True
+        elif self._encrypted:  # without the goodbye of TLS
+            self.closes = True
+        else:
+            self._replacement = io.BytesIO()
 
     def look(self, data: bytes) -> bytes:
         """What `take` would return for `data`, which stay where they are."""
-        altered, effect = self._altered, self._effect
-        if altered is None or not effect.left() or effect.clock.monotonic() < self._from:
-            return data
-        return copy.deepcopy(altered).alter(data)
+        if self._effect.left():
+            for part in self._parts:
+                data = copy.deepcopy(part.altered).alter(data) if part.has_begun() else data
+        return data
 
     def replay(self, size: int = -1, *, peeks: bool = False) -> bytes:
         """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF.

@@ -24,11 +24,12 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "NOTHING_CAME", "UNALTERABLE", "UNALTERABLE_REQUEST", "ConnectionNumbers",
+    "NOTHING_CAME", "OVERTAKEN", "UNALTERABLE", "UNALTERABLE_REQUEST", "ConnectionNumbers",
     "CountedOperations", "UnmatchedOperation", "UnmatchedOperations",
 ]  # fmt: skip
 
 NOTHING_CAME: Final = -1
+OVERTAKEN: Final = "another experiment's fault happened in its place"
 UNALTERABLE: Final = "its response had nothing to cut off, damage or drop"
 UNALTERABLE_REQUEST: Final = "its request had nothing to cut off or damage"
 _LONGEST = 80  # characters of a statement

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 
+from typing import Any
+
 import pytest
 
 from hypothesis import given
@@ -23,6 +25,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Recorder
+from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.diagnosis import never_fired
 
 
@@ -142,6 +145,37 @@ def test_latencies_add_up_and_the_oldest_failure_wins(engine: Engine) -> None:
     engine.start(FAILURE, seed=1)
     assert ask(engine).failure == Refusal()
     assert ask(engine, RECEIVE).failure is None
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "hits"),
+    [
+        ({"mode": "reset"}, {"mode": "close"}, (1, 0)),
+        ({"mode": "reset"}, {"mode": "reset"}, (1, 1)),  # the same happens for both
+        ({"mode": "corrupt"}, {"mode": "reset"}, (0, 1)),  # and not what needs a response
+        ({"mode": "truncate"}, {"mode": "lose_answer"}, (0, 1)),
+        ({"mode": "timeout"}, {"mode": "reset"}, (1, 0)),
+        ({"mode": "partition"}, {"mode": "reset"}, (1, 1)),  # one after the other
+        ({"mode": "truncate", "after_bytes": 1}, {"mode": "reset", "after_bytes": 9}, (1, 0)),
+        ({"mode": "reset", "after_bytes": 9}, {"mode": "truncate", "after_bytes": 1}, (0, 1)),
+        ({"mode": "corrupt", "share": 1}, {"mode": "truncate", "after_bytes": 1}, (1, 1)),
+    ],
+)
+def test_what_happens_in_the_place_of_another_is_counted_alone(
+    older: dict[str, Any], newer: dict[str, Any], hits: tuple[int, int], engine: Engine
+) -> None:
+    started = [
+        engine.start(ChaosExperiment(f"{at}", "network_failure", rate=1, **each), seed=1)
+        for at, each in enumerate((older, newer))
+    ]
+    told: list[FaultInjected] = []
+    engine.listeners.add(told.append)
+    stream = ResponseStream(ask(engine, RECEIVE))
+    stream.arrive(engine.clock.monotonic())
+    stream.next(20, engine.clock.monotonic())
+    stream.take(bytes(20))
+    assert tuple(each.hits for each in started) == hits
+    assert [each.source for each in told] == [f"{at}" for at, count in enumerate(hits) if count]
 
 
 def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> None:

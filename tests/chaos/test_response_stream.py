@@ -181,6 +181,15 @@ def test_what_is_cut_off_ends_with_an_eof(body: bytes, share: float, sent: list[
     assert (found.data, found.end) == (http(body)[: len(http(body)) - len(body) + kept], EOF)
 
 
+@given(st.permutations([Corruption(share=1.0, seed=0.5), Truncation(share=0.0, limit=3)]), cuts)
+def test_what_is_damaged_and_cut_off_is_both(faults: list[Fault], sent: list[int]) -> None:
+    head, body = http(b"abcdef")[:-6], b"abcdef"
+    found = deliver(faults, split(head + body, sent))
+    assert (found.data[: len(head)], found.end) == (head, EOF)
+    assert len(found.data) == len(head) + 3
+    assert all(got != was for got, was in zip(found.data[len(head) :], body, strict=False))
+
+
 @given(bodies, st.integers(0, 200), cuts, cuts, st.sampled_from(["eof", "reset"]))
 def test_a_connection_ends_after_so_many_bytes(
     body: bytes, limit: int, sent: list[int], reads: list[int], end: str

@@ -117,6 +117,11 @@ class Fault:
         return False
 
     @property
+    def parts(self) -> tuple[Fault, ...]:
+        """Those that it is made of, where it is several together: see `response.Together`."""
+        return (self,)
+
+    @property
     def replacement(self) -> bytes | None:
         """Bytes to receive in place of the response, before EOF; None for the response itself."""
         return None

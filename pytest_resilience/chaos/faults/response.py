@@ -49,6 +49,7 @@ __all__ = [
     "Pause",
     "SlowClose",
     "StatusResponse",
+    "Together",
     "Truncation",
 ]
 
@@ -297,6 +298,36 @@ class DroppedMessage(Alteration):
 
     def __str__(self) -> str:
         return f"message {self.items + 1} dropped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Together(Fault):
+    """What several experiments change in one response: each what the one before it delivers.
+
+    Attributes:
+        faults: theirs, that of the oldest first.
+    """
+
+    needs_response: ClassVar[bool] = True
+    needs_body: ClassVar[bool] = True
+    is_of_response: ClassVar[bool] = True
+    faults: tuple[Fault, ...]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset[str]().union(*(each.kinds for each in self.faults))
+
+    @property
+    def parts(self) -> tuple[Fault, ...]:
+        return self.faults
+
+    @property
+    def has_place(self) -> bool:
+        return any(each.has_place for each in self.faults)
+
+    @property
+    def is_of_stream(self) -> bool:
+        return any(each.is_of_stream for each in self.faults)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

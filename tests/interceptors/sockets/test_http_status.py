@@ -286,10 +286,9 @@ def test_who_was_seen_to_ask_for_nothing_gets_none(
 
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(serve(greet))
-        if opened == "before":
-            sock = stack.enter_context(socket.create_connection((HOST, port)))
+        before = [socket.create_connection((HOST, port))] if opened == "before" else []
         status = stack.enter_context(inject("network_failure", mode="status", rate=1))
-        if opened == "during":
-            sock = stack.enter_context(socket.create_connection((HOST, port)))
+        [sock] = before or [socket.create_connection((HOST, port))]
+        stack.enter_context(sock)
         assert read(sock, len(said)) == said
         assert (status.matched, status.hits) == (0, 0)
