@@ -37,8 +37,8 @@ def active_experiment(kind: str = "network_latency", **parameters: Any) -> Activ
 
 def test_what_was_done_instead_is_told() -> None:
     assert str(never_fired(active_experiment(target="db:1"))) == (
-        "chaos experiment 'x' (latency 1s, target db:1) never fired: the code did nothing that a "
-        "fault could hit, so this test proves nothing.\n"
+        "chaos experiment 'x' (latency 1s, target db:1) never fired: the code did nothing that "
+        "this fault could hit, so this test proves nothing.\n"
         "  It hits network.connect, network.handshake, network.receive, network.receive_datagram. "
         "Correct the target or the fault, or say must_fire=False if firing is not what you test."
     )
