@@ -46,6 +46,9 @@ import pytest_resilience.proxy.proxy
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.network import NETWORK_FAILURE
+from pytest_resilience.chaos.types.network import NETWORK_LATENCY
+from pytest_resilience.chaos.types.schema import TypeSchema
 from tests.name_server import without_a_name_server
 
 
@@ -261,6 +264,21 @@ def check_experiment(call: ast.Call, own_types: frozenset[str]) -> None:
     else:
         return
     ChaosExperiment(parameters.pop("name", "shown"), kind, **parameters)
+
+
+@pytest.mark.parametrize("kind", [NETWORK_LATENCY, NETWORK_FAILURE])
+def test_every_mode_of_the_network_is_explained(kind: TypeSchema) -> None:
+    [mode] = [each for each in kind.parameters if each.name == "mode"]
+    rows = re.findall(
+        r"^\| (`.*?) \|", (DOCS / "explanation" / "faults.md").read_text(), re.MULTILINE
+    )
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(mode.unit.split(", ")) - explained == set()
+
+
+def test_every_type_is_explained() -> None:
+    page = (DOCS / "explanation" / "faults.md").read_text(encoding="utf-8")
+    assert [kind.value for kind in ChaosType if f"`{kind.value}`" not in page] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
