@@ -305,7 +305,9 @@ class UnmatchedOperations:
             return False
         in_process = operation.http.in_process
         if in_process and self._experiment.targets:
-            return True  # which are elsewhere
+            if self._experiment.matches_target(operation):
+                self.advise(operation.advice, 2)
+            return True  # or they are elsewhere
         certainty = 0
         if operation.names and not in_process:
             if not self._experiment.matches_target(operation, ahead=True):

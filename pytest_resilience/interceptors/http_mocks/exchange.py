@@ -25,6 +25,8 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -47,6 +49,7 @@ __all__ = [
     "AskMock", "Exchange", "Hold", "InProcess", "LeftToMock", "MockResponse", "Peer", "os_error",
 ]  # fmt: skip
 
+_ON_WEBSOCKET = "a WebSocket, in this process"
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -111,6 +114,16 @@ class InProcess:
         """Beside an operation."""
         return f"by {self.name}, in this process"
 
+    @property
+    def on_websocket(self) -> str:
+        """What to do where something is to happen to what is said on a WebSocket."""
+        return (
+            f"Of a WebSocket, {self.name} is hit while it is opened, as by mode='refuse', 'reset' "
+            f"or a delay: what is said on it is passed on in this process. To hit that, serve "
+            f"{self.callee} on loopback, as uvicorn does, and connect to it by a client of "
+            "WebSockets."
+        )
+
     def advice(self, place: str) -> str:
         """How to aim at `place`, a `host:port`."""
         return (
@@ -145,6 +158,7 @@ class Peer:
         self._engine = engine
         self._caller = caller
         self._is_http = scheme in _PORTS
+        self._is_websocket = scheme in {"ws", "wss"}
         names, self._is_address = _names(host, port or _PORTS.get(scheme))
         self.name = names[0]
         self._connect = Operation(
@@ -190,6 +204,8 @@ class Peer:
         if not self._is_http or (kind == RESOLVE and self._is_address):
             return None  # nobody is called, or nobody has to be asked for an address
         operation = self._connect._replace(kind=kind)
+        if kind == RECEIVE and self._is_websocket and self._caller is not None:
+            return self._decide_upgrade(operation, self._caller)
         if kind == RECEIVE:
             return self._engine.decide(operation)
         # Over a network nobody knows what will be asked for while a connection is made: what is
@@ -202,6 +218,22 @@ class Peer:
         ]
         among = None if len(others) == len(active) else others
         return self._engine.decide(operation, among=among)
+
+    def _decide_upgrade(self, operation: Operation, caller: InProcess) -> Effect | None:
+        """The effect on the opening of a WebSocket, where nothing is seen of what is said on it."""
+        among = []
+        for each in self._engine.active:
+            if not any(map(_is_within, each.experiment.faults)):
+                among.append(each)
+            elif RECEIVE in each.kinds:
+                said = operation._replace(remark=_ON_WEBSOCKET, advice=caller.on_websocket)
+                each.unmatched.note(said)
+        return self._engine.decide(operation, among=among)
+
+
+def _is_within(fault: Fault) -> bool:
+    """Whether it happens to what follows once a response has begun."""
+    return fault.needs_body or fault.is_of_stream or isinstance(fault, Pace)
 
 
 @functools.lru_cache

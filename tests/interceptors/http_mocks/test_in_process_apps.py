@@ -204,6 +204,42 @@ def test_a_websocket_is_opened_late_or_not_at_all(inject: Inject) -> None:
         client.websocket_connect("/ws").__enter__()
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("network_failure", {"mode": "truncate", "after_items": 1}),
+        ("network_failure", {"mode": "drop_message"}),
+        ("network_failure", {"mode": "corrupt"}),
+        ("network_failure", {"mode": "reset", "after_items": 1}),
+        ("network_failure", {"mode": "timeout", "after": "1ms"}),
+        ("network_latency", {"mode": "bandwidth", "bandwidth": "1kB"}),
+        ("network_latency", {"delay": "1ms", "after_items": 1}),
+    ],
+    ids=str,
+)
+def test_what_is_said_on_a_websocket_is_told_to_be_out_of_reach(
+    kind: str, given: dict[str, Any], inject: Inject
+) -> None:
+    api = fastapi.FastAPI()
+
+    @api.websocket("/ws")
+    async def talk(websocket: fastapi.WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.send_text("goodbye")
+
+    with (
+        inject(kind, target="testserver", rate=1, **given) as running,
+        inject("network_failure", mode="corrupt", target="elsewhere") as elsewhere,
+        TestClient(api).websocket_connect("/ws") as session,
+    ):
+        assert [session.receive_text(), session.receive_text()] == ["hello", "goodbye"]
+    told = never_fired(running)
+    assert "network.receive testserver:80 (a WebSocket, in this process)" in told.seen
+    assert "starlette's TestClient is hit while it is opened, as by mode='refuse'" in str(told)
+    assert "is hit while it is opened" not in str(never_fired(elsewhere))
+
+
 def test_respx_behind_a_transport_is_hit_once(inject: Inject) -> None:
     router = respx.Router()
     router.get("http://shop.example/").respond(200)
