@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pytest_resilience import Event
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import ManualClock
 
 
-__all__ = ["MovableClock"]
+__all__ = ["HOUR", "MovableClock", "leap_when_struck"]
+
+HOUR = 3600.0  # seconds
 
 
 class MovableClock:
@@ -32,3 +37,16 @@ class MovableClock:
 
     async def asleep(self, seconds: float) -> None:
         await SYSTEM_CLOCK.asleep(seconds)
+
+
+def leap_when_struck(engine: Engine, clock: MovableClock | ManualClock, left: float = 0.2) -> None:
+    """What lasts an hour lasts but so many seconds more, once it has happened for the first time.
+
+    `clock`: of the engine.
+    """
+    leaps = iter([HOUR - left])
+
+    def leap(_event: Event) -> None:
+        clock.advance(next(leaps, 0.0))
+
+    engine.listeners.add(leap)

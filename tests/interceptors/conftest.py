@@ -22,7 +22,9 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.clocks import HOUR
 from tests.clocks import MovableClock
+from tests.clocks import leap_when_struck
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.injecting import ending
@@ -217,6 +219,14 @@ def engine() -> Iterator[Engine]:
 def movable() -> MovableClock:
     """By which an engine of the test's own goes: see `engine_by`."""
     return MovableClock()
+
+
+@pytest.fixture
+def inject_briefly(movable: MovableClock) -> Iterator[Inject]:
+    """As `inject`, of what is over 0.2 seconds after it has struck."""
+    with engine_by(movable) as engine:
+        leap_when_struck(engine, movable)
+        yield injecting(engine.start, duration=HOUR)
 
 
 @pytest.fixture

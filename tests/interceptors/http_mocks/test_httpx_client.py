@@ -18,7 +18,6 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import Clock
@@ -26,6 +25,7 @@ from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from tests.clocks import MovableClock
+from tests.clocks import leap_when_struck
 from tests.injecting import Inject
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
@@ -56,14 +56,7 @@ def clock(way: str) -> ManualClock | MovableClock:
 
 @pytest.fixture
 def soon_over(clock: ManualClock | MovableClock, engine: Engine) -> None:
-    """What lasts an hour lasts only 0.3 seconds more, once it has happened."""
-
-    leaps = iter([3600 - 0.3])
-
-    def leap(_event: Event) -> None:
-        clock.advance(next(leaps, 0))
-
-    engine.listeners.add(leap)
+    leap_when_struck(engine, clock)
 
 
 @pytest.fixture

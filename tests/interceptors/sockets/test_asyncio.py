@@ -296,7 +296,7 @@ def test_the_clients_own_timeout_fires_at_its_time(  # noqa: PLR0917  # all by n
 
 @places
 def test_without_a_timeout_silence_lasts_as_long_as_the_experiment(
-    place: str, port: int, tls: ssl.SSLContext | None, inject: Inject
+    place: str, port: int, tls: ssl.SSLContext | None, inject_briefly: Inject
 ) -> None:
     trips = expected(tls, 1)
 
@@ -308,8 +308,8 @@ def test_without_a_timeout_silence_lasts_as_long_as_the_experiment(
         assert time.monotonic() - started >= 0.1
         assert caught.value.errno == errno.ETIMEDOUT
 
-    silence = {"mode": "timeout", "rate": 1, "duration": 0.15}
-    with inject("network_failure", from_nth=trips.index(place) + 1, **silence) as failure:
+    silence = {"mode": "timeout", "rate": 1, "from_nth": trips.index(place) + 1}
+    with inject_briefly("network_failure", **silence) as failure:
         run(story())
     assert failure.hits == 1
 

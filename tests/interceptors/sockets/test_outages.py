@@ -187,9 +187,11 @@ def test_nor_does_a_handshake(ask: Ask, trust: Trust, inject: Inject) -> None:
 
 
 @pytest.mark.parametrize("ask", [with_streams, with_sock_recv, with_trio])
-def test_silence_that_nothing_breaks_ends_with_its_experiment(ask: Ask, inject: Inject) -> None:
-    silence = {"mode": "timeout", "rate": 1, "from_nth": 2, "duration": 0.2}
-    with serve(silent) as port, inject("network_failure", **silence) as outage:
+def test_silence_that_nothing_breaks_ends_with_its_experiment(
+    ask: Ask, inject_briefly: Inject
+) -> None:
+    silence = {"mode": "timeout", "rate": 1, "from_nth": 2}
+    with serve(silent) as port, inject_briefly("network_failure", **silence) as outage:
         injected = met(ask, port)
     assert injected in {"TimeoutError 110", "BrokenResourceError None"}
     assert outage.hits == 1

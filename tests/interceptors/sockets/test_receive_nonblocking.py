@@ -301,17 +301,17 @@ def test_nothing_comes_in_silence(client: Polling, inject: Inject) -> None:
     assert client.receive() == b"hello"
 
 
-def test_silence_ends_for_who_waits(plain: Polling, inject: Inject) -> None:
+def test_silence_ends_for_who_waits(plain: Polling, inject_briefly: Inject) -> None:
     """The selector itself wakes up when the experiment is over."""
-    with inject("network_failure", mode="timeout", rate=1, duration=DELAY):
+    with inject_briefly("network_failure", mode="timeout", rate=1):
         plain.send(b"hello")
         with pytest.raises(OSError, match="timed out") as caught:
             plain.receive()
     assert caught.value.errno == errno.ETIMEDOUT
 
 
-def test_a_partition_heals(client: Polling, inject: Inject) -> None:
-    with inject("network_failure", mode="partition", duration=DELAY) as partition:
+def test_a_partition_heals(client: Polling, inject_briefly: Inject) -> None:
+    with inject_briefly("network_failure", mode="partition") as partition:
         client.send(b"hello")
         assert client.receive() == b"hello"
     assert partition.hits

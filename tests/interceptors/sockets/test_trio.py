@@ -173,9 +173,9 @@ def test_httpx(
     assert met(trio.run) == met(on_asyncio)
 
 
-def test_who_has_waited_too_long_for_a_connection(echo_port: int, inject: Inject) -> None:
+def test_who_has_waited_too_long_for_a_connection(echo_port: int, inject_briefly: Inject) -> None:
     with (
-        inject("network_failure", mode="timeout", rate=1, duration=DELAY),
+        inject_briefly("network_failure", mode="timeout", rate=1),
         pytest.raises(OSError, match="all attempts to connect") as caught,
     ):
         trio.run(ask, echo_port)
