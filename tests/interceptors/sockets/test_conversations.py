@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
+from tests.waiting import PATIENCE
 
 
-PATIENCE = 0.15  # seconds, of who may meet silence
+SHORT = 0.15  # seconds, of who meets silence
 TURNS = 4
 UPGRADE = b"GET /talk HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -61,6 +63,7 @@ class How:
 
 class Blocking:
     def __init__(self, port: int, how: How) -> None:
+        self.patience: float = PATIENCE
         self.sock = socket.create_connection((HOST, port), timeout=PATIENCE)
         if how.context is not None:
             self.sock = how.context.wrap_socket(self.sock, server_hostname=HOST)
@@ -69,6 +72,7 @@ class Blocking:
         self.sock.sendall(data)
 
     def receive(self, size: int) -> bytes:
+        self.sock.settimeout(self.patience)
         return self.sock.recv(size)
 
     def close(self) -> None:
@@ -78,7 +82,7 @@ class Blocking:
 class PolledAndBlocking(Blocking):
     def receive(self, size: int) -> bytes:
         there = getattr(self.sock, "pending", int)()
-        if not there and not select.select([self.sock], [], [], PATIENCE)[0]:
+        if not there and not select.select([self.sock], [], [], self.patience)[0]:
             raise TimeoutError
         return super().receive(size)
 
@@ -91,14 +95,15 @@ class Polling(Blocking):
     def receive(self, size: int) -> bytes:
         while True:
             try:
-                return super().receive(size)
+                return self.sock.recv(size)
             except (BlockingIOError, ssl.SSLWantReadError):
-                if not select.select([self.sock], [], [], PATIENCE)[0]:
+                if not select.select([self.sock], [], [], self.patience)[0]:
                     raise TimeoutError from None
 
 
 class Asyncio:
     def __init__(self, port: int, how: How) -> None:
+        self.patience: float = PATIENCE
         self._loop = asyncio.new_event_loop()
         opened = asyncio.open_connection(HOST, port, ssl=how.context)
         self._reader, self._writer = self._loop.run_until_complete(opened)
@@ -111,7 +116,8 @@ class Asyncio:
         self._loop.run_until_complete(send())
 
     def receive(self, size: int) -> bytes:
-        return self._loop.run_until_complete(asyncio.wait_for(self._reader.read(size), PATIENCE))
+        received = asyncio.wait_for(self._reader.read(size), self.patience)
+        return self._loop.run_until_complete(received)
 
     def close(self) -> None:
         self._writer.transport.abort()
@@ -127,8 +133,9 @@ def whole(client: Blocking | Asyncio, size: int) -> bytes:
     return received
 
 
-def turn(client: Blocking | Asyncio, number: int) -> bytes:
-    """What is heard when something is said."""
+def turn(client: Blocking | Asyncio, number: int, *, silent: bool = False) -> bytes:
+    """What is heard when something is said; `silent`: nothing, which need not be waited for."""
+    client.patience = SHORT if silent else PATIENCE
     try:
         client.send(b"\x81\x81\0\0\0\0%d" % number)  # masked, with a mask of nothing
         heard = whole(client, 3)
@@ -139,10 +146,11 @@ def turn(client: Blocking | Asyncio, number: int) -> bytes:
     return END if END in heard else heard.removeprefix(FRAME)
 
 
-def conversation(client: Blocking | Asyncio) -> list[bytes]:
+def conversation(client: Blocking | Asyncio, silent: Collection[int] = ()) -> list[bytes]:
+    """What is heard in each turn, and in those of `silent` nothing."""
     client.send(UPGRADE)
     assert whole(client, len(UPGRADED)) == UPGRADED
-    return [turn(client, number) for number in range(TURNS)]
+    return [turn(client, number, silent=number in silent) for number in range(TURNS)]
 
 
 every_client = pytest.mark.parametrize("kind", [Blocking, PolledAndBlocking, Polling, Asyncio])
@@ -175,7 +183,8 @@ def test_all_that_comes_after_an_upgrade_is_one_response_to_what_counts_in_it(
         inject("network_failure", rate=1, **given) as fault,
         contextlib.closing(kind(port, how)) as client,
     ):
-        assert conversation(client) == heard
+        silent = [number for number, each in enumerate(heard) if each == NOTHING]
+        assert conversation(client, silent) == heard
     assert (fault.matched, fault.hits) == (1, 1)
 
 
@@ -200,7 +209,7 @@ def test_what_is_damaged_from_a_message_on_is_so_in_all_that_come(
 def test_the_pause_comes_once_where_it_was_asked_for(kind: Any, how: How, inject: Inject) -> None:
     if how.context and kind is Asyncio:
         pytest.skip("nobody sees how far the response is")
-    pause = PATIENCE / 3
+    pause = 0.05
     with (
         how.serve(parrot) as port,
         inject("network_latency", delay=pause, after_items=2, rate=1) as late,
@@ -219,7 +228,7 @@ def test_another_experiment_is_asked_about_each_turn(kind: Any, how: How, inject
         contextlib.closing(kind(port, how)) as client,
     ):
         late_before = late.matched  # it has connected
-        assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
+        assert conversation(client, silent=[2]) == [*ALL[:2], NOTHING, b"3"]
     assert (lost.matched, lost.hits) == (1, 1)
     assert late.matched - late_before == 1 + TURNS
     assert late.matched - late.hits <= 1  # nothing came that could be late
@@ -249,7 +258,8 @@ def test_to_an_experiment_that_begins_within_it_all_from_then_on_is_one(
         assert whole(client, len(UPGRADED)) == UPGRADED
         assert turn(client, 0) == b"0"
         with inject("network_failure", mode="drop_message", after_items=1, rate=1) as lost:
-            assert [turn(client, each) for each in (1, 2, 3)] == [b"1", NOTHING, b"3"]
+            said = [turn(client, each, silent=each == 2) for each in (1, 2, 3)]
+            assert said == [b"1", NOTHING, b"3"]
     assert (lost.matched, lost.hits) == (1, 1)
 
 
@@ -261,7 +271,7 @@ def test_of_what_the_client_says_one_message_is_lost(kind: Any, how: How, inject
         inject("network_failure", **given) as lost,
         contextlib.closing(kind(port, how)) as client,
     ):
-        assert conversation(client) == [*ALL[:2], NOTHING, b"3"]
+        assert conversation(client, silent=[2]) == [*ALL[:2], NOTHING, b"3"]
     assert lost.hits == 1
 
 
@@ -314,9 +324,11 @@ def test_what_controls_the_connection_is_no_message_and_arrives(
             assert whole(client, len(UPGRADED)) == UPGRADED
             for number in range(TURNS):
                 client.send(b"\x81\x81\0\0\0\0%d" % number)
+                client.patience = SHORT if (number, stream) == (2, "upstream") else PATIENCE
                 try:
                     assert whole(client, len(PING)) == PING
                     client.send(PONG)
+                    client.patience = SHORT if number == 2 else PATIENCE
                     heard.append(whole(client, 3).removeprefix(FRAME))
                 except TimeoutError:
                     heard.append(NOTHING)

@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
+from tests.waiting import eventually
 
 
 @contextlib.contextmanager
@@ -244,6 +246,7 @@ def test_a_shorter_socket_timeout_fires_and_the_answer_still_comes(
         assert movable.monotonic() - started >= 49.999  # since the send
         assert latency.matched == 1
         client.sendall(b"again")
+        assert readable(client, 10)  # the answer is there
         movable.advance(50 - 0.05)
         assert client.recv(100) == b"again"
         assert latency.matched == 2
@@ -564,8 +567,9 @@ def test_a_descriptor_used_again_is_somebody_else(inject: Inject) -> None:
         number = client.fileno()
         server, _ = listener.accept()
         server.close()
+        gone = weakref.ref(client)
         del client  # without a close: the collector takes the descriptor back
-        gc.collect()
+        assert eventually(lambda: gc.collect() >= 0 and gone() is None)
         one, two = socket.socketpair()
         with one, two:
             assert number in {one.fileno(), two.fileno()}

@@ -428,8 +428,7 @@ def test_who_has_got_its_number_meanwhile_is_not(
     ):
         thread = threading.Thread(target=lambda: outcome(lambda: wait(sock)), name="waits")
         thread.start()
-        while not asleep(thread):
-            pass
+        until_all_wait()
         engine.listeners.add(lambda _: os.dup2(other.fileno(), sock.fileno()))
         with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}") as outage:
             assert outage.hits == 1
@@ -455,8 +454,7 @@ def test_who_polled_before_finds_the_end_and_no_reset(mode: str, inject: Inject)
     with serve(says_goodbye) as port, socket.create_connection((HOST, port)) as sock:
         thread = threading.Thread(target=in_poll_only, args=[sock], name="waits")
         thread.start()
-        while not asleep(thread):
-            pass
+        until_all_wait()
         with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}"):
             thread.join(PATIENCE)
             assert said.wait(PATIENCE)
