@@ -532,11 +532,7 @@ def _hooks() -> str:
 
 def _api() -> str:
     elsewhere = {*patterns.__all__, *_error_names(), *(each.rpartition(".")[2] for each in _GIVEN)}
-    homes = {
-        name: home
-        for home, names in pytest_resilience._HOMES.items()  # noqa: SLF001  # what it offers
-        for name in names.split()
-    }
+    homes = pytest_resilience._homes()  # noqa: SLF001  # what the package offers
     names = [name for name in pytest_resilience.__all__ if name not in elsewhere]
     return _page(
         [

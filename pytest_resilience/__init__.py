@@ -23,75 +23,76 @@ from importlib import import_module
 from typing import Any
 
 
-# The names by their modules. Every run of pytest pays for each line of this file, so what type
-# checkers have to know stands in `__init__.pyi`.
-_HOMES = {
-    "chaos.engine": "FaultInjected",
-    "chaos.experiment": "ChaosExperiment ChaosType",
-    "chaos.faults.resources": "PressureReading",
-    "chaos.types.service": "Service Services",
-    "chaostoolkit": "ToolkitExperiment",
-    "clock": "Clock ManualClock SystemClock",
-    "errors": (
-        "BulkheadRejectedError CircuitBreakerError ClockStalledError ConfigurationError "
-        "DuplicateNameError LeakedThreadsError NeverFiredError ResilienceError "
-        "RetryExhaustedError ServiceFailureError ShutdownError StandInError SteadyStateError "
-        "TimeLimitExceededError UnavailableError UnknownNameError"
-    ),
-    "events": "Event",
-    "exploration.search": "fault_schedules",
-    "http_middleware": (
-        "HostBreakers aiohttp_middleware httpx_async_transport httpx_transport requests_adapter"
-    ),
-    "interceptors.simulators": "DatabaseSimulator NetworkSimulator ServiceFailureSimulator",
-    "monkey.events": (
-        "ExperimentEnded ExperimentFailed ExperimentHeldBack ExperimentStarted MonkeyStarted "
-        "MonkeyStopped SteadyStateRead"
-    ),
-    "monkey.schedule": "ByChance Daily FixedSequence Windows",
-    "monkey.steady_state": "Matches OneOf Probe Verdict Within",
-    "monkey.stop_conditions": "BreakerOpens ErrorBudget When",
-    "patterns.bulkhead.base": "BulkheadConfig BulkheadType",
-    "patterns.bulkhead.manager": "BulkheadManager",
-    "patterns.bulkhead.rate_limit": "RateLimitBulkhead",
-    "patterns.bulkhead.semaphore": "SemaphoreBulkhead",
-    "patterns.bulkhead.thread_pool": "ThreadPoolBulkhead",
-    "patterns.circuit_breaker.breaker": "CircuitBreaker CircuitBreakerRegistry",
-    "patterns.circuit_breaker.config": "CircuitBreakerConfig",
-    "patterns.circuit_breaker.states": "CircuitState",
-    "patterns.circuit_breaker.store": "RedisStore",
-    "patterns.degradation.features": "FeatureFlag NOTHING ServiceLevel",
-    "patterns.degradation.manager": "DegradationManager",
-    "patterns.hedging": "Hedging HedgingConfig",
-    "patterns.pipeline": "Pipeline",
-    "patterns.retry.budget": "RetryBudget",
-    "patterns.retry.config": "RetryConfig RetryDetails RetryTesting set_retry_testing",
-    "patterns.retry.handler": "RetryHandler",
-    "patterns.timeout": "TimeLimiter",
-    "plugin.fixtures.chaos": "Chaos ProxyFactory",
-    "plugin.fixtures.databases": "PostgresChaos SqliteChaos",
-    "plugin.fixtures.patterns": "BreakerFactory RetryFactory",
-    "plugin.fixtures.responses": "ChaosResponses",
-    "plugin.fixtures.schedules": "ChaosSchedules",
-    "plugin.fixtures.stub_server": "Stub StubRequest StubResponse StubServer",
-    "plugin.markers": "mark",
-    "proxy.proxy": "ChaosProxy",
-    "report.cell": "Cell",
-    "runtime": "Caps ChaosMonkey NewChaosType",
-    "virtual_time.clock": "VirtualClock",
-}
-
-__all__ = sorted(" ".join(_HOMES.values()).split())  # noqa: PLE0605  # a test compares it
+# The names behind their modules. One text, because every run of pytest loads it, and pytest takes
+# long for each constant; so what type checkers have to know stands in `__init__.pyi`.
+_HOMES = """
+chaos.engine: FaultInjected
+chaos.experiment: ChaosExperiment ChaosType
+chaos.faults.resources: PressureReading
+chaos.types.service: Service Services
+chaostoolkit: ToolkitExperiment
+clock: Clock ManualClock SystemClock
+errors: BulkheadRejectedError CircuitBreakerError ClockStalledError ConfigurationError
+errors: DuplicateNameError LeakedThreadsError NeverFiredError ResilienceError RetryExhaustedError
+errors: ServiceFailureError ShutdownError StandInError SteadyStateError TimeLimitExceededError
+errors: UnavailableError UnknownNameError
+events: Event
+exploration.search: fault_schedules
+http_middleware: HostBreakers aiohttp_middleware httpx_async_transport httpx_transport
+http_middleware: requests_adapter
+interceptors.simulators: DatabaseSimulator NetworkSimulator ServiceFailureSimulator
+monkey.events: ExperimentEnded ExperimentFailed ExperimentHeldBack ExperimentStarted MonkeyStarted
+monkey.events: MonkeyStopped SteadyStateRead
+monkey.schedule: ByChance Daily FixedSequence Windows
+monkey.steady_state: Matches OneOf Probe Verdict Within
+monkey.stop_conditions: BreakerOpens ErrorBudget When
+patterns.bulkhead.base: BulkheadConfig BulkheadType
+patterns.bulkhead.manager: BulkheadManager
+patterns.bulkhead.rate_limit: RateLimitBulkhead
+patterns.bulkhead.semaphore: SemaphoreBulkhead
+patterns.bulkhead.thread_pool: ThreadPoolBulkhead
+patterns.circuit_breaker.breaker: CircuitBreaker CircuitBreakerRegistry
+patterns.circuit_breaker.config: CircuitBreakerConfig
+patterns.circuit_breaker.states: CircuitState
+patterns.circuit_breaker.store: RedisStore
+patterns.degradation.features: FeatureFlag NOTHING ServiceLevel
+patterns.degradation.manager: DegradationManager
+patterns.hedging: Hedging HedgingConfig
+patterns.pipeline: Pipeline
+patterns.retry.budget: RetryBudget
+patterns.retry.config: RetryConfig RetryDetails RetryTesting set_retry_testing
+patterns.retry.handler: RetryHandler
+patterns.timeout: TimeLimiter
+plugin.fixtures.chaos: Chaos ProxyFactory
+plugin.fixtures.databases: PostgresChaos SqliteChaos
+plugin.fixtures.patterns: BreakerFactory RetryFactory
+plugin.fixtures.responses: ChaosResponses
+plugin.fixtures.schedules: ChaosSchedules
+plugin.fixtures.stub_server: Stub StubRequest StubResponse StubServer
+plugin.markers: mark
+proxy.proxy: ChaosProxy
+report.cell: Cell
+runtime: Caps ChaosMonkey NewChaosType
+virtual_time.clock: VirtualClock
+"""
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names.split():
-            value = getattr(import_module(f"{__name__}.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    homes = _homes()
+    if name == "__all__":
+        return sorted(homes)
+    if name not in homes:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{homes[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def _homes() -> dict[str, str]:
+    """The module of each name."""
+    lines = (line.split(":") for line in _HOMES.split("\n") if line)
+    return {name: home for home, names in lines for name in names.split()}
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_homes()})

@@ -107,4 +107,5 @@ from pytest_resilience.runtime import NewChaosType as NewChaosType
 from pytest_resilience.virtual_time.clock import VirtualClock as VirtualClock
 
 __all__: list[str]  # noqa: PYI035  # it is all that stands above
-_HOMES: dict[str, str]
+
+def _homes() -> dict[str, str]: ...

@@ -14,7 +14,11 @@ HEAVY = {"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"}
 IDLE = {"pytest_resilience", "pytest_resilience.plugin"}
 
 # More, where a flag is typed or all are shown.
-FLAGS = {"pytest_resilience.plugin.options", "pytest_resilience.plugin.pytest_internals"}
+FLAGS = {
+    "pytest_resilience.plugin.options",
+    "pytest_resilience.plugin.pytest_internals",
+    "pytest_resilience.plugin.starting",
+}
 
 CONFTEST = """
 import atexit

@@ -15,7 +15,7 @@ import pytest_resilience
 import pytest_resilience.errors
 
 
-HOMES = {name: home for home, names in pytest_resilience._HOMES.items() for name in names.split()}
+HOMES = pytest_resilience._homes()
 
 
 def imports_of_type_checkers() -> dict[str, str]:

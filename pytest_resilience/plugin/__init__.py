@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import re
 
-from collections.abc import Callable
-from collections.abc import Generator
-from collections.abc import Iterator
-from collections.abc import Sequence
-from copy import copy
-from pathlib import Path
 from typing import TYPE_CHECKING
-from typing import Any
 
 import pytest
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Generator
+    from collections.abc import Iterator
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import Any
 
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
@@ -42,10 +41,7 @@ if TYPE_CHECKING:
     from pytest_resilience.virtual_time.clock import VirtualClock
 
 
-_LOOKED_AHEAD = pytest.StashKey[bool]()
-# The names under which parts are registered with pytest where they are needed.
-_SESSION = "resilience-chaos"
-_OPTIONS = "resilience-options"
+_STARTING = "resilience-starting"  # the name of `starting` as a plugin
 
 _CAPS = {
     "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
@@ -99,39 +95,51 @@ _HOOKS = frozenset(  # of `newhooks`, which a run loads where one of them is use
     }
 )
 
-_EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
-_DEPTH = 2  # of an exploration that names none
-_EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
-_OWN_CHAOS = frozenset(  # the fixtures with which a test has some
-    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
-)
-# What a module says that has some: a marker, or a test that asks for such a fixture.
+# What a module says whose tests have chaos: a marker, or that one asks for such a fixture.
 _SAYS_CHAOS = (
     rb"\bmark\s*\.\s*chaos(_explore|_replay)?\b"
     rb"|\bchaos(_monkey|_proxy|_responses|_schedules)?\s*[,:=)]"
     rb"|\b(usefixtures|getfixturevalue)\(.*[\"']chaos"
 )
-_CLOCK = "virtual_clock"
-_NAMES = _OWN_CHAOS | {"crash_recorder", _CLOCK}
-_CLOCK_FLAG = "virtual-time"
+_MARKS = frozenset(  # of tests that ask for something, or for nothing in a wrong way
+    {"chaos", "chaos_explore", "chaos_replay", "no_chaos", "resilience", "virtual_time"}
+)
+_FIXTURES = frozenset(  # ours that need more than themselves
+    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
+    | {"crash_recorder", "virtual_clock"}
+)
 
 
-def pytest_plugin_registered(manager: pytest.PytestPluginManager) -> None:
-    """Describe our hooks as soon as a plugin or a conftest file has one of them."""
-    if not _HOOKS.isdisjoint(vars(manager.hook)):
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
+    """Describe our hooks where somebody has one, before pytest refuses those it does not know."""
+    report = yield
+    if not _HOOKS.isdisjoint(vars(collector.config.hook)):
         from pytest_resilience.plugin.newhooks import describe
 
-        describe(manager)
+        describe(collector.config.pluginmanager)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> None:
+    """Look at a conftest file before it is imported."""
+    _look_ahead(parent.config, path / "conftest.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
+    """Look at a test module before it is imported, or any other of its folder."""
+    _look_ahead(parent.config, module_path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the markers; start the session if a flag asks for chaos."""
+    """Describe the markers; begin the session if a flag asks for chaos."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    options = config.pluginmanager.get_plugin(_OPTIONS)
-    flags = () if options is None else options.FLAGS.keys() - {_CLOCK_FLAG}
-    if options is not None and any(options.given(config, flag) for flag in flags):
-        _session(config)
+    starting = config.pluginmanager.get_plugin(_STARTING)
+    if starting is not None:
+        starting.begin_if_asked(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -165,43 +173,19 @@ def pytest_load_initial_conftests(
     conftest files make: connections, in a run with chaos; locks, in virtual time.
     """
     known = early_config.known_args_namespace
-    flags = False, False
     if any(map(_may_be_a_flag, args)):
-        from pytest_resilience.plugin import options
-
-        # Its value may be left out. What stands behind it is a file to collect, and no value.
-        args[:] = [f"{arg}={_DEPTH}" if arg in _EXPLORE else arg for arg in args]
-
-        early_config.pluginmanager.register(options, _OPTIONS)
-        # Until now the values of our flags were taken for files to collect.
-        known = parser.parse_known_args(args, namespace=copy(early_config.option))
-        early_config.known_args_namespace.file_or_dir = known.file_or_dir
-        flags = options.may_inject(known), options.is_off(known)
-    if flags[0] or (not flags[1] and _may_have_chaos(early_config, known.file_or_dir)):
-        from pytest_resilience.plugin.starting import watch_databases
-
-        watch_databases(early_config)
-    # Before the first conftest file imports what makes some.
-    if _is_on(early_config, "virtual_time") or getattr(known, "resilience_virtual_time", None):
+        known = _starting(early_config).add_flags(early_config, parser, args)
+    is_off = getattr(known, "resilience_no_chaos", False)
+    if not is_off and _may_have_chaos(early_config, known.file_or_dir):
+        _starting(early_config).watch_databases(early_config)
+    try:
+        every = early_config.getini("virtual_time")
+    except (ValueError, pytest.UsageError) as error:  # the latter since pytest 9
+        raise pytest.UsageError(f"ini option virtual_time: {error}; give true or false") from None
+    if every:  # before the first conftest file imports what makes locks
         from pytest_resilience.plugin.virtual_time import see_locks
 
         see_locks(early_config)
-
-
-def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer --chaos-list and --chaos-profile=?."""
-    options = config.pluginmanager.get_plugin(_OPTIONS)
-    if options is None:
-        return None
-    if "?" in options.given(config, "chaos-profile"):
-        from pytest_resilience.plugin.listings import list_profiles
-
-        return list_profiles(config)
-    if not options.given(config, "chaos-list"):
-        return None
-    from pytest_resilience.plugin.listings import list_types
-
-    return list_types(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -212,68 +196,25 @@ def pytest_configure_node(node: Any) -> None:
     configure_node(node)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collect_directory(path: Path, parent: pytest.Collector) -> None:
-    """Look at a conftest file before it is imported."""
-    _look_ahead(parent.config, path / "conftest.py")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> None:
-    """Look at a test module before it is imported."""
-    _look_ahead(parent.config, module_path)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None, object, object]:
-    """Start the session if an item asks for chaos, by the marks that it has in the end.
+    """Begin what the tests ask for, by the marks that they have in the end.
 
     By now the conftest files of all directories have been read, with their adapters.
     """
     result = yield
-    names = _mark_names(items)
-    calm = (mark for item in items for mark in item.iter_markers("no_chaos"))
-    if "resilience" in names or (
-        "no_chaos" in names and any(mark.args or mark.kwargs for mark in calm)
+    names, fixtures = _asked_for(items)
+    if (
+        fixtures
+        or not _MARKS.isdisjoint(names)
+        or config.pluginmanager.has_plugin(_STARTING)
+        or not _HOOKS.isdisjoint(vars(config.hook))
+        or config.getini("virtual_time")
     ):
-        from pytest_resilience.plugin.markers import check_expectation
-        from pytest_resilience.plugin.markers import check_marks
-
-        check_marks(config, items, check_expectation)
-    fixtures = _fixture_names(items)
-    # Flags have started it already, and may choose among the tests.
-    if config.pluginmanager.has_plugin(_SESSION) or "chaos" in names or fixtures - {_CLOCK}:
-        from pytest_resilience.plugin.markers import check_marks
-
-        check_marks(config, items, _session(config).check_mark)
-    if not _EXPLORING.isdisjoint(names):
-        from pytest_resilience.plugin.exploration.protocol import check_mark
-        from pytest_resilience.plugin.exploration.protocol import register
-        from pytest_resilience.plugin.markers import check_marks
-
-        check_marks(config, items, check_mark)
-        register(config, _session(config), own_chaos=_OWN_CHAOS)
-    adapters: list[Any] = getattr(config.hook, "pytest_resilience_adapters", list)()
-    if adapters:
-        from pytest_resilience.plugin.newhooks import add_readers
-
-        add_readers(config, adapters)
-    if _CLOCK in fixtures or "virtual_time" in names or _has_virtual_time(config):
-        from pytest_resilience.plugin.virtual_time import prepare
-
-        prepare(config, items)
+        _starting(config).prepare(config, items, names, fixtures)
     return result
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Let nothing be reached where the tests that asked for chaos are not among those to run."""
-    stash, plugins = session.config.stash, session.config.pluginmanager
-    if stash.get(_LOOKED_AHEAD, False) and not plugins.has_plugin(_SESSION):
-        from pytest_resilience.plugin.starting import expect_nothing
-
-        expect_nothing(session.config)
 
 
 @pytest.fixture
@@ -410,35 +351,30 @@ def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
 
 def _may_be_a_flag(arg: str) -> bool:
     if arg.startswith("--"):
-        return any(word in arg for word in ("chaos", "resilience", _CLOCK_FLAG)) or arg == "--help"
+        return "chaos" in arg or "resilience" in arg or "virtual-time" in arg or arg == "--help"
     return arg == "-h" or arg.startswith("@")  # a file of arguments
-
-
-def _look_ahead(config: pytest.Config, path: Path) -> None:
-    """If the text of a module asks for chaos, let what modules make at import be reached."""
-    if config.stash.get(_LOOKED_AHEAD, False) or not _says_chaos(path):
-        return
-    config.stash[_LOOKED_AHEAD] = True
-    from pytest_resilience.plugin.starting import expect_anything
-
-    try:
-        expect_anything(config, native=_is_on(config, "chaos_native"))
-    except pytest.UsageError:
-        return  # it is told when all is collected
 
 
 def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     """Whether a setting, or a conftest file that pytest reads before it collects, says so."""
-    if any(map(config.getini, ("chaos_services", *_CAPS))):
-        return True
+    for name in ("chaos_services", *_CAPS):
+        if config.getini(name):
+            return True
     root = config.rootpath
     for place in places or config.getini("testpaths") or [""]:
         path = config.invocation_params.dir / place.partition("::")[0]
-        folders = [each for each in (path, *path.parents) if each.is_relative_to(root)]
-        conftests = [folder / "conftest.py" for folder in folders]
-        if any(map(_says_chaos, [*conftests, *path.glob("test*/conftest.py")])):
+        for folder in (path, *path.parents):
+            if folder.is_relative_to(root) and _says_chaos(folder / "conftest.py"):
+                return True
+        if any(map(_says_chaos, path.glob("test*/conftest.py"))):
             return True
     return False
+
+
+def _look_ahead(config: pytest.Config, path: Path) -> None:
+    """If the text of a module asks for chaos, let what modules make at import be reached."""
+    if _says_chaos(path):
+        _starting(config).expect_anything(config)
 
 
 def _says_chaos(path: Path) -> bool:
@@ -450,51 +386,36 @@ def _says_chaos(path: Path) -> bool:
     return b"chaos" in text and re.search(_SAYS_CHAOS, text) is not None
 
 
-def _mark_names(items: list[pytest.Item]) -> set[str]:
-    """The names of the marks on items and on what holds them, which is looked at once."""
-    names: set[str] = set()
-    seen: set[int] = set()
+def _asked_for(items: list[pytest.Item]) -> tuple[set[str], set[str]]:
+    """The names of the marks on items and on what holds them, and of our fixtures that they use.
+
+    Without `no_chaos`, where that is right. What holds items is looked at once.
+    """
+    marks: list[pytest.Mark] = []
+    fixtures: set[str] = set()
+    holders: dict[int, Any] = {}
     for item in items:
-        names.update([mark.name for mark in item.own_markers])
-        parent = item.parent
-        if parent is not None and id(parent) not in seen:
-            seen.add(id(parent))
-            names.update(mark.name for mark in parent.iter_markers())
-    return names
-
-
-def _fixture_names(items: list[pytest.Item]) -> set[str]:
-    """Those of our fixtures that items ask for which need more than themselves."""
+        marks += item.own_markers
+        fixtures.update(_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+        holders[id(item.parent)] = item.parent
+    for holder in holders.values():
+        marks += holder.iter_markers()
     names: set[str] = set()
-    for item in items:
-        names.update(_NAMES.intersection(getattr(item, "fixturenames", ())))
-    return names
+    for mark in marks:
+        if mark.name != "no_chaos" or mark.args or mark.kwargs:
+            names.add(mark.name)
+    return names, fixtures
 
 
-def _has_virtual_time(config: pytest.Config) -> bool:
-    """Whether every test has virtual time."""
-    options = config.pluginmanager.get_plugin(_OPTIONS)
-    flag = options is not None and bool(options.given(config, _CLOCK_FLAG))
-    return flag or _is_on(config, "virtual_time")
+def _starting(config: pytest.Config) -> Any:
+    """The module `starting`, as a plugin."""
+    from pytest_resilience.plugin import starting
 
-
-def _is_on(config: pytest.Config, name: str) -> bool:
-    """Whether an ini option says so. Raises `pytest.UsageError`, which pytest 8 does not."""
-    try:
-        return bool(config.getini(name))
-    except (ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"ini option {name}: {error}; give true or false") from None
+    if not config.pluginmanager.has_plugin(_STARTING):
+        config.pluginmanager.register(starting, _STARTING)
+    return starting
 
 
 def _session(config: pytest.Config) -> Any:
-    """The `ChaosSession` of this run, started if need be.
-
-    Raises `pytest.UsageError` for flags that make no sense.
-    """
-    session = config.pluginmanager.get_plugin(_SESSION)
-    if session is None:
-        from pytest_resilience.plugin.starting import start
-
-        native = _is_on(config, "chaos_native")
-        session = start(config, _SESSION, native=native, own_chaos=_OWN_CHAOS)
-    return session
+    """The `ChaosSession` of this run, started if need be."""
+    return _starting(config).session_of(config)

@@ -119,6 +119,14 @@ def given(config: pytest.Config, flag: str) -> list[str]:
     return list(map(str, value)) if isinstance(value, list) else ["True"] * bool(value)
 
 
+def is_on(config: pytest.Config, name: str) -> bool:
+    """Whether an ini option says so. Raises `pytest.UsageError`, which pytest 8 does not."""
+    try:
+        return bool(config.getini(name))
+    except (ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"ini option {name}: {error}; give true or false") from None
+
+
 def may_inject(known: argparse.Namespace) -> bool:
     """Whether a flag starts a session that may inject something."""
     flags = FLAGS.keys() - {"chaos-list", "no-chaos", "virtual-time"}

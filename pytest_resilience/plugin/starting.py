@@ -3,58 +3,166 @@
 Connections are such as experiments reach only where that is known when they are made. So what a
 module says is looked at before it is imported, and what it makes then is reached by what is started
 later, when the tests are known.
+
+An idle run does without this module. It is a plugin where a flag may be typed, or a module says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+import argparse
+
+from copy import copy
+from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
-from pytest_resilience.plugin.experiment_request import RunMode
-from pytest_resilience.plugin.session import ChaosSession
-from pytest_resilience.plugin.settings import report_files
-from pytest_resilience.plugin.settings import settings_of
-from pytest_resilience.plugin.summary import ChaosSummary
-from pytest_resilience.runtime import DatabaseInterceptor
-from pytest_resilience.runtime import watched_databases
+from pytest_resilience.plugin import options
+from pytest_resilience.plugin.options import given
 
 
-__all__ = ["expect_anything", "expect_nothing", "start", "watch_databases"]
+if TYPE_CHECKING:
+    from pytest_resilience.plugin.session import ChaosSession
+    from pytest_resilience.runtime import DatabaseInterceptor
+
+
+__all__ = [
+    "add_flags", "begin_if_asked", "expect_anything", "prepare", "session_of", "watch_databases",
+]  # fmt: skip
+
+# The names under which parts are registered with pytest where they are needed.
+_SESSION = "resilience-chaos"
+_OPTIONS = "resilience-options"
+
+_EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
+_DEPTH = 2  # of an exploration that names none
+_EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
+_OWN_CHAOS = frozenset(  # the fixtures with which a test has some
+    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
+)
+_CLOCK = "virtual_clock"
+_CLOCK_FLAG = "virtual-time"
 
 # What the engine of the run is made with, once all is known of it.
-_EARLY_DATABASES = pytest.StashKey[DatabaseInterceptor]()
-_MADE = pytest.StashKey[ChaosSession]()
+_EARLY_DATABASES: pytest.StashKey[DatabaseInterceptor] = pytest.StashKey()
+_MADE: pytest.StashKey[ChaosSession] = pytest.StashKey()
+
+
+def add_flags(config: pytest.Config, parser: pytest.Parser, args: list[str]) -> argparse.Namespace:
+    """Add the flags, and let what conftest files make be reached by what they ask for.
+
+    Returns what was typed.
+    """
+    # Its value may be left out. What stands behind it is a file to collect, and no value.
+    args[:] = [f"{arg}={_DEPTH}" if arg in _EXPLORE else arg for arg in args]
+
+    config.pluginmanager.register(options, _OPTIONS)
+    # Until now the values of our flags were taken for files to collect.
+    known = parser.parse_known_args(args, namespace=copy(config.option))
+    config.known_args_namespace.file_or_dir = known.file_or_dir
+    if options.may_inject(known):
+        watch_databases(config)
+    if known.resilience_virtual_time:
+        from pytest_resilience.plugin.virtual_time import see_locks
+
+        see_locks(config)
+    return known
 
 
 def watch_databases(config: pytest.Config) -> None:
-    """From now on connections are such as experiments of this run reach."""
-    databases = config.stash[_EARLY_DATABASES] = watched_databases()
-    config.add_cleanup(lambda: databases.watch(False))
+    """From now on connections are such as experiments of this run reach. Harmless when repeated."""
+    if _EARLY_DATABASES not in config.stash:
+        from pytest_resilience.runtime import watched_databases
+
+        databases = config.stash[_EARLY_DATABASES] = watched_databases()
+        config.add_cleanup(lambda: databases.watch(False))
 
 
-def expect_anything(config: pytest.Config, *, native: bool) -> None:
-    """Let what modules make at import be reached by whatever begins later. Raises as `start`."""
-    _made(config, native=native).expect_anything()
+def begin_if_asked(config: pytest.Config) -> None:
+    """Start the session if a flag asks for chaos."""
+    if any(given(config, flag) for flag in options.FLAGS.keys() - {_CLOCK_FLAG}):
+        session_of(config)
 
 
-def expect_nothing(config: pytest.Config) -> None:
-    """No test is left that has chaos."""
-    if _MADE in config.stash:
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer --chaos-list and --chaos-profile=?."""
+    if "?" in given(config, "chaos-profile"):
+        from pytest_resilience.plugin.listings import list_profiles
+
+        return list_profiles(config)
+    if not given(config, "chaos-list"):
+        return None
+    from pytest_resilience.plugin.listings import list_types
+
+    return list_types(config)
+
+
+def expect_anything(config: pytest.Config) -> None:
+    """Let what modules make at import be reached by whatever begins later."""
+    if _MADE not in config.stash:
+        try:
+            _made(config).expect_anything()
+        except pytest.UsageError:
+            return  # it is told when all is collected
+
+
+def prepare(
+    config: pytest.Config, items: list[pytest.Item], names: set[str], fixtures: set[str]
+) -> None:
+    """Check what collected tests ask for, and start what they need.
+
+    `names`: of their marks, and `fixtures`: those of ours that they use. Raises
+    `pytest.UsageError`.
+    """
+    from pytest_resilience.plugin.markers import check_expectation
+    from pytest_resilience.plugin.markers import check_marks
+
+    if not names.isdisjoint({"resilience", "no_chaos"}):
+        check_marks(config, items, check_expectation)
+    # Flags have started it already, and may choose among the tests.
+    if config.pluginmanager.has_plugin(_SESSION) or "chaos" in names or fixtures - {_CLOCK}:
+        check_marks(config, items, session_of(config).check_mark)
+    if not _EXPLORING.isdisjoint(names):
+        from pytest_resilience.plugin.exploration.protocol import check_mark
+        from pytest_resilience.plugin.exploration.protocol import register
+
+        check_marks(config, items, check_mark)
+        register(config, session_of(config), own_chaos=_OWN_CHAOS)
+    adapters: list[Any] = getattr(config.hook, "pytest_resilience_adapters", list)()
+    if adapters:
+        from pytest_resilience.plugin.newhooks import add_readers
+
+        add_readers(config, adapters)
+    every = config.getini("virtual_time") or given(config, _CLOCK_FLAG)
+    if _CLOCK in fixtures or "virtual_time" in names or every:
+        from pytest_resilience.plugin.virtual_time import prepare as prepare_clocks
+
+        prepare_clocks(config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let nothing be reached where the tests that asked for chaos are not among those to run."""
+    config = session.config
+    if _MADE in config.stash and not config.pluginmanager.has_plugin(_SESSION):
         config.stash[_MADE].close()
 
 
-def start(
-    config: pytest.Config, name: str, *, native: bool, own_chaos: AbstractSet[str]
-) -> ChaosSession:
-    """Start the session, under this name of a plugin, and what belongs to it.
+def session_of(config: pytest.Config) -> ChaosSession:
+    """The session of this run, started if need be, with what belongs to it.
 
-    `native`: whether clients that connect in C are reached. `own_chaos`: the fixtures of tests
-    that have chaos of their own. Raises `pytest.UsageError` for flags that make no sense.
+    Raises `pytest.UsageError` for flags that make no sense.
     """
-    session = _made(config, native=native)
+    session: ChaosSession | None = config.pluginmanager.get_plugin(_SESSION)
+    if session is not None:
+        return session
+    from pytest_resilience.plugin.experiment_request import RunMode
+    from pytest_resilience.plugin.exploration.settings import explores
+    from pytest_resilience.plugin.settings import report_files
+    from pytest_resilience.plugin.summary import ChaosSummary
+
+    session = _made(config)
     settings = session.settings
-    config.pluginmanager.register(session, name)
+    config.pluginmanager.register(session, _SESSION)
     if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
         ChaosSummary.register(config, settings)
     if settings.matrix is not None and not settings.matrix.explores:
@@ -65,23 +173,24 @@ def start(
         from pytest_resilience.plugin.chaos_report import report_on
 
         report_on(config, session)
-    from pytest_resilience.plugin.exploration.settings import explores
-
     if explores(config):
         from pytest_resilience.plugin.exploration.protocol import register as explore
 
-        explore(config, session, own_chaos=own_chaos)
+        explore(config, session, own_chaos=_OWN_CHAOS)
     return session
 
 
-def _made(config: pytest.Config, *, native: bool) -> ChaosSession:
-    """The session, which does nothing before it is started. Raises as `start` does."""
+def _made(config: pytest.Config) -> ChaosSession:
+    """The session, which does nothing before it is started. Raises as `session_of` does."""
     session = config.stash.get(_MADE, None)
     if session is None:
+        from pytest_resilience.plugin.session import ChaosSession
+        from pytest_resilience.plugin.settings import settings_of
+
         session = config.stash[_MADE] = ChaosSession(
             config,
             settings_of(config),
-            native=native,
+            native=options.is_on(config, "chaos_native"),
             databases=config.stash.get(_EARLY_DATABASES, None),
         )
         config.add_cleanup(session.close)

@@ -41,6 +41,7 @@ _FIXTURE = "virtual_clock"
 _MARK = "virtual_time"
 _PLUGIN = "resilience-virtual-time"
 _CLOCK = pytest.StashKey[VirtualClock]()
+_SEES_LOCKS = pytest.StashKey[Patches]()
 _SHOWN = 20  # wakes with a failure
 
 
@@ -87,9 +88,12 @@ def _check(_item: pytest.Item, mark: pytest.Mark) -> None:
 def see_locks(config: pytest.Config) -> None:
     """Let locks that are made from now on be such as virtual time sees.
 
-    As those that a module makes when it is imported, which are older than any clock.
+    As those that a module makes when it is imported, which are older than any clock. Harmless when
+    repeated.
     """
-    patches = Patches()
+    if _SEES_LOCKS in config.stash:
+        return
+    patches = config.stash[_SEES_LOCKS] = Patches()
     config.add_cleanup(patches.remove)
     install_locks(patches)
 
