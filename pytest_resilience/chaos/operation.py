@@ -188,10 +188,12 @@ class CallSite(NamedTuple):
     Attributes:
         place: `file:line in function`, found when the operation was asked for.
         loop_objects: objects of an event loop that may lead to the task that waits.
+        is_elsewhere: it is done in the code of a proxy, for a client that knows nothing of it.
     """
 
     place: str = ""
     loop_objects: tuple[object, ...] = ()
+    is_elsewhere: bool = False
 
 
 _NO_TCP, _NO_SQL, _NO_HTTP, _ON_THE_STACK = TcpDetails(), SqlDetails(), HttpDetails(), CallSite()

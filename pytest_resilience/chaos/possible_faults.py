@@ -43,6 +43,7 @@ from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
@@ -248,7 +249,10 @@ def possible_names(operation: Operation) -> tuple[str, ...]:
         names, awaited = _names_where(kind, operation.blocking, sql)
     else:
         state, stream = operation.tcp[1:], operation.http.stream  # the same on each connection
-        names, awaited = _names_where(kind, operation.blocking, sql, state, stream)
+        elsewhere = operation.call_site.is_elsewhere
+        names, awaited = _names_where(
+            kind, operation.blocking, sql, state, stream=stream, elsewhere=elsewhere
+        )
     if awaited and cancellation_of(operation.call_site.loop_objects) is not None:
         return (*names, awaited)
     return names
@@ -269,7 +273,9 @@ def _names_where(
     blocking: bool,
     sql: SqlDetails | None,
     state: tuple[bool, ...] | None = None,
+    *,
     stream: bool = False,
+    elsewhere: bool = False,
 ) -> tuple[tuple[str, ...], str]:
     """For `possible_names`: those that do not depend on who waits, and the one that does, or "".
 
@@ -280,7 +286,8 @@ def _names_where(
         operation = operation._replace(sql=sql)
     if state is not None:
         tcp, http = TcpDetails(0, *state), HttpDetails(stream=stream)
-        operation = operation._replace(tcp=tcp, http=http)
+        site = CallSite(is_elsewhere=elsewhere)
+        operation = operation._replace(tcp=tcp, http=http, call_site=site)
     *others, last = possible_faults(kind)
     depends = last.name == CANCEL
     fixed = others if depends else [*others, last]

@@ -14,6 +14,7 @@ from pytest_resilience.chaos.faults.payload import is_chunked
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
@@ -270,6 +271,7 @@ class Decisions:
                 mid_message=mid_message,
             ),
             http=HttpDetails(request=None if kind == CONNECT else self._requests.request),
+            call_site=CallSite(is_elsewhere=True),
             remark=self._remark if is_response and self._needs_http else "",
         )
 

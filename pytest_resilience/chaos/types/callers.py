@@ -73,7 +73,8 @@ class CallerFault(Fault):
         raise NotImplementedError
 
     def can_happen_to(self, operation: Operation) -> bool:
-        return Fault.can_happen_to(self, operation) and not operation.tcp.unseen
+        is_here = not (operation.tcp.unseen or operation.call_site.is_elsewhere)
+        return is_here and Fault.can_happen_to(self, operation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.plugin.matrix.loop_waits import Place
 from pytest_resilience.plugin.matrix.loop_waits import guest_of_trio
 from pytest_resilience.plugin.matrix.loop_waits import other_threads
+from pytest_resilience.plugin.matrix.loop_waits import running_loop_in_c
 from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
@@ -32,6 +33,10 @@ _REPEAT = 0.5  # seconds between signals after the deadline
 
 class DeadlineError(BaseException):
     """The test took too long. Not an Exception: code that survives anything would catch it."""
+
+
+class _InLoopError(DeadlineError, SystemExit):
+    """Ends an event loop written in C: it tells of whatever else is raised in it, and goes on."""
 
 
 class KnownHangs:
@@ -164,7 +169,8 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
             soon = following
         elif inside:
             where = "" if known is None else known.add(frame)
-            raise DeadlineError(f"it was still running after {soon:g} s{where}")
+            error = DeadlineError if running_loop_in_c() is None else _InLoopError
+            raise error(f"it was still running after {soon:g} s{where}")
 
     began = real_ns()  # as the timer goes, also where the test's time is virtual
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # or it would ring for this one

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import functools
+import gc
 import math
 import os
 import select
@@ -18,6 +19,7 @@ import sys
 import threading
 import weakref
 
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,8 +37,8 @@ from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 
 
 __all__ = [
-    "LoopWait", "Place", "awaited_in", "guest_of_trio", "other_threads", "runs_project",
-    "seconds_left",
+    "LoopWait", "Place", "awaited_in", "guest_of_trio", "other_threads", "running_loop_in_c",
+    "runs_project", "seconds_left",
 ]  # fmt: skip
 
 Place = tuple[tuple[CodeType, int | None], ...]
@@ -79,6 +81,8 @@ class LoopWait:
             if turn is not None:
                 host = cls._of_asyncio(turn, seconds)
                 return host if guest is None or host is None else host.beside(guest, seconds)
+            if (loop := running_loop_in_c()) is not None:
+                return cls._of_loop_in_c(loop, seconds)
         if guest is not None:
             waits = frame is not None and is_in_a_lock_of_c(frame)
             return cls._of_guest(guest, seconds) if waits else None
@@ -98,6 +102,22 @@ class LoopWait:
             awaited=awaited_in(loop),
             tasks=_frames_of(sys.modules["asyncio"].all_tasks(loop)),
             watched=functools.partial(_watched_by_asyncio, loop),
+        )
+
+    @classmethod
+    def _of_loop_in_c(cls, loop: Any, seconds: float) -> LoopWait | None:
+        """As far as what it refers to tells: sets of timers, and a queue of what is to be done."""
+        parts = gc.get_referents(loop)
+        timers = (each for part in parts if isinstance(part, set) for each in part)
+        due = (each.when() for each in timers if hasattr(each, "when"))
+        has_work = any(part for part in parts if isinstance(part, deque))
+        if has_work or min(due, default=math.inf) - loop.time() < seconds:
+            return None
+        return cls(
+            loop=loop,
+            awaited=awaited_in(loop),
+            tasks=_frames_of(sys.modules["asyncio"].all_tasks(loop)),
+            watched=lambda: None,
         )
 
     @classmethod
@@ -160,6 +180,13 @@ class LoopWait:
             each is not None and (each[1] is None or each[::-1] in here) for each in pairs
         )
         return is_closed and not (listens and _has_children())
+
+
+def running_loop_in_c() -> Any:
+    """The event loop of this thread, where it is none of asyncio's own, as uvloop's; else None."""
+    asyncio: Any = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001
+    return None if loop is None or isinstance(loop, asyncio.BaseEventLoop) else loop
 
 
 def guest_of_trio() -> Any:

@@ -73,6 +73,25 @@ def test_who_does_not_hangs_before_the_deadline(
     result.stdout.no_fnmatch_line("*after 10 s*")
 
 
+def test_a_loop_in_c_is_explored_with_what_can_happen_to_a_client_of_it(
+    pytester: pytest.Pytester,
+) -> None:
+    """Through a proxy: nothing can happen to a caller there. And it is ended when it hangs."""
+    pytest.importorskip("uvloop")
+    code = CLIENT.format(patience=None).replace("asyncio.run(", "uvloop.run(")
+    code = code.replace("import asyncio", "import asyncio\n    import uvloop", 1)
+    pytester.makepyfile(code.replace('faults=["timeout"], ', "deadline=1, "))
+    result = pytester.runpytest_subprocess("-v", timeout=60)
+    result.stdout.fnmatch_lines(
+        [
+            "hang: it was still running after 1 s, at test_*.py:* in ask",
+            "*--chaos-replay='receive(localhost:port1)#1=timeout'",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*memory*")
+    result.stdout.no_fnmatch_line("*stale*")
+
+
 async def _never() -> None:
     await asyncio.Event().wait()
 

@@ -83,7 +83,7 @@ class Bell:
             asleep_for = asleep_for + 1 if asleep(self._main) and self._rings else 0
             with self._lock:
                 if self._rings and asleep_for == 20:  # and not just until it has a lock
-                    self._rings = False
+                    self._rings, asleep_for = False, 0
                     os.kill(os.getpid(), signal.SIGALRM)
 
 
@@ -630,3 +630,27 @@ def test_a_timeout_that_comes_after_the_deadline_is_no_reason_to_wait_for_that_a
         for _ in range(2)
     ]
     assert [each.rpartition("after ")[2] for each in lasted] == ["0.3 s", "0.2 s"]
+
+
+def _hang_in_uvloop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any, object]]) -> str:
+    """As `_hang_in_a_loop`, of one that is written in C."""
+    uvloop = pytest.importorskip("uvloop")
+    with contextlib.ExitStack() as stack:
+
+        async def run() -> None:
+            stack.enter_context(deadline(0.3, known))
+            await waiting()
+
+        with pytest.raises(DeadlineError) as raised:
+            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run())
+    return str(raised.value)
+
+
+@rings_for_who_waits
+def test_a_loop_in_c_is_ended_and_at_once_where_it_has_hung() -> None:
+    known = KnownHangs(0.1, silent=0.2)
+    waits = (_for_an_event, _for_an_event, _again_and_again)
+    lasted = [_hang_in_uvloop(known, each) for each in waits]
+    seconds = [told.partition(",")[0].rpartition("after ")[2] for told in lasted]
+    assert seconds == ["0.3 s", "0.2 s", "0.3 s"]
+    assert lasted[0].endswith("in _for_an_event")
