@@ -100,7 +100,7 @@ class Search:
 
     def __init__(
         self,
-        calm: Sequence[Seen],
+        faultless: Sequence[Seen],
         attempt: Callable[[Schedule], Outcome | None],
         *,
         depth: int = 2,
@@ -115,7 +115,7 @@ class Search:
         self.unexplored: list[Schedule] = []
         self.pruned = 0
         self.gone: dict[Schedule, bool] = {}
-        self._calm = calm
+        self._faultless = faultless
         self._attempt = attempt
         self._depth = depth
         self._prune = prune
@@ -129,11 +129,11 @@ class Search:
         """
         frontier: list[Schedule] = [
             schedule
-            for schedule in ((step,) for step in singles(self._calm) if self._wanted(step))
+            for schedule in ((step,) for step in singles(self._faultless) if self._wanted(step))
             if self._is_new(schedule)
         ]
         for depth in range(1, self._depth + 1):
-            tried = [each for each in frontier if self._try(each) and self._is_steady(each)]
+            tried = [each for each in frontier if self._try(each) and self._keep_if_steady(each)]
             if depth == self._depth:
                 return
             parents = [schedule for schedule in tried if self.outcomes[schedule].verdict.good]
@@ -175,8 +175,8 @@ class Search:
         """The pairs after whose first fault the test does not do the same each time."""
         return sum(self.gone.values())
 
-    def _is_steady(self, schedule: Schedule) -> bool:
-        """Whether its second operation has come again, for the fault to happen to it."""
+    def _keep_if_steady(self, schedule: Schedule) -> bool:
+        """Forget what came of it if its second operation has not come again; false if forgotten."""
         if not schedule[1:] or self.outcomes[schedule].verdict is not CellVerdict.STALE:
             return True
         del self.outcomes[schedule]
@@ -193,7 +193,7 @@ class Search:
 
     def _extended(self, parents: Iterable[Schedule]) -> list[Schedule]:
         """Each schedule with one fault more, at an operation that comes after its last one."""
-        known = {each.point for each in self._calm}
+        known = {each.point for each in self._faultless}
         found: dict[Schedule, tuple[bool, int]] = {}
         for order, parent in enumerate(parents):
             if self._prune and parent[-1] in self.outcomes[parent].in_vain:

@@ -63,7 +63,7 @@ SEED_KEY = "resilience_seed"
 _Value = TypeVar("_Value")
 _CUSTOM_TYPES = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
-_CALM = ("no-chaos", "chaos-operations")  # the flags under which nothing is injected
+_WITHOUT_CHAOS = ("no-chaos", "chaos-operations")  # the flags under which nothing is injected
 _JUDGING = tuple(f"resilience-{name}" for name in ("gate", "report-only", "baseline", "shard"))
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 _MOST_DIGITS = 9  # of a number of shards: int() of very many raises
@@ -338,9 +338,9 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
         shard=_one(config, "resilience-shard", _shard) or (1, 1),
     )
     flag, explore = (option_name(config, name) for name in ("chaos-matrix", "chaos-explore"))
-    for calm in _CALM:
-        if given(config, calm):
-            why = f"cannot be with {option_name(config, calm)}: without chaos"
+    for without in _WITHOUT_CHAOS:
+        if given(config, without):
+            why = f"cannot be with {option_name(config, without)}: without chaos"
             _check_unused(config, why, [*_JUDGING, "resilience-report"])
             return None
     if explores and given(config, "chaos-matrix"):
@@ -395,8 +395,8 @@ def _repeat(config: pytest.Config, seed: int) -> Repeat:
         flags += [f"{option_name(config, flag)}={value}" for value in given(config, flag)]
     for flag in ("chaos-intensity", "chaos-probability"):
         flags += [f"{option_name(config, flag)}={value}" for value in given(config, flag)[-1:]]
-    calm = any(given(config, flag) for flag in _CALM)
-    in_matrix = given(config, "chaos-matrix") and not calm
+    has_chaos = not any(given(config, flag) for flag in _WITHOUT_CHAOS)
+    in_matrix = given(config, "chaos-matrix") and has_chaos
     return Repeat(
         flags=tuple(flags),
         only=tuple(given(config, "chaos-experiment")),

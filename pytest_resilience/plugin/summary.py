@@ -75,8 +75,8 @@ class ChaosSummary:
     def pytest_report_collectionfinish(self) -> str | None:
         # Only now are the markers known; with flags the header has said it.
         settings = self._settings
-        calm = settings.mode is not RunMode.INJECT
-        if settings.experiments or settings.profiles or settings.monkeys or calm:
+        is_told = settings.mode is not RunMode.INJECT
+        if settings.experiments or settings.profiles or settings.monkeys or is_told:
             return None
         return f"chaos: seed {self._settings.seed}"
 

@@ -52,14 +52,14 @@ class System:
         fails: Callable[[frozenset[tuple[str, str]]], bool],
         fallback: Sequence[Seen] = (),
     ) -> None:
-        self.calm = list(operations)
+        self.faultless = list(operations)
         self.runs: list[Schedule] = []
         self._fails = fails
         self._fallback = list(fallback)
 
     def run(self, schedule: Schedule) -> Outcome:
         self.runs.append(schedule)
-        todo, done = list(self.calm), list[Seen]()
+        todo, done = list(self.faultless), list[Seen]()
         struck: list[Step] = []
         fallback = list(self._fallback)
         met: dict[Step, int] = {}

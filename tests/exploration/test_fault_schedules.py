@@ -27,16 +27,16 @@ SYSTEM = System([*request("a"), *request("b")], lambda happened: len(happened) >
 
 @given(st.data())
 def test_each_is_of_what_was_seen_and_can_be_written(data: st.DataObject) -> None:
-    schedule: Schedule = data.draw(fault_schedules(SYSTEM.calm, least=1, most=3))
+    schedule: Schedule = data.draw(fault_schedules(SYSTEM.faultless, least=1, most=3))
     assert 1 <= len(schedule) <= 3
-    assert set(schedule) <= set(singles(SYSTEM.calm))
+    assert set(schedule) <= set(singles(SYSTEM.faultless))
     assert len({step.point for step in schedule}) == len(schedule)
     assert parse_schedule(format_schedule(schedule)) == schedule
 
 
 def test_what_fails_is_found_and_becomes_the_simplest_pair() -> None:
     schedule = find(
-        fault_schedules(SYSTEM.calm, most=4),
+        fault_schedules(SYSTEM.faultless, most=4),
         lambda drawn: SYSTEM.run(drawn).verdict.bad,
         settings=settings(database=None),
     )
@@ -47,7 +47,7 @@ def test_what_fails_is_found_and_becomes_the_simplest_pair() -> None:
 @pytest.mark.parametrize("limits", [{"least": 3, "most": 2}, {"least": -1}])
 def test_limits_that_leave_nothing_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match="0 <= least <= most"):
-        fault_schedules(SYSTEM.calm, **limits)
+        fault_schedules(SYSTEM.faultless, **limits)
 
 
 def test_a_recording_of_nothing_is_refused() -> None:

@@ -30,7 +30,7 @@ def explored(
         budget.spend()
         return system.run(schedule)
 
-    search = Search(system.calm, attempt, depth=depth, prune=prune)
+    search = Search(system.faultless, attempt, depth=depth, prune=prune)
     search.run()
     return search
 
@@ -153,8 +153,8 @@ def test_a_fault_that_stays_is_left_out_where_nothing_comes_after() -> None:
 
 def test_what_failed_the_last_time_comes_first_and_once() -> None:
     system = System([seen("a"), seen("b")], lambda _: False)
-    last = list(singles(system.calm))[-1]
-    search = Search(system.calm, system.run, depth=1)
+    last = list(singles(system.faultless))[-1]
+    search = Search(system.faultless, system.run, depth=1)
     search.try_first([(last,), (last,)])
     search.run()
     assert system.runs[0] == (last,)
@@ -163,7 +163,7 @@ def test_what_failed_the_last_time_comes_first_and_once() -> None:
 
 def test_what_cannot_happen_is_found_out_once() -> None:
     system = System([seen("a"), seen("b")], lambda _: False)
-    first = next(singles(system.calm))
+    first = next(singles(system.faultless))
 
     def attempt(schedule: Schedule) -> Outcome:
         outcome = system.run(schedule)
@@ -171,7 +171,7 @@ def test_what_cannot_happen_is_found_out_once() -> None:
             return outcome
         return dataclasses.replace(outcome, verdict=CellVerdict.STALE, impossible=True)
 
-    search = Search(system.calm, attempt, depth=1)
+    search = Search(system.faultless, attempt, depth=1)
     search.try_first([(first,), (first,)])
     assert search.pruned == 1
     assert search.gone.keys() == {(first,)}
@@ -200,7 +200,7 @@ def test_a_pair_whose_second_fault_does_not_come_is_counted_and_is_no_result(met
             outcome, verdict=stale.verdict, signature=stale, positions=outcome.positions[:met]
         )
 
-    search = Search(system.calm, attempt)
+    search = Search(system.faultless, attempt)
     search.run()
     assert search.unsteady == len(search.gone) > 0
     assert {len(each) for each in search.outcomes} == {1}

@@ -172,7 +172,7 @@ class FileTargets:
             operation = Operation(OPEN, names[0], names)
             if experiment.matches_target(operation):
                 found = True
-            elif not is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
+            elif not is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.call_site
                 active_experiment.unmatched.note(operation)
         return found or self._engine.is_recording(FILE_KINDS)
 

@@ -1,4 +1,4 @@
-"""Explores one test: calm runs, then schedules until there are none or no budget is left."""
+"""Explores one test: runs without faults, then schedules until none or no budget is left."""
 
 from __future__ import annotations
 
@@ -105,23 +105,23 @@ class Explorer:
                 reason = f"the probe does not pass without any fault: {again.outcome.reason}"
                 return self._without(first.reports, CellVerdict.INVALID, reason)
             again = self._runs.run(self._item, (), oracle)
-        calm, reason = self._repeats(first, again)
+        faultless, reason = self._repeats(first, again)
         if reason:
             return self._without(first.reports, CellVerdict.UNEXPLORABLE, reason)
-        reason = self._unfit(calm)
+        reason = self._unfit(faultless)
         if reason:
             return self._without(first.reports, CellVerdict.NOT_APPLICABLE, reason)
-        self._recovery.calm = calm.outcome.seen
-        self._found.operations = len(self._recovery.calm)
+        self._recovery.faultless = faultless.outcome.seen
+        self._found.operations = len(self._recovery.faultless)
         probe = self._probe() if again.probed else False
-        self._search(calm, probe)
+        self._search(faultless, probe)
         return first.reports, self._found
 
-    def _unfit(self, calm: Ran) -> str:
+    def _unfit(self, faultless: Ran) -> str:
         """Why none of the faults that are meant can be tried; "" if one can."""
-        possible = dict.fromkeys(name for each in calm.outcome.seen for name in each.faults)
+        possible = dict.fromkeys(name for each in faultless.outcome.seen for name in each.faults)
         if not possible:
-            return _nothing(calm)
+            return _nothing(faultless)
         if any(map(self._is_meant, possible)):
             return ""
         if any(map(self._is_meant, CRASHES)):
@@ -163,21 +163,21 @@ class Explorer:
             return self._repeats(pair[0], pair[1])
         return ran, f"without faults it does not do the same each time: {reason}"
 
-    def _search(self, calm: Ran, probe: Callable[..., object] | bool) -> None:
+    def _search(self, faultless: Ran, probe: Callable[..., object] | bool) -> None:
         plan = self._plan
         budget = Budget(plan.runs, plan.seconds, MACHINE_CLOCK.monotonic)
-        limit = plan.oracle.limit(self._recovery.calm)
+        limit = plan.oracle.limit(self._recovery.faultless)
 
         def run(schedule: Schedule, *, strict: bool = True) -> Outcome:
             return self._recovery.judged(
-                schedule, limit=limit, baseline=calm.leaked, probe=probe, strict=strict
+                schedule, limit=limit, baseline=faultless.leaked, probe=probe, strict=strict
             ).outcome
 
         def attempt(schedule: Schedule) -> Outcome | None:
             return None if budget.is_over else self._settled(schedule, search, budget, run)
 
         search = Search(
-            self._recovery.calm, attempt, depth=plan.depth, prune=self._flags.prune,
+            self._recovery.faultless, attempt, depth=plan.depth, prune=self._flags.prune,
             meant=self._is_meant, wanted=self._is_wanted,
         )  # fmt: skip
         crashes = self._crash(budget)
@@ -227,7 +227,7 @@ class Explorer:
 
         Those of runs without faults are known. With these a pair would be tried in vain.
         """
-        known = {each.point.site for each in self._recovery.calm}
+        known = {each.point.site for each in self._recovery.faultless}
         one = [each.point.site for each in outcome.seen if each.point.site not in known]
         if again is None:
             return any(map(may_be_random, one))
@@ -249,12 +249,17 @@ class Explorer:
         return check
 
     def _crash_after(
-        self, calm: CrashCheck | None, search: Search, budget: Budget, faults: Schedule,
+        self, faultless: CrashCheck | None, search: Search, budget: Budget, faults: Schedule,
         outcome: Outcome,
     ) -> None:  # fmt: skip
         """Have them look at what a crash may leave after faults that the test has survived."""
         later = {each.point for each in outcome.after(faults[-1]) if _may_crash(each)}
-        if calm is None or calm.note or not later or any(each.is_of_others for each in faults):
+        if (
+            faultless is None
+            or faultless.note
+            or not later
+            or any(each.is_of_others for each in faults)
+        ):
             return
         steps = [Step(point, name) for point in later for name in CRASHES if self._is_meant(name)]
         if budget.is_over:
@@ -262,14 +267,14 @@ class Explorer:
             return
         budget.spend()
         _, check = self._runs.crash(
-            self._item, self._plan.oracle, schedule=faults, earlier=calm,
+            self._item, self._plan.oracle, schedule=faults, earlier=faultless,
             wanted=lambda step: self._is_meant(step.fault), is_over=lambda: budget.is_late,
-            limit=self._plan.oracle.limit(self._recovery.calm),
+            limit=self._plan.oracle.limit(self._recovery.faultless),
         )  # fmt: skip
         search.unexplored += [(*faults, step) for step in check.left]
-        calm.states += check.states
-        self._found.crashes = calm.states
-        known = {each.signature for each in calm.outcomes.values()}
+        faultless.states += check.states
+        self._found.crashes = faultless.states
+        known = {each.signature for each in faultless.outcomes.values()}
         for step, each in check.outcomes.items():
             if each.signature not in known:  # else it takes no fault
                 self._after_faults[*faults, step] = each
@@ -372,7 +377,7 @@ class Explorer:
         tried = {schedule[0].cell for schedule in search.outcomes if len(schedule) == 1}
         left = [schedule[0] for schedule in search.unexplored if len(schedule) == 1]
         if self._found.note and not search.unexplored:
-            left = [step for step in singles(self._recovery.calm) if self._is_wanted(step)]
+            left = [step for step in singles(self._recovery.faultless) if self._is_wanted(step)]
         names = dict.fromkeys(step.cell for step in left if step.cell not in tried)
         reason = self._found.note or "the budget was over"
         return [
@@ -420,8 +425,8 @@ def _cell_name(schedule: Schedule) -> str:
     return ", ".join(step.cell for step in schedule)
 
 
-def _nothing(calm: Ran) -> str:
-    did = ", ".join(dict.fromkeys(str(each.point.site) for each in calm.outcome.seen))
+def _nothing(faultless: Ran) -> str:
+    did = ", ".join(dict.fromkeys(str(each.point.site) for each in faultless.outcome.seen))
     return (
         "there is nothing to explore: without faults the test "
         + (f"did {did}, which can have no fault here" if did else "did no operation")

@@ -163,18 +163,18 @@ class Exploration:
     def _replay(self, item: pytest.Item, schedules: Sequence[Schedule]) -> list[pytest.TestReport]:
         """The reports of the first run that is not good, or of the last."""
         oracle = plan_of(item, ExploreSettings.of(item.config)).oracle
-        calm = self._runs.run(item, (), oracle, counts=True)
-        if any(report.failed or report.skipped for report in calm.reports):
-            if not any(report.failed for report in calm.reports):
-                vars(calm.reports[-1])[SKIPPED] = len(schedules)
-            return calm.reports
-        limit, reports = oracle.limit(calm.outcome.seen), calm.reports
+        faultless = self._runs.run(item, (), oracle, counts=True)
+        if any(report.failed or report.skipped for report in faultless.reports):
+            if not any(report.failed for report in faultless.reports):
+                vars(faultless.reports[-1])[SKIPPED] = len(schedules)
+            return faultless.reports
+        limit, reports = oracle.limit(faultless.outcome.seen), faultless.reports
         for schedule in schedules:
             probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
             if probe is True:
                 probe = bool(self._runs.run(item, (), oracle, probe=True).probed)
             ran = Recovery(self._runs, item, oracle).judged(
-                schedule, limit=limit, baseline=calm.leaked, counts=True, probe=probe,
+                schedule, limit=limit, baseline=faultless.leaked, counts=True, probe=probe,
                 looks=oracle.probe is None,
             )  # fmt: skip
             reports = _judged(ran, schedule)

@@ -38,11 +38,11 @@ class Recovery:
     """Judges runs of one test by what comes after them as well.
 
     Attributes:
-        calm: the operations without faults; none where they do not matter.
+        faultless: the operations without faults; none where they do not matter.
     """
 
     def __init__(self, runs: ExploredRuns, item: pytest.Item, oracle: Oracle) -> None:
-        self.calm: Sequence[Seen] = ()
+        self.faultless: Sequence[Seen] = ()
         self._runs = runs
         self._item = item
         self._oracle = oracle
@@ -120,7 +120,7 @@ class Recovery:
         while True:
             MACHINE_CLOCK.sleep(next(pauses))
             ran = self._runs.run(self._item, (), self._oracle)
-            differs = differences(self.calm, ran.outcome.seen) if self.calm else ""
+            differs = differences(self.faultless, ran.outcome.seen) if self.faultless else ""
             differs = differs or ran.outcome.reason
             if ran.outcome.verdict is CellVerdict.SURVIVED and not differs:
                 return ran, ""

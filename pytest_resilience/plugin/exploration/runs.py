@@ -74,7 +74,7 @@ from pytest_resilience.stacks import is_library
 
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
-_CALM = pytest.StashKey[float]()  # seconds of its longest run without faults
+_FAULTLESS = pytest.StashKey[float]()  # seconds of its longest run without faults
 _LEAST_LOCKED = 0.3  # seconds that others of the test may have a database locked for
 _SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
@@ -369,9 +369,9 @@ class ExploredRuns:
         engine, self._run = self._engine, run
         patience = run.oracle.patience
         silent = None if run.hangs is None else run.hangs.silent_loops
-        calm = item.stash.get(_CALM, 0.0)
-        loops = IdleLoops(calm, patience, silent)
-        most = max(calm, _LEAST_LOCKED) if run.log.schedule else math.inf
+        faultless = item.stash.get(_FAULTLESS, 0.0)
+        loops = IdleLoops(faultless, patience, silent)
+        most = max(faultless, _LEAST_LOCKED) if run.log.schedule else math.inf
         clock = engine.clock
         done = () if patience == run.oracle.deadline else run.log.noted  # one limit for all of them
         engine.clock = SkippingClock(patience, loops.look, most_locked=most, done=done)
@@ -383,7 +383,7 @@ class ExploredRuns:
             self._watch.log, engine.clock, self._run = None, clock, None
             if not run.log.schedule:
                 seconds = MACHINE_CLOCK.monotonic() - began
-                item.stash[_CALM] = max(seconds, item.stash.get(_CALM, 0.0))
+                item.stash[_FAULTLESS] = max(seconds, item.stash.get(_FAULTLESS, 0.0))
 
     # The innermost wrapper, as those of the session: what others do around is not under test.
     @pytest.hookimpl(wrapper=True, trylast=True)

@@ -191,11 +191,11 @@ class Oracle:
     least: int = _USUAL_LEAST
     tries: int = _USUAL_LEAST
 
-    def limit(self, calm: Sequence[Seen]) -> CallLimit:
+    def limit(self, faultless: Sequence[Seen]) -> CallLimit:
         """How many operations are no storm yet, by those without faults."""
-        usual = max((each.overall for each in calm), default=0)
+        usual = max((each.overall for each in faultless), default=0)
         most = max(self.least, (self.times or 0) * usual)
-        return CallLimit(most=most, tries=self.tries, usual=calls_by_line(calm))
+        return CallLimit(most=most, tries=self.tries, usual=calls_by_line(faultless))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
