@@ -82,7 +82,6 @@ ABOUT: dict[str, frozenset[str]] = {
     "interceptors.sockets.delaying_protocol": frozenset({"asyncio"}),
     "interceptors.databases.psycopg2": frozenset({"psycopg2"}),
     "interceptors.databases.sqlite": frozenset({"sqlite3"}),
-    "virtual_time.tls_calls": frozenset({"ssl"}),
 }
 
 CLIENTS = frozenset({"requests", "responses", "psutil"})

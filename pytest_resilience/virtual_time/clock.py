@@ -40,6 +40,7 @@ from pytest_resilience.virtual_time.scheduler import reader
 from pytest_resilience.virtual_time.signals import Signals
 from pytest_resilience.virtual_time.socket_calls import install_polls
 from pytest_resilience.virtual_time.socket_calls import install_socket_calls
+from pytest_resilience.virtual_time.socket_calls import install_tls
 from pytest_resilience.virtual_time.sockets import Sockets
 from pytest_resilience.virtual_time.sockets import install_selectors
 from pytest_resilience.virtual_time.stalls import where
@@ -192,7 +193,7 @@ class VirtualClock:
         executors = functools.partial(install_executors, self._shadows)
         every: dict[str, Callable[[Patches], None]] = {
             "asyncio": install_tasks,
-            "ssl": _install_tls,
+            "ssl": install_tls,
             "concurrent.futures.thread": executors,
             **MULTIPROCESSING,
             **REFUSALS,
@@ -246,12 +247,6 @@ class VirtualClock:
             undo.append(self._wall.remove)
         for step in undo:
             step()
-
-
-def _install_tls(patches: Patches) -> None:
-    from pytest_resilience.virtual_time.tls_calls import install_tls  # which needs it
-
-    install_tls(patches)
 
 
 def start_of(start: object) -> int:

@@ -18,7 +18,7 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.types import catalog
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
-from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
+from pytest_resilience.chaos.types.network import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS

@@ -24,8 +24,8 @@ from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.faults.network import Silence
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
-from pytest_resilience.chaos.types.http_status import status_response
+from pytest_resilience.chaos.types.network import STATUS_PARAMETERS
+from pytest_resilience.chaos.types.network import status_response
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
