@@ -102,10 +102,10 @@ def _without_momentary(path: str) -> str:
     if not numbers:
         return path
     main = threading.main_thread()  # what it has done may be named by another one
-    threads = {threading.get_ident(), threading.get_native_id(), main.ident, main.native_id}
-    own = {os.getpid(), *threads}
+    own = {os.getpid(), threading.get_native_id(), main.native_id}
     if not has_long and numbers.isdisjoint(own):
         return path
+    own |= {threading.get_ident(), main.ident}  # which are long
     now = MACHINE_CLOCK.time()
     days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
 

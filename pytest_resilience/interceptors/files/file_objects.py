@@ -62,16 +62,16 @@ class TornWrites:
 
 
 class RawFile(io.FileIO):
-    """A file whose operations can wait and fail."""
+    """A file whose operations can wait and fail, once `belong` has told of what it is."""
 
-    def __init__(
-        self, files: FileTargets, names: Names | None, file: Any, mode: str, **more: Any
-    ) -> None:
-        """`names`: None for those of what `opener` opens."""
-        super().__init__(file, mode, **more)
+    _files: FileTargets
+    _names: Names | None
+    _torn: TornWrites | None = None
+
+    def belong(self, files: FileTargets, names: Names | None) -> None:
+        """`names`: None for those of what `opener` has opened."""
         self._files = files
         self._names = names or files.names_of(self.fileno())
-        self._torn = TornWrites()
 
     def _apply(self, kind: str) -> None:
         __tracebackhide__ = True
@@ -84,6 +84,12 @@ class RawFile(io.FileIO):
         if not view or self.closed or not self.writable():
             return super().write(data)
         files, names, size = self._files, self._names, view.nbytes
+        if files.only_noted:  # nothing is torn any more
+            if names is not None:
+                files.apply(WRITE, names)
+            return super().write(view)
+        if self._torn is None:
+            self._torn = TornWrites()
         accepted = self._torn.accepted(files, names, size)
         written = super().write(view if accepted == size else view[:accepted])
         files.done(WRITE, names)
@@ -162,7 +168,8 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     is_by_name = not isinstance(file, int)
     if names and is_by_name:
         files.apply(opening_kind(file, meaning.flags, is_absent=is_absent), names, file)
-    layer: Any = RawFile(files, names, file, meaning.plain, closefd=closefd, opener=opener)
+    layer: Any = RawFile(file, meaning.plain, closefd, opener)
+    layer.belong(files, names)
     if is_by_name and meaning.plain != "r":
         files.done(CREATE, names)  # or it was made empty
     try:

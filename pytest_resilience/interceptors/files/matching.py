@@ -52,6 +52,7 @@ class FileTargets:
     Attributes:
         untargeted: paths, as they were given, at which no experiment is aimed.
         only_recording: no experiment is about files, so that what is done with them is only noted.
+        only_noted: no experiment does anything, for now, so that all is only noted.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -66,7 +67,8 @@ class FileTargets:
         aimed = any(each.kinds & FILE_KINDS for each in self._engine.active)
         self.only_recording = self._trace is None and not aimed
         idle = all(each.experiment.only_observes for each in self._engine.active)
-        self._only_noted = self._trace is None and idle and self._engine.recorder is not None
+        self.only_noted = self._trace is None and idle and self._engine.recorder is not None
+        self._all_seen = self.only_noted and aimed
         self.forget()
 
     def forget(self) -> None:
@@ -129,7 +131,11 @@ class FileTargets:
             if folders is None:
                 return None, False
             self._folders[folder] = folders
-        names = tuple([f"{each.rstrip('/')}/{name}" for each in folders])
+        names = (
+            (f"{folders[0].rstrip('/')}/{name}",)
+            if len(folders) == 1
+            else tuple([f"{each.rstrip('/')}/{name}" for each in folders])
+        )
         try:
             if stat.S_ISLNK(os.lstat(names[-1]).st_mode):
                 return _names(given, None), False
@@ -161,6 +167,8 @@ class FileTargets:
     def _is_target(self, names: Names) -> bool:
         if self._removed or _is_no_file(names[-1]):
             return False
+        if self._all_seen:
+            return True
         found = self._trace is not None and self._trace.covers(names[-1])
         for active_experiment in self._engine.active:
             experiment = active_experiment.experiment
@@ -187,7 +195,7 @@ class FileTargets:
         write writes; None if there is none.
         """
         __tracebackhide__ = True
-        if self._only_noted:
+        if self.only_noted:
             self._note(kind, names)
             return None
         thread = threading.get_ident()

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,11 +67,22 @@ class LeakedResources:
 
 
 class Snapshot:
-    """The threads, sockets and files before a run."""
+    """The threads, sockets and files before a run.
 
-    def __init__(self) -> None:
+    Attributes:
+        left: the descriptors that were there when it was last asked what the run has leaked.
+    """
+
+    def __init__(self, earlier: Snapshot | None = None) -> None:
+        """`earlier`: of the run before, since which nothing of the test has run.
+
+        As many descriptors as that has left are taken to be those: a look at each takes longer
+        than most else of a run. Another one in the place of one of them is no more than before.
+        """
+        self.left: set[_Descriptor] = set()
         self._threads = set(threads_of_python())
-        self._open = _descriptors()
+        left = set[_Descriptor]() if earlier is None else earlier.left
+        self._open = left if left and _number_open() == len(left) else _descriptors()
 
     def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
         """By how many there are more now; counted again if that is more than `baseline`.
@@ -110,13 +122,15 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
-        threads, now = set(threads_of_python()), _descriptors()
+        threads = set(threads_of_python())
+        now = self.left = _descriptors_again(self._open)
         new = len(threads - self._threads), *_counted(now - self._open)
         return LeakedResources(*new, there=(len(threads), *_counted(now)))
 
     def _more(self, usual: tuple[int, int, int]) -> LeakedResources:
         before = (len(self._threads), *_counted(self._open))
-        there = (len(threads_of_python()), *_counted(_descriptors()))
+        self.left = _descriptors()
+        there = (len(threads_of_python()), *_counted(self.left))
         threads, sockets, files = (
             max(0, now - max(had, most))
             for now, had, most in zip(there, before, usual, strict=True)
@@ -129,12 +143,29 @@ _Descriptor: TypeAlias = tuple[int, bool, int, int]  # number, is a socket, devi
 
 def _descriptors() -> set[_Descriptor]:
     """The open file descriptors; none where that cannot be known."""
-    found = set[_Descriptor]()
     try:
-        names = os.listdir("/proc/self/fd")
+        return _looked_at(map(int, os.listdir("/proc/self/fd")))
     except OSError:
-        return found
-    for number in map(int, names):
+        return set()
+
+
+def _descriptors_again(before: set[_Descriptor]) -> set[_Descriptor]:
+    """As `_descriptors`: mostly they have the numbers that they had."""
+    found = _looked_at([number for number, *_ in before])
+    return found if found and len(found) == len(before) == _number_open() else _descriptors()
+
+
+def _number_open() -> int:
+    """How many there are; 0 where that is not told: Linux does since 6.2."""
+    try:
+        return os.stat("/proc/self/fd").st_size
+    except OSError:
+        return 0
+
+
+def _looked_at(numbers: Iterable[int]) -> set[_Descriptor]:
+    found = set[_Descriptor]()
+    for number in numbers:
         try:
             each = os.fstat(number)  # takes a fifth of the time to read the link
         except OSError:  # the one that it took to look

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import _thread
 import gc
+import os
 import socket
 import threading
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,45 @@ def test_a_file_that_was_open_before_is_no_leak_by_another_name(tmp_path: Path) 
         before = Snapshot()
         (tmp_path / "log").rename(tmp_path / "log.1")
         assert before.leaked() == LeakedResources()
+
+
+def test_what_was_left_by_the_run_before_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.stat("/proc/self/fd").st_size:
+        pytest.skip("this kernel does not tell how many descriptors are open")
+    looked_at = Counter[int]()
+    usual = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        looked_at[descriptor] += 1
+        return usual(descriptor)
+
+    first = Snapshot()
+    with (tmp_path / "one").open("w") as kept:
+        first.leaked()
+        monkeypatch.setattr(os, "fstat", fstat)
+        second = Snapshot(first)
+        assert looked_at == Counter()
+        assert second.leaked() == LeakedResources()
+        assert looked_at[kept.fileno()] == 1
+
+
+def test_what_begins_and_ends_between_two_runs_is_none_of_theirs(tmp_path: Path) -> None:
+    ended = socket.socket()
+    runs = [Snapshot()]
+    runs[-1].leaked()
+    ended.close()
+    runs.append(Snapshot(runs[-1]))
+    assert runs[-1].leaked() == LeakedResources()
+    with socket.socket(), (tmp_path / "one").open("w"):
+        runs.append(Snapshot(runs[-1]))
+        assert runs[-1].leaked() == LeakedResources()
+        with socket.socket():
+            assert runs[-1].leaked() == LeakedResources(sockets=1)
+        runs.append(Snapshot(runs[-1]))
+        with (tmp_path / "two").open("w"):
+            assert runs[-1].leaked() == LeakedResources(files=1)
 
 
 def test_one_for_another_is_no_leak(tmp_path: Path) -> None:
