@@ -6,6 +6,7 @@ import socket
 
 from typing import Any
 
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.sockets import effects
@@ -18,7 +19,7 @@ from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 
-__all__ = ["is_withheld", "look", "pass_over", "replay", "take"]
+__all__ = ["end", "is_withheld", "look", "pass_over", "replay", "take"]
 
 
 def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
@@ -67,6 +68,13 @@ def take(
     if stream.is_replaced or stream.is_reset:
         effects.end_of_stream(sock)  # whoever polls it is told, and then comes for the rest
     return delivered
+
+
+def end(sock: Any, connection: TcpConnection, step: ResetConnection | CloseConnection) -> None:
+    """The connection is over; what TLS has of a record of which some was read is lost with it."""
+    while getattr(sock, "pending", int)():
+        sock._sslobj.read(RECORD)  # noqa: SLF001  # below all that reads
+    effects.end_once(connection, step, sock)
 
 
 def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) -> bool:

@@ -383,7 +383,7 @@ class Receiver:
                     inbound.unread = b""
                     return 0
                 case ResetConnection() | CloseConnection():
-                    effects.end_once(connection, step, sock)
+                    deliveries.end(sock, connection, step)
                     return sys.maxsize
 
     def _await_arrival(

@@ -179,7 +179,7 @@ class NonblockingReceiver:
                 case ReadReplacement():
                     return 0
                 case ResetConnection() | CloseConnection():
-                    effects.end_once(connection, step, sock)
+                    deliveries.end(sock, connection, step)
                     break
         return sys.maxsize
 
