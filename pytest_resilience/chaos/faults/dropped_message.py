@@ -25,8 +25,8 @@ from pytest_resilience.chaos.faults.websocket_frames import WithoutMessage
 __all__ = ["Dropped"]
 
 
-class _Way(Protocol):
-    """A body without one of its items.
+class _ItemRemover(Protocol):
+    """Takes one item out of a body.
 
     Attributes:
         passed: how many items have come.
@@ -46,7 +46,7 @@ class _Way(Protocol):
 
 
 class Dropped:
-    """See the module. Nothing is held up: an item that is to be lost is lost byte by byte.
+    """A message of which one item is lost. It is lost byte by byte, so that nothing is held up.
 
     A message that has told its length could only be one that is cut off: it is spared.
     """
@@ -58,11 +58,11 @@ class Dropped:
         self.spared = False
         self._head = head
         self._count = count
-        self._way: _Way | None = None
+        self._remover: _ItemRemover | None = None
 
     @property
     def passed(self) -> int:
-        return 0 if self._way is None else self._way.passed
+        return 0 if self._remover is None else self._remover.passed
 
     def alter(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` of the message."""
@@ -71,21 +71,23 @@ class Dropped:
             self.spared = True
         if self.spared or start == len(data):
             return data
-        if self._way is None:
-            self._way = _way(self._head.text, data[start], self._count)
-        kept = self._way.alter(data[start:])
-        self.spared = self._way.spared
+        if self._remover is None:
+            self._remover = _remover_for(self._head.text, data[start], self._count)
+        kept = self._remover.alter(data[start:])
+        self.spared = self._remover.spared
         return data[:start] + kept
 
 
-def _way(head: bytes, first: int, count: int) -> _Way:
+def _remover_for(head: bytes, first: int, count: int) -> _ItemRemover:
     kind = kind_of(head)
     if isinstance(kind, Messages) or (not head and is_frame(first)):
         return WithoutMessage(count)
-    return _InChunks(kind, count) if is_chunked(head) or kind is None else _Without(kind, count)
+    return _FromChunks(kind, count) if is_chunked(head) or kind is None else _FromItems(kind, count)
 
 
-class _Without:
+class _FromItems:
+    """Items one after the other, in whatever pieces they come."""
+
     spared = False
 
     def __init__(self, kind: ItemKind, count: int) -> None:
@@ -94,7 +96,7 @@ class _Without:
         self._count = count
 
     def alter(self, data: bytes) -> bytes:
-        """As of a `_Way`."""
+        """As of an `_ItemRemover`."""
         if self.passed > self._count:
             return data
         kept, start = [], 0
@@ -106,13 +108,13 @@ class _Without:
         return b"".join(kept)
 
 
-class _InChunks:
+class _FromChunks:
     """Items in chunks, or chunks that are the items. What comes whole stays as it is."""
 
     spared = False
 
     def __init__(self, kind: ItemKind | None, count: int) -> None:
-        self._content = None if kind is None else _Without(kind, count)
+        self._content = None if kind is None else _FromItems(kind, count)
         self._chunks = 0
         self._count = count
         self._reader = ChunkReader()
@@ -125,7 +127,7 @@ class _InChunks:
         return self._chunks if self._content is None else self._content.passed
 
     def alter(self, data: bytes) -> bytes:
-        """As of a `_Way`."""
+        """As of an `_ItemRemover`."""
         delivered, at = [], 0
         for part in () if self._is_over else self._reader.parts(data):
             delivered.append(self._delivered(part, data[part.start : part.end]))
