@@ -47,6 +47,7 @@ TIMEOUT = 0.2  # seconds, of who is to meet silence
 # Of several lengths: where they are compressed, each is with all that came before.
 MESSAGES = [f"{'never ' * number}said {number} times" for number in range(4)]
 Heard = list[str]  # what was heard in each turn, or the error
+Patience = Callable[[str], float]  # seconds, by what was said
 
 
 class Parrot:
@@ -127,18 +128,18 @@ async def async_turns(
     return heard
 
 
-def with_websockets(url: str, trust: Trust, patience: float) -> Heard:
+def with_websockets(url: str, trust: Trust, patience: Patience) -> Heard:
     context = trust.client_without_tickets if url.startswith("wss") else None
     with websockets.sync.client.connect(url, ssl=context, close_timeout=TIMEOUT) as connection:
 
         def turn(said: str) -> str:
             connection.send(said)
-            return str(connection.recv(timeout=patience))
+            return str(connection.recv(timeout=patience(said)))
 
         return turns(turn, (websockets.ConnectionClosed,))
 
 
-def with_websockets_in_asyncio(url: str, trust: Trust, patience: float) -> Heard:
+def with_websockets_in_asyncio(url: str, trust: Trust, patience: Patience) -> Heard:
     context = trust.client if url.startswith("wss") else None
 
     async def story() -> Heard:
@@ -148,18 +149,18 @@ def with_websockets_in_asyncio(url: str, trust: Trust, patience: float) -> Heard
 
             async def turn(said: str) -> str:
                 await connection.send(said)
-                return str(await asyncio.wait_for(connection.recv(), patience))
+                return str(await asyncio.wait_for(connection.recv(), patience(said)))
 
             return await async_turns(turn, (websockets.ConnectionClosed,))
 
     return asyncio.run(story())
 
 
-def with_websocket_client(url: str, trust: Trust, patience: float) -> Heard:
+def with_websocket_client(url: str, trust: Trust, patience: Patience) -> Heard:
     connection: Any = websocket.create_connection(url, sslopt={"ca_certs": trust.file})
-    connection.settimeout(patience)
 
     def turn(said: str) -> str:
+        connection.settimeout(patience(said))
         connection.send(said)
         try:
             return str(connection.recv())
@@ -172,7 +173,7 @@ def with_websocket_client(url: str, trust: Trust, patience: float) -> Heard:
         connection.shutdown()
 
 
-def with_aiohttp(url: str, trust: Trust, patience: float) -> Heard:
+def with_aiohttp(url: str, trust: Trust, patience: Patience) -> Heard:
     async def story() -> Heard:
         try:
             async with (
@@ -182,7 +183,7 @@ def with_aiohttp(url: str, trust: Trust, patience: float) -> Heard:
 
                 async def turn(said: str) -> str:
                     await connection.send_str(said)
-                    return await connection.receive_str(timeout=patience)
+                    return await connection.receive_str(timeout=patience(said))
 
                 return await async_turns(turn, (aiohttp.ClientError, TypeError, OSError))
         finally:
@@ -191,7 +192,7 @@ def with_aiohttp(url: str, trust: Trust, patience: float) -> Heard:
     return asyncio.run(story())
 
 
-def with_trio(url: str, trust: Trust, patience: float) -> Heard:
+def with_trio(url: str, trust: Trust, patience: Patience) -> Heard:
     port = urllib.parse.urlsplit(url).port
     protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
 
@@ -209,7 +210,7 @@ def with_trio(url: str, trust: Trust, patience: float) -> Heard:
         async def turn(said: str) -> str:
             await stream.send_all(protocol.send(wsproto.events.TextMessage(said)))
             heard = ""
-            with trio.fail_after(patience):
+            with trio.fail_after(patience(said)):
                 while True:
                     match await next_event():
                         case wsproto.events.Ping() as ping:
@@ -229,7 +230,7 @@ def with_trio(url: str, trust: Trust, patience: float) -> Heard:
     return trio.run(story)
 
 
-Talk = Callable[[str, Trust, float], Heard]
+Talk = Callable[[str, Trust, Patience], Heard]
 every_client = pytest.mark.parametrize(
     "talk",
     [
@@ -249,8 +250,9 @@ def really(parrot: Parrot, mishap: str, until: int, talk: Callable[[], Heard]) -
         parrot.mishap, parrot.until = "", -1
 
 
-def patience_for(mishap: str) -> float:
-    return TIMEOUT if mishap in {"drop_message", "timeout"} else PATIENCE
+def patience_for(mishap: str) -> Patience:
+    silent = {"drop_message": MESSAGES[2:3], "timeout": MESSAGES[2:]}.get(mishap, [])
+    return lambda said: TIMEOUT if said in silent else PATIENCE
 
 
 @every_client
@@ -296,7 +298,7 @@ def test_what_never_fires_tells_how_many_messages_there_were(
 ) -> None:
     target = f"127.0.0.1:{parrot.port}"
     with inject("network_failure", mode="reset", after_items=9, target=target) as fault:
-        heard = with_websockets(parrot.url(), trust, PATIENCE)
+        heard = with_websockets(parrot.url(), trust, patience_for(""))
     assert heard == MESSAGES
     message = str(never_fired(fault))
     assert f"\n    1 network.receive {target} GET /talk\n" in message
@@ -318,7 +320,7 @@ def test_who_is_subscribed_to_redis_may_speak_between_messages(
         subscriber.get_message(timeout=PATIENCE)  # the first item
         for number in range(4):
             publisher.publish("teas", str(number))
-            message = subscriber.get_message(timeout=TIMEOUT)
+            message = subscriber.get_message(timeout=TIMEOUT if number == 2 else PATIENCE)
             heard.append(message and message["data"])
             subscriber.ping()
             pong = subscriber.get_message(timeout=PATIENCE)
@@ -338,8 +340,9 @@ def test_who_is_connected_to_nats_may_speak_between_messages(
         for number in range(4):
             await client.publish("teas", str(number).encode())
             await client.flush()  # a PING, and its PONG
+            patience = TIMEOUT if number == 2 else PATIENCE
             try:
-                heard.append((await subscription.next_msg(TIMEOUT)).data.decode())
+                heard.append((await subscription.next_msg(patience)).data.decode())
             except TimeoutError:
                 heard.append("nothing")
         await client.close()
@@ -377,8 +380,9 @@ def test_one_call_of_grpc_is_one_stream(mode: str, expected: Heard, inject: Inje
         async with method.open() as stream:
             for number in range(4):
                 await stream.send_message(str(number).encode())
+                patience = TIMEOUT if expected[number] == "nothing" else PATIENCE
                 try:
-                    message = await asyncio.wait_for(stream.recv_message(), TIMEOUT)
+                    message = await asyncio.wait_for(stream.recv_message(), patience)
                     heard.append(message.decode())
                 except TimeoutError:
                     heard.append("nothing")
