@@ -28,6 +28,7 @@ from tests.proxy.conftest import echo
 from tests.proxy.conftest import read_all
 from tests.proxy.conftest import receive
 from tests.proxy.conftest import until
+from tests.waiting import until_all_wait
 
 
 Connect = Callable[[], socket.socket]
@@ -94,6 +95,7 @@ def test_time_is_the_clocks(serve: Serve) -> None:
         proxy.add("latency", latency="1h")
         client.sendall(b"ping")
         until(lambda: proxy.connections == 1)
+        until_all_wait()  # it is on its way
         client.settimeout(0.1)
         with pytest.raises(TimeoutError):
             client.recv(1)

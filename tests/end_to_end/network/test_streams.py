@@ -31,7 +31,7 @@ from tests.resets import reset_when_closed
 from tests.waiting import PATIENCE
 
 
-TIMEOUT = 0.3  # seconds, of who is to meet silence
+TIMEOUT = 0.6  # seconds, of who is to meet silence: any event of a server comes sooner
 EVENTS = 5
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
@@ -118,7 +118,7 @@ Heard = tuple[list[str], str]
 def with_requests(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     try:
-        with requests.get(url, stream=True, timeout=patience, verify=ca) as response:
+        with requests.get(url, stream=True, timeout=(PATIENCE, patience), verify=ca) as response:
             for line in response.iter_lines(chunk_size=1):
                 heard += [line.decode()] if line else []
     except requests.RequestException as error:
@@ -126,12 +126,17 @@ def with_requests(url: str, ca: str, patience: float) -> Heard:
     return heard, ""
 
 
+def reading(patience: float) -> httpx.Timeout:
+    """All but reading may take as long as it does on a busy machine."""
+    return httpx.Timeout(PATIENCE, read=patience)
+
+
 def with_httpx(url: str, ca: str, patience: float) -> Heard:
     heard: list[str] = []
     try:
         context = ssl.create_default_context(cafile=ca)
         with (
-            httpx.Client(verify=context, timeout=patience) as client,
+            httpx.Client(verify=context, timeout=reading(patience)) as client,
             client.stream("GET", url) as response,
         ):
             for line in response.iter_lines():
@@ -148,7 +153,7 @@ def with_httpx_async(url: str, ca: str, patience: float) -> Heard:
     async def story() -> str:
         try:
             async with (
-                httpx.AsyncClient(verify=context, timeout=patience) as client,
+                httpx.AsyncClient(verify=context, timeout=reading(patience)) as client,
                 client.stream("GET", url) as response,
             ):
                 async for line in response.aiter_lines():
@@ -263,7 +268,7 @@ def with_websockets(url: str, patience: float) -> Heard:
         connection.send("go")
         try:
             while True:
-                heard.append(str(connection.recv(timeout=patience)))
+                heard.append(str(connection.recv(timeout=patience if heard else PATIENCE)))
         except (websockets.ConnectionClosed, TimeoutError) as error:
             return heard, type(error).__name__
 
@@ -276,7 +281,8 @@ def with_websockets_async(url: str, patience: float) -> Heard:
             await connection.send("go")
             try:
                 while True:
-                    heard.append(str(await asyncio.wait_for(connection.recv(), patience)))
+                    rest = patience if heard else PATIENCE
+                    heard.append(str(await asyncio.wait_for(connection.recv(), rest)))
             except (websockets.ConnectionClosed, TimeoutError) as error:
                 return type(error).__name__
 
