@@ -59,8 +59,7 @@ patterns.degradation.features: FeatureFlag NOTHING ServiceLevel
 patterns.degradation.manager: DegradationManager
 patterns.hedging: Hedging HedgingConfig
 patterns.pipeline: Pipeline
-patterns.retry.budget: RetryBudget
-patterns.retry.config: RetryConfig RetryDetails RetryTesting set_retry_testing
+patterns.retry.config: RetryBudget RetryConfig RetryDetails RetryTesting set_retry_testing
 patterns.retry.handler: RetryHandler
 patterns.timeout: TimeLimiter
 plugin.fixtures.chaos: Chaos ProxyFactory

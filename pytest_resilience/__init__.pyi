@@ -79,7 +79,7 @@ from pytest_resilience.patterns.degradation.manager import DegradationManager as
 from pytest_resilience.patterns.hedging import Hedging as Hedging
 from pytest_resilience.patterns.hedging import HedgingConfig as HedgingConfig
 from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
-from pytest_resilience.patterns.retry.budget import RetryBudget as RetryBudget
+from pytest_resilience.patterns.retry.config import RetryBudget as RetryBudget
 from pytest_resilience.patterns.retry.config import RetryConfig as RetryConfig
 from pytest_resilience.patterns.retry.config import RetryDetails as RetryDetails
 from pytest_resilience.patterns.retry.config import RetryTesting as RetryTesting

@@ -45,7 +45,7 @@ from pytest_resilience.patterns.retry.attempts import RetryAborted
 from pytest_resilience.patterns.retry.attempts import RetryGaveUp
 from pytest_resilience.patterns.retry.attempts import RetryScheduled
 from pytest_resilience.patterns.retry.attempts import RetrySucceeded
-from pytest_resilience.patterns.retry.budget import RetryBudget
+from pytest_resilience.patterns.retry.config import RetryBudget
 from pytest_resilience.patterns.retry.config import RetryConfig
 from pytest_resilience.patterns.retry.config import RetryDetails
 from pytest_resilience.patterns.retry.config import set_retry_testing

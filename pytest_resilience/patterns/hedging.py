@@ -37,7 +37,7 @@ from pytest_resilience.patterns.callables import wrap
 from pytest_resilience.patterns.event_loops import Tasks
 from pytest_resilience.patterns.event_loops import Waker
 from pytest_resilience.patterns.event_loops import is_of_caller
-from pytest_resilience.patterns.retry.budget import RetryBudget
+from pytest_resilience.patterns.retry.config import RetryBudget
 from pytest_resilience.patterns.timeout import in_thread
 
 

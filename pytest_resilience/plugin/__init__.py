@@ -364,7 +364,9 @@ def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     for place in places or config.getini("testpaths") or [""]:
         path = config.invocation_params.dir / place.partition("::")[0]
         for folder in (path, *path.parents):
-            if folder.is_relative_to(root) and _says_chaos(folder / "conftest.py"):
+            if not folder.is_relative_to(root):
+                break
+            if _says_chaos(folder / "conftest.py"):
                 return True
         if any(map(_says_chaos, path.glob("test*/conftest.py"))):
             return True
