@@ -19,6 +19,7 @@ from pytest_resilience.stacks import is_library
 
 
 __all__ = [
+    "MISTAKES",
     "Facts",
     "Outcome",
     "Signature",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # They say that the program is wrong, and not that something it depends on has failed.
-_MISTAKES = (
+MISTAKES = (
     AssertionError, AttributeError, LookupError, NameError, NotImplementedError, RecursionError,
     StopAsyncIteration, StopIteration, TypeError, ZeroDivisionError,
 )  # fmt: skip
@@ -181,7 +182,7 @@ def _is_allowed(error: BaseException, allowed: tuple[type[BaseException], ...] |
         return _is_allowed(error.__context__, None)  # a mapping that cannot read what it has
     if isinstance(error, BaseExceptionGroup):
         return all(_is_allowed(each, None) for each in error.exceptions)
-    return isinstance(error, Exception) and not isinstance(error, _MISTAKES)
+    return isinstance(error, Exception) and not isinstance(error, MISTAKES)
 
 
 def _is_told(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "taken_options",
     "tear_down",
     "temporary_folder",
+    "values_of_function_fixtures",
     "write_lines",
 ]
 
@@ -71,6 +72,14 @@ def fixture_files(item: pytest.Item) -> set[str]:
             code = getattr(inspect.unwrap(each.func), "__code__", None)
             found |= {"" if code is None else code.co_filename}
     return found
+
+
+def values_of_function_fixtures(item: pytest.Item) -> list[object]:
+    """What the fixtures of a test have given that are made anew for each, while it runs."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    definitions = () if info is None else info.name2fixturedefs.values()
+    made = (each for several in definitions for each in several if each.scope == "function")
+    return [each.cached_result[0] for each in made if each.cached_result is not None]
 
 
 def write_lines(config: pytest.Config, text: str) -> None:

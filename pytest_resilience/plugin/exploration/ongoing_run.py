@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 
 from collections.abc import Callable
@@ -17,10 +16,8 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.possible_faults import CANCELS
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
-from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.call_limit import StormError
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
@@ -33,6 +30,9 @@ from pytest_resilience.exploration.outcome import text_in_chain
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.faults import start
+from pytest_resilience.plugin.exploration.probes import arguments
+from pytest_resilience.plugin.exploration.probes import may_fail_so
+from pytest_resilience.plugin.exploration.probes import raised_by
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
@@ -125,7 +125,7 @@ class OngoingRun:
     def look_at_crashes(self, item: pytest.Item, watch: Watch) -> None:
         """Show the invariants what a crash may leave of the test's files."""
         if self.crashes is not None and self.invariant is None:
-            names = {name for each in self.oracle.invariants for name in _arguments(each, item)}
+            names = {name for each in self.oracle.invariants for name in arguments(each, item)}
             found: dict[str, Any] = getattr(item, "funcargs", {})
             fixtures = {name: each for name, each in found.items() if name in names}
             self.crashes.look(fixtures, lambda values: self._broken(item, values), watch)
@@ -135,7 +135,7 @@ class OngoingRun:
     ) -> BaseException | None:
         """What the first invariant raises that does not hold. `values`: of some fixtures."""
         for invariant in self.oracle.invariants:
-            found = _raised_by(invariant, item, self.oracle.deadline, values, self.hangs)
+            found = raised_by(invariant, item, self.oracle.deadline, values, self.hangs)
             if found is not None:
                 return found
         return None
@@ -146,54 +146,9 @@ class OngoingRun:
         if self.invariant is None and self._wanted is not False:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
-            self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
-            if self.oracle.probe is None and self._is_as_it_should(self.probe):
+            self.probe = raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
+            if self.oracle.probe is None and may_fail_so(item, self.probe, self.log.schedule):
                 self.probe, self.probed = None, not isinstance(self.probe, AssertionError)
-
-    def _is_as_it_should(self, probe: BaseException | None) -> bool:
-        """Whether the test may fail so when it runs once more, for it has failed before.
-
-        A breaker that is open answers with something else. It does not open when its caller is
-        cancelled: who gets a wrong answer afterwards got that of the call that was.
-        """
-        if isinstance(probe, ClockStalledError) or not self.log.schedule:
-            return False
-        if all(step.fault in CANCELS for step in self.log.schedule):
-            return isinstance(probe, ResilienceError)
-        return isinstance(probe, (AssertionError, ResilienceError))
-
-
-def _raised_by(
-    function: Callable[..., object],
-    item: pytest.Item,
-    limit: float,
-    values: Mapping[str, Any] = MappingProxyType({}),
-    hangs: KnownHangs | None = None,
-) -> BaseException | None:
-    """What a function raises that is given the test's fixtures by its parameters.
-
-    `values`: instead of those of some fixtures.
-    """
-    try:
-        with deadline(limit, hangs):
-            given = _arguments(function, item)
-            found = function(**{name: values.get(name, each) for name, each in given.items()})
-            if inspect.iscoroutine(found):
-                import asyncio
-
-                asyncio.run(found)
-    except (KeyboardInterrupt, pytest.exit.Exception):
-        raise
-    except BaseException as error:
-        return error
-    return None
-
-
-def _arguments(function: Callable[..., object], item: pytest.Item) -> dict[str, Any]:
-    fixtures = getattr(item, "funcargs", {})
-    is_test = function == getattr(item, "runtest", None)
-    names = () if is_test else inspect.signature(function).parameters
-    return {name: fixtures[name] for name in names if name in fixtures}
 
 
 def facts_of(run: OngoingRun, reports: list[pytest.TestReport], *, strict: bool) -> Facts:

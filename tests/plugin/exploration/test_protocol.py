@@ -701,6 +701,54 @@ def test_what_does_not_work_again_after_the_fault_is_found(shop: pytest.Pytester
     result.stdout.fnmatch_lines(["  probe: OSError: no note*"])
 
 
+OVER_AFTER_AN_ERROR = """
+import contextlib
+import pytest
+
+class Session:
+    def __init__(self, path):
+        self.path, self.error = path, None
+
+    def load(self):
+        if self.error is not None:
+            raise RuntimeError("it is over") from self.error
+        try:
+            return self.path.read_text()
+        except OSError as error:
+            self.error = error
+            raise
+
+    def commit(self): ...
+    def {rollback}(self): ...
+    def close(self): ...
+
+@pytest.fixture(scope="{scope}")
+def session(tmp_path_factory):
+    path = tmp_path_factory.mktemp("notes") / "note.txt"
+    path.write_text("hello")
+    with contextlib.closing(Session(path)) as session:
+        yield session
+
+@pytest.mark.chaos_explore(faults=["permission_denied"])
+def test_loads(session):
+    assert session.load() == "hello"
+"""
+
+
+@pytest.mark.parametrize(
+    ("scope", "rollback", "is_told"),
+    [("function", "rollback", False), ("function", "reset", True), ("module", "rollback", True)],
+    ids=["a session of the test", "a client of the test", "a session of the module"],
+)
+def test_a_session_of_a_database_that_an_error_has_ended_is_opened_anew_by_its_fixture(
+    shop: pytest.Pytester, scope: str, rollback: str, *, is_told: bool
+) -> None:
+    shop.makepyfile(test_over=OVER_AFTER_AN_ERROR.format(scope=scope, rollback=rollback))
+    out = run(shop, "test_over.py").stdout.str()
+    assert ("probe: RuntimeError: it is over" in out) is is_told, out
+    assert "0 runs" not in out
+
+
 def test_a_random_name_that_only_a_fault_leads_to_is_one_operation(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_spare="""
