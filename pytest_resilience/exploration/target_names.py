@@ -101,11 +101,11 @@ def _without_momentary(path: str) -> str:
     numbers, has_long = _numbers_in(path)
     if not numbers:
         return path
-    main = threading.main_thread()  # what it has done may be named by another one
-    own = {os.getpid(), threading.get_native_id(), main.native_id}
-    if not has_long and numbers.isdisjoint(own):
+    process, thread = os.getpid(), threading.get_native_id()
+    if not has_long and process not in numbers and thread not in numbers:
         return path
-    own |= {threading.get_ident(), main.ident}  # which are long
+    main = threading.main_thread()  # what it has done may be named by another one
+    own = {process, thread, threading.get_ident(), main.ident, main.native_id}
     now = MACHINE_CLOCK.time()
     days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
 
