@@ -148,10 +148,14 @@ class MachineClock:
 
     monotonic = staticmethod(_read)
 
-    @staticmethod
-    def exact_sleep() -> ExactSleep | None:
-        """How this thread sleeps in virtual time; None where an operating system wakes it late."""
-        return None
+    # Tells how this thread sleeps in virtual time, if it does. None while there is no such time,
+    # and an operating system wakes everybody late.
+    exact_sleep: Callable[[], ExactSleep | None] | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether this thread is in virtual time."""
+        return self.exact_sleep is not None and self.exact_sleep() is not None
 
     def time(self) -> float:
         return self._began + self.monotonic()

@@ -433,7 +433,8 @@ class ResponseStream:
     def _begin(self, line_free: float) -> None:
         """The wait for the response is over, because it is due or the experiments have ended."""
         self.begun = True
-        if self.effect.left():
+        is_plain = self.effect.failure is None and self.effect.pace is None
+        if not is_plain and self.effect.left():
             self._prepare(line_free)
             if isinstance(self._line, _Line):
                 self.effect.happen(PACED)

@@ -40,7 +40,8 @@ __all__ = ["SLICE", "Wait", "head_start", "pause", "wait", "wait_async", "wait_f
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
 _APART = 1.0  # seconds between the time of a loop and the machine's, where one of them is another's
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
-_SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
+_SPIN = 0.0001  # seconds: even the shortest sleep takes that long, so the rest is spun
+_NAP = 1e-6  # seconds: the others go on meanwhile
 _HEAD_START = 0.0002  # seconds
 _MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
 
@@ -50,7 +51,7 @@ def head_start() -> float:
 
     In virtual time it takes none.
     """
-    return _HEAD_START if MACHINE_CLOCK.exact_sleep() is None else 0.0
+    return _HEAD_START if not MACHINE_CLOCK.is_exact else 0.0
 
 
 def wait_for_change(changed: threading.Condition, rest: float) -> None:
@@ -59,7 +60,7 @@ def wait_for_change(changed: threading.Condition, rest: float) -> None:
     It is notified when one has ended in this process; in children it is time to look. In virtual
     time there are none. The lock is held, and given back; at the end nobody needs to notify.
     """
-    if MACHINE_CLOCK.exact_sleep() is not None:
+    if MACHINE_CLOCK.is_exact:
         changed.wait(None if rest == math.inf else rest)
     elif rest > _LATE:
         changed.wait(min(rest - _LATE, SLICE))
@@ -88,9 +89,9 @@ def wait(
     started = clock.monotonic()
     rest = min(seconds, left())
     is_machine = isinstance(clock, MachineClock)
-    exact = clock.exact_sleep() if isinstance(clock, MachineClock) else None
-    if exact is not None:
-        _sleep_in_one(exact, lambda: min(started + seconds - clock.monotonic(), left()), ended)
+    exact = clock.exact_sleep if isinstance(clock, MachineClock) else None
+    if exact is not None and (one := exact()) is not None:
+        _sleep_in_one(one, lambda: min(started + seconds - clock.monotonic(), left()), ended)
         return clock.monotonic() - started
     sleep = clock.sleep if ended is None or not is_machine else ended.wait
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
@@ -118,7 +119,7 @@ def _sleep_exactly(clock: Clock, sleep: Callable[[float], object], due: float, r
     for _ in range(_MOST_YIELDS):
         if due - clock.monotonic() <= _SPIN:
             break
-        clock.sleep(0)
+        sleep(_NAP)
     for _ in range(_MOST_SPINS):
         if clock.monotonic() >= due:
             return
@@ -128,7 +129,7 @@ async def wait_async(clock: Clock, seconds: float, left: Callable[[], float]) ->
     """As `wait`, without blocking the loop of asyncio."""
     started = clock.monotonic()
     rest = min(seconds, left())
-    if isinstance(clock, MachineClock) and clock.exact_sleep() is not None:
+    if isinstance(clock, MachineClock) and clock.is_exact:
         await _sleep_in_one_task(lambda: min(started + seconds - clock.monotonic(), left()))
         return clock.monotonic() - started
     while rest > 0 and left() > 0:
@@ -295,7 +296,7 @@ class _Schedule:
             experiment_ends.unwatch(self)
             return None
         rest = self._waits[0][0] - now
-        is_exact = MACHINE_CLOCK.exact_sleep() is not None
+        is_exact = MACHINE_CLOCK.exact_sleep is not None and MACHINE_CLOCK.is_exact
         if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
             experiment_ends.watch(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)

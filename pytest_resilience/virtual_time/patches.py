@@ -65,7 +65,8 @@ class Patches:
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Replace an attribute of a module or class, which may have inherited it."""
         before = vars(owner).get(name)
-        self._attributes.replace(owner, name, lambda _: value)
+        nobodys = before is None  # no mock of a test's, which would be left alone
+        self._attributes.replace(owner, name, lambda _: value, mocks=nobodys)
         if isinstance(owner, types.ModuleType) and vars(owner)[name] is value:
             self._values[id(before)] = value
             self._originals[id(value)] = before

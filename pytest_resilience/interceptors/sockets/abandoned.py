@@ -31,7 +31,7 @@ from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import given_up
-from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
+from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def replace_under(
     a limit.
     """
     deafen(sock)
-    if wait.how == IN_RECEIVE and kernel_timeout(sock, socket.SO_RCVTIMEO) is not None:
+    if wait.how == IN_RECEIVE and timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None:
         return False
     number = wait.descriptor
     with limits_lifted(), contextlib.ExitStack() as stack:

@@ -38,9 +38,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
-from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
-from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
+from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
@@ -112,11 +111,12 @@ def hold_until(
     now = effect.clock.monotonic()
     effect.add_delay(max(0.0, min(now, due) - since))
     if due > now:
-        limit = sock.gettimeout()
+        silent = sock if due == math.inf else None  # the kernel may end that sooner
+        limit = timeout_of(sock, socket.SO_RCVTIMEO) if silent is None else sock.gettimeout()
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
         error = functools.partial(timed_out, sock)
-        hold(effect, due - now, limit, error, ended, left=stream.left, sock=sock)
+        hold(effect, due - now, limit, error, ended, left=stream.left, sock=silent)
 
 
 def hold_sending(
@@ -134,7 +134,7 @@ def hold_sending(
     `patience`: seconds until the kernel gives up on a silent peer, if some of those are over.
     """
     __tracebackhide__ = True
-    now, limit = effect.clock.monotonic(), send_timeout(sock)
+    now, limit = effect.clock.monotonic(), timeout_of(sock, socket.SO_SNDTIMEO)
     tls: Any = getattr(sock, "_sslobj", None)  # of which `shutdown` makes a plain socket
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
@@ -191,7 +191,7 @@ def hold(
 def await_more(sock: socket.socket) -> None:
     """Wait until there is something to receive, and take nothing; or the socket's timeout."""
     __tracebackhide__ = True
-    if not available(sock) and not readable(sock, receive_timeout(sock)):
+    if not available(sock) and not readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
         raise timed_out(sock)
 
 

@@ -271,14 +271,14 @@ def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> Non
     __tracebackhide__ = True
     seconds = rest
     with contextlib.ExitStack() as stack:
-        if MACHINE_CLOCK.exact_sleep() is None:
+        if not MACHINE_CLOCK.is_exact:
             seconds = min(seconds, SLICE)
         poll = below(select.poll)()
         for descriptor, events in asked.items():
             wanted = events & ~sum(event for number, event in loud if number == descriptor)
             if wanted:
                 poll.register(descriptor, _of_poll(wanted))
-        if MACHINE_CLOCK.exact_sleep() is not None:  # where each slice would be a jump
+        if MACHINE_CLOCK.is_exact:  # where each slice would be a jump
             ours, theirs = map(stack.enter_context, socket.socketpair())
             poll.register(ours.fileno(), _IN)
             stack.enter_context(experiment_ends.watched(lambda: theirs.sendall(b".")))

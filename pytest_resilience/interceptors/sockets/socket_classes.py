@@ -27,11 +27,11 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "ends_of",
-    "green_module", "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp",
-    "kernel_patience", "kernel_socket", "kernel_timeout", "leave_no_room", "listening_ports",
-    "lower_mark", "python_socket_class", "raise_mark", "receive_timeout", "selector_classes",
-    "send_patience", "send_timeout", "silence", "socket_classes", "tls_modules", "with_room",
+    "KernelSocket", "accepting_classes", "another", "ends_of", "given_up", "green_module",
+    "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp", "kernel_patience",
+    "kernel_socket", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
+    "raise_mark", "selector_classes", "send_patience", "silence", "socket_classes", "timeout_of",
+    "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -273,25 +273,19 @@ def lower_mark(sock: KernelSocket, before: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, before)
 
 
-def kernel_timeout(sock: Any, option: int) -> float | None:
-    """SO_RCVTIMEO or SO_SNDTIMEO in seconds, which hold where Python itself sets no timeout."""
+def timeout_of(sock: Any, option: int, *, of_kernel: bool = False) -> float | None:
+    """Seconds that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) waits; None for no limit.
+
+    By Python, or where that sets no timeout by the kernel: by that alone, if it is `of_kernel`.
+    """
+    timeout: float | None = None if of_kernel else sock.gettimeout()
+    if timeout is not None:
+        return timeout
     with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
         given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
         seconds, micro = _TIMEVAL.unpack(given)
         return seconds + micro / 1e6 or None
     return None
-
-
-def receive_timeout(sock: Any) -> float | None:
-    """Seconds that a receive waits, by Python or else by the kernel; None for no limit."""
-    timeout: float | None = sock.gettimeout()
-    return kernel_timeout(sock, socket.SO_RCVTIMEO) if timeout is None else timeout
-
-
-def send_timeout(sock: Any) -> float | None:
-    """The same of a send."""
-    timeout: float | None = sock.gettimeout()
-    return kernel_timeout(sock, socket.SO_SNDTIMEO) if timeout is None else timeout
 
 
 def send_patience(sock: Any) -> float:
@@ -312,7 +306,7 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
     limits = []
     usual = (socket.SO_SNDTIMEO, errno.EINPROGRESS), (socket.SO_RCVTIMEO, errno.EAGAIN)
     option, code = usual[not connecting]
-    if sock.gettimeout() is None and (limit := kernel_timeout(sock, option)):
+    if sock.gettimeout() is None and (limit := timeout_of(sock, option)):
         limits.append((limit, code))
     if silent and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # as above
