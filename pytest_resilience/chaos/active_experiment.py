@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
-from pytest_resilience.chaos.forked_children import SharedCounts
+from pytest_resilience.chaos.forked_children import Page
 from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
@@ -32,10 +33,106 @@ from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["ActiveExperiment", "ExpectedExperiments", "Hit"]
+__all__ = ["ActiveExperiment", "ExpectedExperiments", "Hit", "SharedCounts"]
+
+
+class SharedCounts:
+    """Counts and state of an experiment, for the process that started it and its children.
+
+    Children count in a `Page`, and this process in its own memory.
+
+    Attributes:
+        state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
+    """
+
+    def __init__(self, *, in_total: bool) -> None:
+        """`in_total`: number operations through all processes, and not in each from 1."""
+        self._in_total = in_total
+        self._here = [0, 0, 0, 0.0]  # as in a cell; of this process, if it is no child
+        self._number = 0  # of the latest operation that this process matched
+        self.state: bytearray | memoryview = bytearray(2)
+        self._page: Page | None = None  # shared, once there are children
+        self._in_child = False
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    @property
+    def matched(self) -> int:
+        """Operations matched, of children too."""
+        return int(self._total(0))
+
+    @property
+    def chosen(self) -> int:
+        """Operations that the trigger chose, hit in the end or not, of children too."""
+        return int(self._total(1))
+
+    @property
+    def hits(self) -> int:
+        """Operations hit, of children too."""
+        return int(self._total(2))
+
+    @property
+    def delay(self) -> float:
+        """Seconds of waiting, of children too."""
+        return self._total(3)
+
+    def _total(self, which: int) -> float:
+        here = self._here[which]
+        return here if self._page is None else here + self._page.total(which)
+
+    def set_state(self, which: int, value: bool) -> None:
+        """Let it be `STOPPED` or `PAUSED`, or not, in children as well; a child does so alone."""
+        if self._in_child:
+            self.state = bytearray(self.state[:2])
+        self.state[which] = value
+
+    def share(self, page: Page) -> None:
+        """Have this page to share with children that are no forks."""
+        page.begin(bytes(self.state[:2]), self._number)
+        self.state, self._page = page.memory, page
+
+    def join(self, page: Page) -> None:
+        """Count for the process whose page it is."""
+        self.state, self._page = page.memory, page
+        self._in_child = True
+
+    def settle(self) -> None:
+        """Take in what children have counted so far, and share no page any more."""
+        self._here = [self.matched, self.chosen, self.hits, self.delay]
+        self.state, self._page = bytearray(self.state[:2]), None
+
+    def before_fork(self) -> None:
+        """Have something to share with a child that is about to be made."""
+        if self._page is None:
+            self.share(Page.of_fork())
+
+    def after_fork(self) -> None:
+        """In the child: count for the parent."""
+        self._in_child = self._page is not None
+
+    def add(self, *, matched: int = 0, chosen: int = 0, hits: int = 0, delay: float = 0.0) -> int:
+        """Count operations and a wait; returns the number of the operation that was matched.
+
+        With -1 the latest one is not counted after all.
+        """
+        with self._lock:
+            page = self._page
+            if matched and self._in_total and page is not None and page.path:
+                self._number = page.take_number(matched)
+            else:
+                self._number += matched
+            if not self._in_child:
+                here = self._here
+                here[0] += matched
+                here[1] += chosen
+                here[2] += hits
+                here[3] += delay
+            elif page is not None:  # else this child goes on as if it were the parent
+                page.count(matched, chosen, hits, delay)
+            return self._number
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,7 @@ class ChaosExperiment(ExperimentConstructor):
 
     def filtered(self, name: str, only: Filter) -> ChaosExperiment:
         """This experiment, for those operations on its targets that `only` accepts too."""
-        return self._changed("_filters", parameters=(*self.parameters, (name, only)))
+        return self._changed("filters", parameters=(*self.parameters, (name, only)))
 
     @property
     def schema(self) -> TypeSchema:
@@ -330,7 +330,7 @@ class ChaosExperiment(ExperimentConstructor):
         return tuple(dict(self.parameters).get("target", hosts))
 
     @cached_property
-    def _filters(self) -> tuple[Any, ...]:
+    def filters(self) -> tuple[Any, ...]:
         """The parameters that accept some operations only."""
         return tuple(value for _, value in self.parameters if hasattr(value, "accepts"))
 
@@ -339,14 +339,14 @@ class ChaosExperiment(ExperimentConstructor):
         """The targets, for people."""
         if self.target_services:
             return " | ".join(map(str, self.services or self.target_services))
-        texts = [" | ".join(map(str, self.targets)), *map(str, self._filters)]
+        texts = [" | ".join(map(str, self.targets)), *map(str, self.filters)]
         return ", ".join(filter(None, texts)) or "any"
 
     @property
     def target_patterns(self) -> tuple[str, ...]:
         """The targets, one by one, as they were written; none if there is no restriction."""
         paths = dict(self.parameters).get("path")
-        filters = paths.patterns if isinstance(paths, Paths) else self._filters
+        filters = paths.patterns if isinstance(paths, Paths) else self.filters
         return tuple(map(str, (*self._included, *self.services, *filters)))
 
     @property
@@ -368,7 +368,7 @@ class ChaosExperiment(ExperimentConstructor):
     @cached_property
     def aims_at_requests(self) -> bool:
         """Whether only some requests are meant."""
-        return any(isinstance(each, RequestFilter) for each in self._filters)
+        return any(isinstance(each, RequestFilter) for each in self.filters)
 
     @cached_property
     def is_of_http(self) -> bool:
@@ -398,7 +398,7 @@ class ChaosExperiment(ExperimentConstructor):
         `filters`: which of its own have to accept it; all if not given.
         """
         is_open = ahead and operation.http.request is None
-        for each in self._filters if filters is None else filters:
+        for each in self.filters if filters is None else filters:
             if not (each.accepts(operation) or (is_open and isinstance(each, RequestFilter))):
                 return False
         if operation.kind == CALL and self.target_services:
@@ -415,13 +415,13 @@ class ChaosExperiment(ExperimentConstructor):
 
     def refusing(self, operation: Operation) -> Sequence[str]:
         """The parameters that keep an operation from being hit that would be, without them."""
-        if not self._filters or operation.kind.startswith("file."):
+        if not self.filters or operation.kind.startswith("file."):
             return ()  # of files there is only the path, which anybody sees
         if operation.kind not in self.kinds and operation.http.request is None:
             return ()
         known = [
             each
-            for each in self._filters
+            for each in self.filters
             if not isinstance(each, RequestFilter) or operation.http.request is not None
         ]
         refusing = [str(each) for each in known if not each.accepts(operation)]

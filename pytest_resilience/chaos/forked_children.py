@@ -27,7 +27,7 @@ from typing import Protocol
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["PAUSED", "STOPPED", "Forked", "Page", "Pages", "SharedCounts", "watch_forks"]
+__all__ = ["PAUSED", "STOPPED", "Forked", "Page", "Pages", "watch_forks"]
 
 # Matched, chosen, hits, seconds of waiting. In the place of the first are the state and a number.
 _CELL = struct.Struct("qqqd")
@@ -58,6 +58,30 @@ class Page:
             number: int = _NUMBER.unpack_from(self.memory, _NUMBER_AT)[0] + matched
             _NUMBER.pack_into(self.memory, _NUMBER_AT, number)
             return number
+
+    @classmethod
+    def of_fork(cls) -> Page:
+        """One that is shared with a child that is about to be forked, and with nobody else."""
+        return cls(memoryview(mmap.mmap(-1, _PAGE)))
+
+    def begin(self, state: bytes, number: int) -> None:
+        """Have the `STOPPED` and `PAUSED` of the state, and the number of the latest operation."""
+        self.memory[:] = bytes(_PAGE)
+        self.memory[: len(state)] = state
+        # Not under the lock: this is the beginning of a fork, which waits for no other thread.
+        _NUMBER.pack_into(self.memory, _NUMBER_AT, number)
+
+    def total(self, which: int) -> float:
+        """What all children have counted of it: matched, chosen, hits, seconds of waiting."""
+        cells = self.memory[_CELL.size :]
+        total: float = sum(cell[which] for cell in _CELL.iter_unpack(cells))
+        return total
+
+    def count(self, *more: float) -> None:
+        """This process, a child, has counted so much more of each."""
+        slot = (1 + os.getpid() % (_SLOTS - 1)) * _CELL.size
+        before = _CELL.unpack_from(self.memory, slot)
+        _CELL.pack_into(self.memory, slot, *map(sum, zip(before, more, strict=True)))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -114,114 +138,6 @@ class Pages:
         """The page of an experiment."""
         start = number % _PAGES * _PAGE
         return Page(self._all[start : start + _PAGE], self._path)
-
-
-class SharedCounts:
-    """Counts and state of an experiment, for the process that started it and its children.
-
-    Attributes:
-        state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
-    """
-
-    def __init__(self, *, in_total: bool) -> None:
-        """`in_total`: number operations through all processes, and not in each from 1."""
-        self._in_total = in_total
-        self._here = [0, 0, 0, 0.0]  # as in a cell; of this process, if it is no child
-        self._number = 0  # of the latest operation that this process matched
-        self.state: bytearray | memoryview = bytearray(2)
-        self._page: Page | None = None  # shared, once there are children
-        self._in_child = False
-        self._lock = fork_safe(self, "_lock", threading.Lock)
-
-    @property
-    def matched(self) -> int:
-        """Operations matched, of children too."""
-        return int(self._total(0))
-
-    @property
-    def chosen(self) -> int:
-        """Operations that the trigger chose, hit in the end or not, of children too."""
-        return int(self._total(1))
-
-    @property
-    def hits(self) -> int:
-        """Operations hit, of children too."""
-        return int(self._total(2))
-
-    @property
-    def delay(self) -> float:
-        """Seconds of waiting, of children too."""
-        return self._total(3)
-
-    def _total(self, which: int) -> float:
-        here = self._here[which]
-        if self._page is None:
-            return here
-        cells = self._page.memory[_CELL.size :]
-        of_children: float = sum(cell[which] for cell in _CELL.iter_unpack(cells))
-        return here + of_children
-
-    def set_state(self, which: int, value: bool) -> None:
-        """Let it be `STOPPED` or `PAUSED`, or not, in children as well; a child does so alone."""
-        if self._in_child:
-            self.state = bytearray(self.state[:2])
-        self.state[which] = value
-
-    def share(self, page: Page) -> None:
-        """Have this page to share with children that are no forks."""
-        memory = page.memory
-        memory[:] = bytes(_PAGE)
-        memory[:2] = bytes(self.state[:2])
-        # Not under the lock: this is the beginning of a fork, which waits for no other thread.
-        _NUMBER.pack_into(memory, _NUMBER_AT, self._number)
-        self.state, self._page = memory, page
-
-    def join(self, page: Page) -> None:
-        """Count for the process whose page it is."""
-        self.state, self._page = page.memory, page
-        self._in_child = True
-
-    def settle(self) -> None:
-        """Take in what children have counted so far, and share no page any more."""
-        self._here = [self.matched, self.chosen, self.hits, self.delay]
-        self.state, self._page = bytearray(self.state[:2]), None
-
-    def before_fork(self) -> None:
-        """Have something to share with a child that is about to be made."""
-        if self._page is None:
-            self.share(Page(memoryview(mmap.mmap(-1, _PAGE))))
-
-    def after_fork(self) -> None:
-        """In the child: count for the parent."""
-        self._in_child = self._page is not None
-
-    def add(self, *, matched: int = 0, chosen: int = 0, hits: int = 0, delay: float = 0.0) -> int:
-        """Count operations and a wait; returns the number of the operation that was matched.
-
-        With -1 the latest one is not counted after all.
-        """
-        with self._lock:
-            page = self._page
-            if matched and self._in_total and page is not None and page.path:
-                self._number = page.take_number(matched)
-            else:
-                self._number += matched
-            if self._in_child:
-                self._add_in_page(matched, chosen, hits, delay)
-            else:
-                here = self._here
-                here[0] += matched
-                here[1] += chosen
-                here[2] += hits
-                here[3] += delay
-            return self._number
-
-    def _add_in_page(self, *more: float) -> None:
-        if self._page is None:
-            return  # of a child that goes on as if it were the parent
-        slot = (1 + os.getpid() % (_SLOTS - 1)) * _CELL.size
-        before = _CELL.unpack_from(self._page.memory, slot)
-        _CELL.pack_into(self._page.memory, slot, *map(sum, zip(before, more, strict=True)))
 
 
 class Forked(Protocol):

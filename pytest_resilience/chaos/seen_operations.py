@@ -234,17 +234,21 @@ class UnmatchedOperations:
             return
         if self._is_full:
             return
+        remark = operation.remark
+        request: str | None = ""
+        if self._experiment.filters or operation.tcp.bodiless:
+            remark, request = self._remark_on(operation), self._request_of(operation)
         found = UnmatchedOperation(
             operation.kind,
             operation.target,
             operation.sql.statement[:_LONGEST],
-            self._remark_on(operation),
+            remark,
             operation.blocking,
             operation.tcp.encrypted,
             _remark_on_response(operation),
             operation.tcp.multiplexed,
             operation.sql.conditions,
-            self._request_of(operation),
+            request,
         )
         if found not in self._kept:
             self.met_target = self.met_target or self._experiment.matches_target(operation)

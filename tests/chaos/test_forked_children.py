@@ -19,9 +19,9 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos import forked_children
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.active_experiment import SharedCounts
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.forked_children import Pages
-from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.runtime import Runtime
 
 
