@@ -8,6 +8,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
@@ -92,7 +93,7 @@ def test_a_response_with_nothing_to_alter_is_named_with_the_reason(
 
 def test_a_response_that_has_no_body_is_told_to_be_the_reason() -> None:
     running = active_experiment("network_failure", mode="corrupt")
-    running.decide(a_response()._replace(tcp=TcpDetails(bodiless=True)), 100.0)
+    running.decide(a_response()._replace(tcp=TcpDetails(form=BODILESS)), 100.0)
     error = never_fired(running)
     assert error.why is NeverFired.IMPOSSIBLE
     assert "(its response had nothing to cut off, damage or drop)" in str(error)

@@ -18,6 +18,7 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import Page
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
@@ -308,7 +309,7 @@ class ActiveExperiment:
             numbers.meet(operation)
         faults = [each for each in experiment.faults if kind in each.kinds]
         faults = [each for each in faults if each.can_happen_to(operation)]
-        is_shared = experiment.is_of_stream or operation.tcp.multiplexed or operation.http.stream
+        is_shared = experiment.is_of_stream or operation.tcp.form == FRAMED or operation.http.stream
         possible = self._narrowed(faults, operation) if is_shared else faults
         if possible is None:
             return ()
@@ -340,7 +341,7 @@ class ActiveExperiment:
 
         None if it is more of what these have been asked.
         """
-        if operation.tcp.multiplexed or operation.http.stream:
+        if operation.tcp.form == FRAMED or operation.http.stream:
             possible = [each for each in possible if not self._is_elsewhere(each, operation)]
         counted = self.counted if self.experiment.is_of_stream else None
         if counted is None or not counted.goes_on(operation):
@@ -354,7 +355,7 @@ class ActiveExperiment:
         What resets, silences or delays a connection does so unless some requests are meant.
         """
         aimed = self.experiment.aims_at_requests
-        if operation.tcp.multiplexed:
+        if operation.tcp.form == FRAMED:
             return aimed
         return operation.http.stream and not aimed and not fault.is_of_response
 

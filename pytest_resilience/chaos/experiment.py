@@ -411,7 +411,7 @@ class ChaosExperiment(ExperimentConstructor):
         for target in self._included:
             if target.is_about(operation, numbers, otherwise=True):
                 return True
-        return not (self._included or operation.http.in_process or operation.is_accepted)
+        return not (self._included or operation.http.in_process or operation.tcp.accepted)
 
     def refusing(self, operation: Operation) -> Sequence[str]:
         """The parameters that keep an operation from being hit that would be, without them."""

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 
 __all__ = [
-    "ACCEPT", "ACCEPTED_FROM", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE",
-    "DATAGRAMS", "END", "EXECUTE", "FETCH", "HANDSHAKE", "KINDS", "LOCK", "LOCK_FILE", "MAKE",
-    "MESSAGES", "ON_CONNECTIONS", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE",
-    "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE",
-    "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC", "TURNS", "WRITE", "CallSite", "HttpDetails",
-    "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
+    "ACCEPT", "ACCEPTED_FROM", "BODILESS", "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT",
+    "CREATE", "DATAGRAMS", "END", "EXECUTE", "EXPECTANT", "FETCH", "FRAMED", "HANDSHAKE", "KINDS",
+    "LOCK", "LOCK_FILE", "MAKE", "MESSAGES", "ON_CONNECTIONS", "OPEN", "OPEN_CONNECTION",
+    "OPEN_IN_VAIN", "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM",
+    "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC",
+    "TURNS", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation", "SqlDetails",
+    "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -69,18 +70,22 @@ TURNS: Final = frozenset({LOCK, SLEEP, START})
 """Nothing can happen to these, but that others go first. They are seen in virtual time."""
 
 
+BODILESS: Final = "bodiless"  # a request to whose response no bytes are seen, as HEAD
+EXPECTANT: Final = "expectant"  # the head of one, whose body is to follow when a 1xx wants it
+FRAMED: Final = "framed"  # one of many whose responses share a connection, as in HTTP/2
+
+
 class TcpDetails(NamedTuple):
     """The connection, and the state of the response where it receives one. Most are of HTTP.
 
     Attributes:
         connection: what `new_connection` gave it; 0 where it is not known which it is.
+        accepted: the peer opened it: it is chaos only for those who name it.
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
-        bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
             Of a request, that what happens to a response that nobody has received yet is decided.
         other: it is the response to what is no request of HTTP.
-        informational: it is a 1xx such as 100 Continue, and not yet the response.
-        multiplexed: responses share the connection, as in HTTP/2.
+        form: of what it is the response to: `BODILESS`, `EXPECTANT`, `FRAMED`; "" for others.
         mid_message: it is more of a message that has begun, either way. Only a fault that lets
             nothing through can happen to it.
         unseen: nothing is seen of what is done on the connection, by a client in C.
@@ -89,12 +94,11 @@ class TcpDetails(NamedTuple):
     """
 
     connection: int = 0
+    accepted: bool = False
     encrypted: bool = False
-    bodiless: bool = False
     partial: bool = False
     other: bool = False
-    informational: bool = False
-    multiplexed: bool = False
+    form: str = ""
     mid_message: bool = False
     unseen: bool = False
     in_conversation: bool = False
@@ -232,11 +236,6 @@ class Operation(NamedTuple):
     advice: str = ""
 
     @property
-    def is_accepted(self) -> bool:
-        """Whether the peer opened the connection: it is chaos only for those who name it."""
-        return self.target.startswith(ACCEPTED_FROM) and self.kind.startswith("network.")
-
-    @property
     def is_plain(self) -> bool:
         """Whether nothing is known of a connection or a request."""
         return self.tcp is _NO_TCP and self.http is _NO_HTTP
@@ -249,5 +248,6 @@ class Operation(NamedTuple):
     def of_stream(self, request: HttpRequest) -> Operation:
         """The same as one of several on its connection, which belongs to this request."""
         connection = self.tcp.connection
-        tcp = TcpDetails(connection=connection, bodiless=request.method == "HEAD")
+        form = BODILESS if request.method == "HEAD" else ""
+        tcp = TcpDetails(connection=connection, form=form)
         return self._replace(tcp=tcp, http=HttpDetails(request=request, stream=True))

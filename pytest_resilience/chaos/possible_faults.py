@@ -272,7 +272,7 @@ def _names_where(
     kind: str,
     blocking: bool,
     sql: SqlDetails | None,
-    state: tuple[bool, ...] | None = None,
+    state: tuple[Any, ...] | None = None,
     *,
     stream: bool = False,
     elsewhere: bool = False,

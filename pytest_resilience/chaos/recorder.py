@@ -67,7 +67,7 @@ class Recorder:
 
         `again`: it was noted before, and is only decided on anew.
         """
-        if operation.is_accepted:
+        if operation.tcp.accepted:
             return  # by a server, as a rule
         self._opened |= _possible_later(operation)
         if not self.in_test:

@@ -13,7 +13,9 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -236,7 +238,7 @@ class UnmatchedOperations:
             return
         remark = operation.remark
         request: str | None = ""
-        if self._experiment.filters or operation.tcp.bodiless:
+        if self._experiment.filters or operation.tcp.form == BODILESS:
             remark, request = self._remark_on(operation), self._request_of(operation)
         found = UnmatchedOperation(
             operation.kind,
@@ -246,7 +248,7 @@ class UnmatchedOperations:
             operation.blocking,
             operation.tcp.encrypted,
             _remark_on_response(operation),
-            operation.tcp.multiplexed,
+            operation.tcp.form == FRAMED,
             operation.sql.conditions,
             request,
         )
@@ -290,7 +292,9 @@ class UnmatchedOperations:
         refusing = self._experiment.refusing(operation)
         if not refusing:
             needs_body = any(each.needs_body for each in self._experiment.faults)
-            return UNALTERABLE if needs_body and operation.tcp.bodiless else operation.remark
+            return (
+                UNALTERABLE if needs_body and operation.tcp.form == BODILESS else operation.remark
+            )
         self.refused_by.update(dict.fromkeys(refusing))
         refused = f"not {', '.join(refusing)}"
         return f"{operation.remark}; {refused}" if operation.remark else refused

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.operation import EXPECTANT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
@@ -370,7 +371,7 @@ def _is_explored(operation: Operation) -> bool:
     if not operation.is_plain:
         tcp = operation.tcp
         is_rest = tcp.partial and operation.kind == RECEIVE
-        if tcp.mid_message or is_rest or tcp.informational or tcp.unseen:
+        if tcp.mid_message or is_rest or tcp.form == EXPECTANT or tcp.unseen:
             return False
         if operation.http.in_process:
             return False

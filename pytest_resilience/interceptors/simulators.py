@@ -17,6 +17,7 @@ from typing import TypeVar
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import LostResponse
+from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
@@ -136,7 +137,7 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
     """Wait or raise, if something happens to the response that `func` gets."""
     __tracebackhide__ = True
     # No bytes of it are seen, so none can be changed.
-    operation = Operation(kind=RECEIVE, target=target, names=(name,), tcp=TcpDetails(bodiless=True))
+    operation = Operation(kind=RECEIVE, target=target, names=(name,), tcp=TcpDetails(form=BODILESS))
     effect = engine.decide(operation)
     if effect is None:
         return

@@ -13,6 +13,7 @@ from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import is_chunked
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import EXPECTANT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import HttpDetails
@@ -267,7 +268,7 @@ class Decisions:
                 partial=self.answered and is_response,
                 other=self._requests.is_other and is_response,
                 in_conversation=self.in_conversation,
-                informational=self.informational and is_response,
+                form=EXPECTANT if self.informational and is_response else "",
                 mid_message=mid_message,
             ),
             http=HttpDetails(request=None if kind == CONNECT else self._requests.request),

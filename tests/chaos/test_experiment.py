@@ -22,6 +22,7 @@ from pytest_resilience.chaos.faults.network import Silence
 from pytest_resilience.chaos.faults.streams import STREAMS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 
 
@@ -244,16 +245,17 @@ def test_a_copy_of_one_that_has_all_derived_derives_nothing_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "is_meant"),
+    ("kind", "name", "accepted", "is_meant"),
     [
-        ("file.write", "from the press.txt", True),
-        ("network.receive", "press:80", True),
-        ("network.receive", "from press:80", False),
+        ("file.write", "from the press.txt", False, True),
+        ("network.receive", "press:80", False, True),
+        ("network.receive", "from press:80", True, False),
     ],
 )
 def test_without_targets_all_is_meant_but_what_peers_have_opened(
-    kind: str, name: str, is_meant: bool
+    kind: str, name: str, accepted: bool, is_meant: bool
 ) -> None:
-    operation = Operation(kind=kind, target=name, names=(name,))
+    tcp = TcpDetails(accepted=accepted)
+    operation = Operation(kind=kind, target=name, names=(name,), tcp=tcp)
     slow = ChaosExperiment("slow", "network_latency", delay=1)
     assert slow.matches_target(operation) is is_meant

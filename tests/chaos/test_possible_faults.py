@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import END
@@ -60,7 +61,7 @@ def test_a_kind_has_each_name_once(kind: str) -> None:
 def test_it_can_happen_to_operations_of_its_kind_where_it_is_possible() -> None:
     refusal, truncation = fault_named(CONNECT, "refuse"), fault_named(RECEIVE, "truncate")
     response = Operation(kind=RECEIVE, target="a:1", names=("a:1",))
-    bodiless = Operation(kind=RECEIVE, target="a:1", names=("a:1",), tcp=TcpDetails(bodiless=True))
+    bodiless = Operation(kind=RECEIVE, target="a:1", names=("a:1",), tcp=TcpDetails(form=BODILESS))
     assert not refusal.can_happen_to(response)
     assert truncation.can_happen_to(response)
     assert not truncation.can_happen_to(bodiless)
@@ -74,7 +75,7 @@ def test_it_can_happen_to_operations_of_its_kind_where_it_is_possible() -> None:
 def test_what_is_known_of_an_operation_says_which_names_are_possible(kind: str) -> None:
     known = SqlDetails(statement="SELECT 1", conditions=frozenset({"locked"}))
     cases: tuple[dict[str, Any], ...] = (
-        {}, {"sql": known}, {"blocking": False}, {"tcp": TcpDetails(bodiless=True)},
+        {}, {"sql": known}, {"blocking": False}, {"tcp": TcpDetails(form=BODILESS)},
         {"sql": known, "blocking": False}, {"tcp": TcpDetails(unseen=True)},
     )  # fmt: skip
     for more in cases:

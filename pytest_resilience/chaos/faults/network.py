@@ -20,9 +20,12 @@ from typing import Final
 
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.stream_items import Cut
+from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
+from pytest_resilience.chaos.operation import EXPECTANT
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
@@ -166,8 +169,8 @@ class Fault:
         pends = operation.kind == CONNECT and self.delay == math.inf
         return (
             (operation.blocking or pends or not self.waits)
-            and not (tcp.bodiless and self.needs_body)
-            and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
+            and not (tcp.form == BODILESS and self.needs_body)
+            and not (tcp.form in {EXPECTANT, FRAMED} and self.needs_response)
             and (self.transient or not tcp.mid_message)
         )
 

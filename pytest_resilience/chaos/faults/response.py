@@ -29,6 +29,7 @@ from pytest_resilience.chaos.faults.stream_items import ItemPosition
 from pytest_resilience.chaos.faults.stream_items import Position
 from pytest_resilience.chaos.faults.stream_items import Then
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
@@ -348,7 +349,7 @@ class InjectedResponse(Fault):
 
     def can_happen_to(self, operation: Operation) -> bool:
         tcp = operation.tcp
-        elsewhere = tcp.encrypted or tcp.partial or tcp.multiplexed or tcp.other
+        elsewhere = tcp.encrypted or tcp.partial or tcp.form == FRAMED or tcp.other
         return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property

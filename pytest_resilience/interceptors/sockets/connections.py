@@ -18,8 +18,10 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
+from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
@@ -257,13 +259,13 @@ class ConnectionTable:
                     self.by_number.passing.discard(sock.fileno())
                     self.targeted[sock.fileno()] = connection
                     return
-                if not connection.accepted:
+                if not operation.tcp.accepted:
                     self._engine.note_unmatched(operation)
                 elif not self._pairs.is_of_server(connection, self.all()):
                     self._engine.note_unmatched(_accepting(connection.names[0]))
                 # As long as somebody wants to know what else is done, it is looked at again.
                 is_recorded = self._engine.is_recording(_TALK)
-                connection.stale = is_recorded and not connection.accepted
+                connection.stale = is_recorded and not operation.tcp.accepted
             self._let_pass_if_known(sock, connection)
 
     def _let_pass_if_known(self, sock: socket.socket, connection: TcpConnection) -> None:
@@ -289,7 +291,8 @@ class ConnectionTable:
             known.names = self.proxies.encrypt(known) or known_by_tls(sock, known.names)
             return known
         connection = self._add(sock.fileno(), ends, self._origin(sock, ends))
-        if connection.client and not connection.accepted:  # by way of whom it was opened is unseen
+        # By way of whom the peer has opened one is unseen.
+        if connection.client and not is_accepted(connection.names[0]):
             connection.names = known_by_tls(sock, connection.names)
             self.proxies.begin(connection, connection.names)
         connection.owner, connection.stale = weakref.ref(sock), True
@@ -333,4 +336,5 @@ def _accepting(name: str) -> Operation:
     """What is noted of a connection that was accepted, whose peer has any port."""
     peer = name.rpartition(":")[0]
     remark = f"accepted here: only target={peer!r} is about it"
-    return Operation(kind=ACCEPT, target=peer, names=(), remark=remark)
+    tcp = TcpDetails(accepted=True)
+    return Operation(kind=ACCEPT, target=peer, names=(), tcp=tcp, remark=remark)

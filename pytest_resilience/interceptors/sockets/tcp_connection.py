@@ -14,7 +14,9 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import ACCEPTED_FROM
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
@@ -23,16 +25,12 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
-from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
-from pytest_resilience.interceptors.sockets.wire_format import BODILESS
-from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
-from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import asks_something
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import is_sealed
@@ -58,7 +56,7 @@ class Turn:
         partial: the response had begun before an experiment began to be about it.
         asked: something was sent since it was the peer's turn.
         sent_at: monotonic seconds of the last send: when it began, if it took no time.
-        request: which kind was sent last: of `wire_format.kind_of`.
+        request: which kind was sent last: the `form` of its response.
         tls: TLS is made above the socket, so that what is sent are its records.
         decrypted: that TLS is known, so that faults can change what is in its records.
         handshaking: what is awaited is the response to a TLS hello.
@@ -256,11 +254,6 @@ class TcpConnection:
         return bool(self.number)
 
     @property
-    def accepted(self) -> bool:
-        """Whether the other side opened it: then it is for those targets only that say so."""
-        return bool(self.names) and is_accepted(self.names[0])
-
-    @property
     def is_sending(self) -> bool:
         """Whether more of a request is still to be sent, by another thread or later by this one.
 
@@ -413,6 +406,7 @@ class TcpConnection:
     ) -> Operation:
         """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
         turn, requests = self.turn, self.turn.requests
+        is_accepted = self.names[0].startswith(ACCEPTED_FROM)
         return Operation(
             kind=kind,
             target=self.names[0],
@@ -420,6 +414,7 @@ class TcpConnection:
             blocking=blocking,
             tcp=TcpDetails(
                 connection=self.number,
+                accepted=is_accepted,
                 partial=kind == SEND and self.inbound.expected,
                 mid_message=mid_message,
                 in_conversation=requests.conversation.is_on,
@@ -427,12 +422,11 @@ class TcpConnection:
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
+                accepted=is_accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,
-                bodiless=turn.request == BODILESS,
-                informational=turn.request == EXPECTANT,
-                multiplexed=turn.request == FRAMED,
+                form=turn.request,
                 in_conversation=requests.conversation.is_on,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from typing import Final
+
+from pytest_resilience.chaos.operation import BODILESS
+from pytest_resilience.chaos.operation import EXPECTANT
+from pytest_resilience.chaos.operation import FRAMED
 
 
 __all__ = [
-    "BODILESS",
-    "EXPECTANT",
-    "FRAMED",
     "RECORD",
     "asks_something",
     "beginning",
@@ -28,17 +28,13 @@ __all__ = [
     "may_seal",
 ]
 
-BODILESS: Final = "bodiless"  # whose response has no body
-EXPECTANT: Final = "expectant"  # the head of one, whose body is to follow when it is wanted
-FRAMED: Final = "framed"  # the first of many that share a connection
-
 _PREFACE = b"PRI * HTTP/2.0\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 _EXPECTATION = b"\r\nexpect: 100-continue\r\n"
 
 
 def kind_of(message: bytes) -> str:
-    """Of the beginning of what was sent at once: one of the above, or ""."""
+    """Of the beginning of what was sent at once: as in `TcpDetails.form`."""
     if message.startswith(b"HEAD "):
         return BODILESS
     if message.startswith(_PREFACE):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import requests
 
+from pytest_resilience.chaos.operation import BODILESS
+from pytest_resilience.chaos.operation import EXPECTANT
+from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.interceptors.sockets.wire_format import BODILESS
-from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
-from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
