@@ -15,6 +15,7 @@ import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -50,7 +51,7 @@ class LoopIterations:
 
     def sent(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Something is sent, at `now` in monotonic seconds."""
-        current = self._of(loop)
+        current = self._iterations.setdefault(loop, _Iteration())
         if current.sent is None:
             current.sent = now
             loop.call_soon(self._turn, loop)
@@ -63,7 +64,7 @@ class LoopIterations:
         nothing to do but wait for it, and it came just before this iteration, however long that
         takes: from the first time that this is asked in it. Unless that is at once.
         """
-        current = self._of(loop)
+        current = self._iterations.setdefault(loop, _Iteration())
         if current.began is None:
             current.began = now
             loop.call_soon(setattr, current, "began", None)  # when this iteration is over
@@ -71,19 +72,14 @@ class LoopIterations:
             return sent_at
         return moment(sent_at, current.began)
 
-    def _of(self, loop: asyncio.AbstractEventLoop) -> _Iteration:
-        found = self._iterations.get(loop)
-        if found is None:
-            found = self._iterations[loop] = _Iteration()
-        return found
-
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """The iteration after one in which something was sent begins, before anything is read."""
-        current = self._of(loop)
+        current = self._iterations.setdefault(loop, _Iteration())
         current.looked, current.sent = current.sent, None
         loop.call_soon(setattr, current, "looked", None)
 
 
+@dataclass(slots=True)
 class _Iteration:
     """The times of one iteration of a loop, in monotonic seconds.
 
@@ -94,12 +90,9 @@ class _Iteration:
             first time for a response.
     """
 
-    __slots__ = ("began", "looked", "sent")
-
-    def __init__(self) -> None:
-        self.began: float | None = None
-        self.sent: float | None = None
-        self.looked: float | None = None
+    began: float | None = None
+    sent: float | None = None
+    looked: float | None = None
 
 
 class AsyncioLoops:
