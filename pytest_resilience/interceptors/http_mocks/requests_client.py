@@ -33,7 +33,6 @@ from pytest_resilience.interceptors.http_mocks.fake_network import FakeSocket
 
 if TYPE_CHECKING:
     import requests
-    import urllib3
 
     from requests.adapters import HTTPAdapter
 
@@ -99,21 +98,8 @@ class Sender:
         return None
 
     def _own_adapter(self) -> HTTPAdapter:
+        """One of requests' own, whose connections lead nowhere."""
         from requests.adapters import HTTPAdapter
-
-        own = HTTPAdapter(max_retries=self.retries)
-        pool = self._pool()
-        setattr(own, SENT_HERE, True)
-        vars(own).update(
-            get_connection_with_tls_context=lambda *_, **__: pool,
-            get_connection=lambda *_, **__: pool,  # its name in older versions
-            cert_verify=lambda *_, **__: None,
-        )
-        if self._adapter is not None:
-            vars(own)["build_response"] = self._adapter.build_response
-        return own
-
-    def _pool(self) -> urllib3.HTTPConnectionPool:
         from urllib3.connectionpool import connection_from_url
 
         pool = connection_from_url(str(self._request.url))
@@ -130,7 +116,16 @@ class Sender:
 
         connection = functools.partial(self._connection, pool.ConnectionCls)
         vars(pool).update(ConnectionCls=connection, urlopen=noting)
-        return pool
+        own = HTTPAdapter(max_retries=self.retries)
+        setattr(own, SENT_HERE, True)
+        vars(own).update(
+            get_connection_with_tls_context=lambda *_, **__: pool,
+            get_connection=lambda *_, **__: pool,  # its name in older versions
+            cert_verify=lambda *_, **__: None,
+        )
+        if self._adapter is not None:
+            vars(own)["build_response"] = self._adapter.build_response
+        return own
 
     def _connection(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
         """One of the client's connections, which leads nowhere."""
