@@ -48,6 +48,7 @@ class SharedCounts:
 
     Attributes:
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
+        has_hit: whether it has hit an operation of this process.
     """
 
     def __init__(self, *, in_total: bool) -> None:
@@ -58,6 +59,7 @@ class SharedCounts:
         self.state: bytearray | memoryview = bytearray(2)
         self._page: Page | None = None  # shared, once there are children
         self._in_child = False
+        self.has_hit = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
@@ -121,6 +123,7 @@ class SharedCounts:
         """
         with self._lock:
             page = self._page
+            self.has_hit = self.has_hit or hits > 0
             if matched and self._in_total and page is not None and page.path:
                 self._number = page.take_number(matched)
             else:
@@ -163,8 +166,8 @@ class ActiveExperiment:
         must_fire: whether it is an error if nothing happens to anything.
         started_at: seconds, by `monotonic` of its clock.
         counts: what engines and their child processes count of it.
-        counted: what it matched, where trigger or targets go by numbers, or what is matched may
-            not come to where the fault happens; else None.
+        counted: what it matched, where trigger or targets go by numbers; or until it has hit
+            anything, where what is matched may not come to where the fault happens; else None.
         unmatched: what the code did that the experiment did not match.
         pressure: what a pressure achieved, once it is off.
     """
@@ -318,7 +321,7 @@ class ActiveExperiment:
             return ()
         number = self.counts.add(matched=1)
         elapsed, trigger = now - self.started_at, experiment.trigger
-        if counted is not None:
+        if counted is not None and (numbers is not None or not self.counts.has_hit):
             counted.note(number, operation, elapsed)
         is_chosen = isinstance(trigger, Always) or trigger.hits(number, elapsed, self._draws)
         if experiment.is_nothing or not is_chosen:

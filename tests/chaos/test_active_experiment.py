@@ -166,6 +166,15 @@ def test_what_awaits_bytes_proves_nothing_before_they_have_come(mode: str) -> No
     assert (running.matched, running.hits, running.proves_nothing) == (1, 0, True)
 
 
+def test_what_may_come_to_nothing_is_kept_until_something_has_happened() -> None:
+    running = active_experiment("network_failure", mode="truncate", rate=1)
+    running.decide(response("a:1"), 100.0)
+    running.counts.add(hits=1)
+    running.decide(response("b:1"), 100.0)
+    assert running.counted is not None
+    assert running.counted.lines(running.matched) == ("1 network.receive a:1", "and 1 more")
+
+
 def response(name: str) -> Operation:
     return Operation(kind=RECEIVE, target=name, names=(name,))
 
