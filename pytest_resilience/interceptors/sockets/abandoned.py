@@ -22,16 +22,13 @@ from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.chaos.waiting_threads import IN_RECEIVE
 from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.chaos.waiting_threads import waits_still
 from pytest_resilience.clock import running_loop
-from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import given_up
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 
 
 if TYPE_CHECKING:
@@ -141,13 +138,9 @@ def replace_under(
 
     `sock`: of `connection`, by a descriptor of our own. The thread's own number could be
     another's at any time: it goes on, and closes it, and somebody opens something. So it is kept
-    where it is. Nothing comes any more that would wake it, and then it is seen to sleep. Returns
-    False, and has replaced nothing, where it had gone on before, or may do so for the kernel has
-    a limit.
+    where it is. Nothing comes any more that would wake it, as `sock` is deaf, and then it is seen
+    to sleep. Returns False, and has replaced nothing, where it had gone on before.
     """
-    deafen(sock)
-    if wait.how == IN_RECEIVE and timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None:
-        return False
     number = wait.descriptor
     with limits_lifted(), contextlib.ExitStack() as stack:
         other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))

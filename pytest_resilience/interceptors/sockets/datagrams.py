@@ -51,7 +51,6 @@ from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_for_change
@@ -352,7 +351,7 @@ class DatagramSockets:
             if passes and is_a(result, tuple):
                 endpoint.sources.append(result[-1])
             return result
-        timeout = timeout_of(sock, socket.SO_RCVTIMEO)
+        timeout = effects.timeout_of(sock, socket.SO_RCVTIMEO)
         if sock.gettimeout() is None and arguments.flags & _AT_ONCE:
             timeout = 0.0
         found = self._receive(sock, endpoint, timeout, peeks=arguments.peeks)

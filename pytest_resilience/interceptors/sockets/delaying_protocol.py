@@ -17,7 +17,7 @@ from dataclasses import field
 from typing import Any
 
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
+from pytest_resilience.interceptors.sockets.effects import kernel_patience
 from pytest_resilience.interceptors.waiting import Wait
 
 

@@ -15,6 +15,8 @@ import math
 import os
 import select
 import socket
+import struct
+import sys
 import threading
 
 from collections.abc import Callable
@@ -36,10 +38,8 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
-from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
@@ -47,13 +47,15 @@ from pytest_resilience.interceptors.waiting import wait
 
 __all__ = [
     "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
-    "end_once", "fail", "hold", "hold_before", "hold_sending", "hold_until", "no_room",
-    "nobody_there", "nothing_yet", "os_error", "readable", "reset_by_peer", "send_timed_out",
-    "silenced", "speaks_tls", "timed_out",
+    "end_once", "fail", "hold", "hold_before", "hold_sending", "hold_until", "kernel_patience",
+    "no_room", "nobody_there", "nothing_yet", "os_error", "readable", "reset_by_peer",
+    "send_timed_out", "silenced", "speaks_tls", "timed_out", "timeout_of",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
 
+_FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
+_TIMEVAL = struct.Struct("@ll")
 _AT_ONCE = 1 << 16  # bytes
 _LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -186,6 +188,47 @@ def hold(
     if delay == float("inf") and is_given_up and not effect.transient:
         raise silenced()
     return taken
+
+
+def timeout_of(sock: Any, option: int, *, of_kernel: bool = False) -> float | None:
+    """Seconds that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) waits; None for no limit.
+
+    By Python, or where that sets no timeout by the kernel: by that alone, if it is `of_kernel`.
+    """
+    timeout: float | None = None if of_kernel else sock.gettimeout()
+    if timeout is not None:
+        return timeout
+    with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
+        given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
+        seconds, micro = _TIMEVAL.unpack(given)
+        return seconds + micro / 1e6 or None
+    return None
+
+
+def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:
+    """Seconds until the kernel ends a receive, infinite where it does not, and with which errno.
+
+    Or a connect, where it is `connecting`. `silent`: nothing comes from the peer, not even that it
+    has received what was sent, which is what TCP_USER_TIMEOUT and keepalive wait for.
+    """
+    limits = []
+    usual = (socket.SO_SNDTIMEO, errno.EINPROGRESS), (socket.SO_RCVTIMEO, errno.EAGAIN)
+    option, code = usual[not connecting]
+    if sock.gettimeout() is None and (limit := timeout_of(sock, option)):
+        limits.append((limit, code))
+    if silent and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # as above
+            tcp = functools.partial(sock.getsockopt, socket.IPPROTO_TCP)
+            if milliseconds := tcp(socket.TCP_USER_TIMEOUT):
+                soonest = _FIRST_RETRY if connecting else 0.0
+                limits.append((max(soonest, milliseconds / 1e3), errno.ETIMEDOUT))
+            elif not connecting and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+                probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
+                limits.append((tcp(socket.TCP_KEEPIDLE) + probes, errno.ETIMEDOUT))
+            if connecting:  # each retry waits for twice as long as the one before
+                retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
+                limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
+    return min(limits, default=(math.inf, 0))
 
 
 def await_more(sock: socket.socket) -> None:

@@ -39,7 +39,6 @@ from pytest_resilience.interceptors.sockets.http2_responses import StreamRespons
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
@@ -251,7 +250,7 @@ class Http2Streams:
         if is_at_once(call):
             is_read_by_loop = self._loops.transport(sock) is not None
             return not is_read_by_loop and shared.rest(clock.monotonic()) <= 0
-        limit = timeout_of(sock, socket.SO_RCVTIMEO)
+        limit = effects.timeout_of(sock, socket.SO_RCVTIMEO)
         now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
         ends = math.inf if limit is None else now() + limit
         while (rest := shared.rest(clock.monotonic())) > 0:

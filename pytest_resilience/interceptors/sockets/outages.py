@@ -46,10 +46,10 @@ from pytest_resilience.interceptors.sockets.abandoned import replace_under
 from pytest_resilience.interceptors.sockets.abandoned import reset
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.late_waits import LateWaits
+from pytest_resilience.interceptors.sockets.readiness import silence
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import held
-from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
@@ -317,7 +317,10 @@ class Outages:
         connection.is_over()
         if failure.closes or wait.how == waiting_threads.IN_RECEIVE:
             until_told.callback(hear, sock)
-            replaced = replace_under(wait, sock, connection, accepted=not failure.resets)
+            deafen(sock)
+            replaced = not _is_limited(wait, sock) and replace_under(
+                wait, sock, connection, accepted=not failure.resets
+            )
             if replaced and failure.resets:
                 return True
         if failure.resets:
@@ -326,6 +329,12 @@ class Outages:
             deafen(sock)  # or what its peer says to the end of it resets it
             KernelSocket.shutdown(sock, socket.SHUT_RDWR)
         return False
+
+
+def _is_limited(wait: Wait, sock: KernelSocket) -> bool:
+    """Whether the kernel lets it go on by itself."""
+    in_kernel = wait.how == waiting_threads.IN_RECEIVE
+    return in_kernel and effects.timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None
 
 
 def _in_the_background(action: Callable[[_T], None], about: _T) -> None:

@@ -19,14 +19,13 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
+from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import given_up
-from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
-from pytest_resilience.interceptors.sockets.socket_classes import silence
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait
@@ -34,8 +33,9 @@ from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Held", "Readiness"]
+__all__ = ["Held", "Readiness", "silence"]
 
+_TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
 _PATIENCE = 1.0  # seconds for the thread to end
 
 
@@ -220,7 +220,7 @@ class Held:
         if deaf:
             silence(sock)
         if self.due == math.inf and (sends or not deaf):  # the kernel has nothing to give up for
-            patience, code = kernel_patience(sock, silent=True, connecting=False)
+            patience, code = effects.kernel_patience(sock, silent=True, connecting=False)
             if code == errno.ETIMEDOUT:  # and not of who blocks in receiving
                 self._machine_due = MACHINE_CLOCK.monotonic() + patience
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
@@ -295,3 +295,13 @@ class Held:
         is_lost = self.due == math.inf and not self.stream.effect.transient and not self._deaf
         if self._is_timed_out or (not self._blocking and (is_lost or self.stream.is_stalled)):
             effects.end_of_stream(sock)  # or nobody is told that it is lost
+
+
+def silence(sock: KernelSocket) -> None:
+    """Let the kernel take nothing that the peer of `sock` says, but that it receives what is sent.
+
+    Not even that where the client has the kernel give up on a peer of whom nothing comes.
+    """
+    patience, code = effects.kernel_patience(sock, silent=True, connecting=False)
+    gives_up = code == errno.ETIMEDOUT and patience < _TOO_LONG
+    deafen(sock, receipts=not gives_up)

@@ -40,7 +40,6 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
@@ -188,7 +187,7 @@ class Receiver:
         Or until another thread has sent a request, to which something may happen at once.
         """
         __tracebackhide__ = True
-        limit = timeout_of(sock, socket.SO_RCVTIMEO)
+        limit = effects.timeout_of(sock, socket.SO_RCVTIMEO)
         now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
         ends = math.inf if limit is None else now() + limit
         while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - now()))):
@@ -406,7 +405,7 @@ class Receiver:
             return clock.monotonic()
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
-        elif effects.readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
+        elif effects.readable(sock, effects.timeout_of(sock, socket.SO_RCVTIMEO)):
             due = stream.arrive(moment(connection.turn.sent_at, clock.monotonic()))
         else:
             raise effects.timed_out(sock)

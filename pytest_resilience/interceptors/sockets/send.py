@@ -47,7 +47,6 @@ from pytest_resilience.interceptors.sockets.socket_classes import another
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
-from pytest_resilience.interceptors.sockets.socket_classes import timeout_of
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
@@ -251,7 +250,7 @@ class Sender:
                 leave_no_room(sock)
                 raise effects.no_room(sock)
             return
-        limit = timeout_of(sock, socket.SO_SNDTIMEO)
+        limit = effects.timeout_of(sock, socket.SO_SNDTIMEO)
         ends = math.inf if limit is None else asked_at + limit
         if not is_cut:  # it strikes at once, whoever has what was sent before
             ends = min(ends, clock.monotonic() + _SOON)

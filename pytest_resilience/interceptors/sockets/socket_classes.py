@@ -11,7 +11,6 @@ import os
 import select
 import selectors
 import socket
-import struct
 import sys
 
 from collections.abc import Callable
@@ -22,16 +21,14 @@ from typing import Any
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
-from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "ends_of", "given_up", "green_module",
-    "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp", "kernel_patience",
-    "kernel_socket", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
-    "raise_mark", "selector_classes", "send_patience", "silence", "socket_classes", "timeout_of",
-    "tls_modules", "with_room",
+    "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp", "kernel_socket",
+    "leave_no_room", "listening_ports", "lower_mark", "python_socket_class", "raise_mark",
+    "selector_classes", "send_patience", "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -40,10 +37,7 @@ KernelSocket = _socket.socket
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
 _HUGE = 1 << 30  # bytes
 _SYN_SENT, _CLOSED = 2, 7  # states of a connection: TCP_SYN_SENT, TCP_CLOSE
-_TOO_LONG = 60.0  # seconds: nobody waits for so long to see the kernel give up
 _SO_BUF_LOCK = 72  # of Linux: whether its user has set the size of a buffer
-_FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
-_TIMEVAL = struct.Struct("@ll")
 
 _tls_modules: list[ModuleType] = []
 
@@ -273,21 +267,6 @@ def lower_mark(sock: KernelSocket, before: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, before)
 
 
-def timeout_of(sock: Any, option: int, *, of_kernel: bool = False) -> float | None:
-    """Seconds that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) waits; None for no limit.
-
-    By Python, or where that sets no timeout by the kernel: by that alone, if it is `of_kernel`.
-    """
-    timeout: float | None = None if of_kernel else sock.gettimeout()
-    if timeout is not None:
-        return timeout
-    with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
-        given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
-        seconds, micro = _TIMEVAL.unpack(given)
-        return seconds + micro / 1e6 or None
-    return None
-
-
 def send_patience(sock: Any) -> float:
     """Seconds until the kernel gives up on a peer that does not say that it has what was sent."""
     if sys.platform == "linux":
@@ -295,32 +274,6 @@ def send_patience(sock: Any) -> float:
             milliseconds: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             return milliseconds / 1e3 or math.inf
     return math.inf
-
-
-def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:
-    """Seconds until the kernel ends a receive, infinite where it does not, and with which errno.
-
-    Or a connect, where it is `connecting`. `silent`: nothing comes from the peer, not even that it
-    has received what was sent, which is what TCP_USER_TIMEOUT and keepalive wait for.
-    """
-    limits = []
-    usual = (socket.SO_SNDTIMEO, errno.EINPROGRESS), (socket.SO_RCVTIMEO, errno.EAGAIN)
-    option, code = usual[not connecting]
-    if sock.gettimeout() is None and (limit := timeout_of(sock, option)):
-        limits.append((limit, code))
-    if silent and sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # as above
-            tcp = functools.partial(sock.getsockopt, socket.IPPROTO_TCP)
-            if milliseconds := tcp(socket.TCP_USER_TIMEOUT):
-                soonest = _FIRST_RETRY if connecting else 0.0
-                limits.append((max(soonest, milliseconds / 1e3), errno.ETIMEDOUT))
-            elif not connecting and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
-                probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
-                limits.append((tcp(socket.TCP_KEEPIDLE) + probes, errno.ETIMEDOUT))
-            if connecting:  # each retry waits for twice as long as the one before
-                retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
-                limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
-    return min(limits, default=(math.inf, 0))
 
 
 def given_up(sock: KernelSocket) -> bool:
@@ -338,13 +291,3 @@ def _state(sock: KernelSocket) -> int | None:
     with contextlib.suppress(OSError, AttributeError):  # closed; or another system
         return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     return None
-
-
-def silence(sock: KernelSocket) -> None:
-    """Let the kernel take nothing that the peer of `sock` says, but that it receives what is sent.
-
-    Not even that where the client has the kernel give up on a peer of whom nothing comes.
-    """
-    patience, code = kernel_patience(sock, silent=True, connecting=False)
-    gives_up = code == errno.ETIMEDOUT and patience < _TOO_LONG
-    deafen(sock, receipts=not gives_up)
