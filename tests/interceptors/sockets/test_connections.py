@@ -289,7 +289,7 @@ def test_who_has_opened_a_connection_is_found_out_once(
     with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
         for _ in range(2):
             sides = [table.of(client, SEND), table.of(server, SEND)]
-            assert [connection.accepted for connection in sides if connection] == [False, True]
+            assert [each.operation(RECEIVE).tcp.accepted for each in sides if each] == [False, True]
             table.forget()  # as between two tests
     assert len(times) == 1
 
