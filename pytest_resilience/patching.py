@@ -32,8 +32,9 @@ _pending_removal: dict[int, tuple[object, object]] = {}
 
 def _found_below(found: object) -> object:
     """What to put back: `found`, or what lay below it if it is to be removed itself."""
-    while _pending_removal.get(id(found), (None,))[0] is found:
-        found = _pending_removal.pop(id(found))[1]
+    while (pending := _pending_removal.get(id(found))) is not None and pending[0] is found:
+        del _pending_removal[id(found)]
+        found = pending[1]
     return found
 
 

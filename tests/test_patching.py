@@ -38,6 +38,26 @@ def test_what_was_replaced_twice_is_put_back_at_once() -> None:
     assert "method" not in vars(Heir)
 
 
+def test_what_was_nothing_is_put_back_while_another_is_below_a_foreign_patch() -> None:
+    covered, owner = SimpleNamespace(text="a"), SimpleNamespace(text=None)
+    below, patches = Patches(), Patches()
+    below.replace(covered, "text", str.upper)
+    ours, covered.text = covered.text, "foreign"
+    below.restore()
+
+    class Heir:
+        """Inherits what it is asked for."""
+
+    patches.replace(owner, "text", str)
+    patches.replace(Heir, "__init__", functools.partial)
+    patches.restore()
+    assert owner.text is None
+    assert "__init__" not in vars(Heir)
+    covered.text = ours  # the foreign one is gone
+    below.restore()
+    assert covered.text == "a"
+
+
 @pytest.mark.parametrize("make", [str.upper, functools.partial(operator.concat, "to ")])
 def test_a_replacement_stands_for_what_it_was_made_of(make: Any) -> None:
     owner = SimpleNamespace(text="a")
