@@ -48,7 +48,7 @@ class SharedCounts:
 
     Attributes:
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
-        has_hit: whether it has hit an operation of this process.
+        has_hit: whether it has hit an operation of this process, and the latest counts.
     """
 
     def __init__(self, *, in_total: bool) -> None:
@@ -123,7 +123,7 @@ class SharedCounts:
         """
         with self._lock:
             page = self._page
-            self.has_hit = self.has_hit or hits > 0
+            self.has_hit = hits > 0 if hits else self.has_hit
             if matched and self._in_total and page is not None and page.path:
                 self._number = page.take_number(matched)
             else:

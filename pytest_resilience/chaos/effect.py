@@ -115,7 +115,8 @@ class Effect:
         `what`: as `Fault.awaits`. `fault`: which of several does so. An operation counts once,
         though several faults of an experiment can happen to it.
         """
-        happening = [hit for hit in self._pending_of(fault) if hit.awaits == what]
+        awaiting = [hit for hit in self.pending if hit.awaits == what]
+        happening = [hit for hit in awaiting if fault is None or hit.fault == fault]
         if not happening:
             return
         counted = set()
@@ -185,8 +186,6 @@ def together(hits: Sequence[Hit]) -> Sequence[Hit]:
     leaves nothing of a response to change, and of several that do so it is the oldest
     experiment's. Nor is there more than one pace. The same happens for all that ask for it.
     """
-    if len(hits) == 1:
-        return hits
     failing = [hit for hit in hits if not (hit.fault.waits or isinstance(hit.fault, CallerFault))]
     at_once = [hit for hit in failing if not hit.fault.needs_response]
     lost = [hit for hit in failing if not hit.fault.needs_body]

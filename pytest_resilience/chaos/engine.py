@@ -460,7 +460,7 @@ class Engine:
                 hits += active_experiment.decide(operation, now)
         if not hits:
             return None
-        hits, tell = [*together(hits)], None
+        hits, tell = [*together(hits)] if len(hits) > 1 else hits, None
         if self.listeners.listened:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
