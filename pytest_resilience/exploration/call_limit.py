@@ -51,11 +51,21 @@ class CallLimit:
         (kind, target, _), line = done[-1].point.site, done[-1].place
         most = self.most
         if self.tries:
-            most = max(most, self.tries * self.usual.get((target, line), 1))
+            most = max(most, self.tries * self._usually(target, line))
             alike = (each for each in done if each.place == line)
             if sum(each.point.site[:2] == (kind, target) for each in alike) <= most:
                 return
         raise StormError(f"more than {most} operations: {Site(kind, target)}")
+
+    def _usually(self, target: str, line: str) -> int:
+        """Operations of a line without faults. One that faults alone lead to may do as many as any.
+
+        It may be a fallback, in the same loop.
+        """
+        here = self.usual.get((target, line))
+        if here is not None:
+            return here
+        return max((each for (name, _), each in self.usual.items() if name == target), default=1)
 
 
 def calls_by_line(done: Iterable[Done]) -> dict[tuple[str, str], int]:

@@ -268,19 +268,24 @@ def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
 
 
 def test_each_operation_without_faults_may_become_some_tries_at_the_line_that_does_it() -> None:
-    """A line that asks twice may try as often again; and so may any other line."""
-    places = iter(["shop.py:1 in pay"] * 7 + ["shop.py:2 in ship"] * 4)
-    limit = CallLimit(most=3, tries=3, usual={("a:1", "shop.py:1 in pay"): 2})
-    log = OperationLog(TargetNames(), lambda _: next(places), limit=limit)
+    """A line that asks twice may try as often again; one of faults alone, as the busiest line."""
+    usual = {("a:1", "shop.py:1 in pay"): 2, ("a:1", "shop.py:2 in ship"): 1}
+    limit = CallLimit(most=3, tries=3, usual=usual)
+    for line, most in [("1 in pay", 6), ("2 in ship", 3), ("3 in fall_back", 6)]:
+        log = log_of(place=f"shop.py:{line}", limit=limit)
+        for _ in range(most):
+            log.observe(operation())
+        with pytest.raises(StormError, match=rf"more than {most} operations: connect\(a:1\)"):
+            log.observe(operation())
+
+
+def test_lines_are_counted_apart() -> None:
+    places = iter(["shop.py:1 in pay"] * 3 + ["shop.py:2 in ship"] * 3)
+    log = OperationLog(TargetNames(), lambda _: next(places), limit=CallLimit(most=3, tries=3))
     log.is_open = True
     for _ in range(6):
         log.observe(operation())
-    with pytest.raises(StormError, match=r"more than 6 operations: connect\(a:1\)"):
-        log.observe(operation())
-    for _ in range(3):
-        log.observe(operation())
-    with pytest.raises(StormError, match=r"more than 3 operations: connect\(a:1\)"):
-        log.observe(operation())
+    assert len(log.seen) == 6
 
 
 def test_the_operations_of_a_line_are_those_of_the_kind_of_which_it_does_most() -> None:
