@@ -283,7 +283,7 @@ def test_anyio(ran: pytest.RunResult, ran_in: Path) -> None:
         from hypothesis import given, settings, strategies as st
         import shop
 
-        @settings(max_examples=5, database=None)
+        @settings(max_examples=5, database=None, deadline=None)
         @given(st.integers())
         def test_wary(number):
             try:
