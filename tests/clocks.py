@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+
 from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import ManualClock
+from tests.waiting import until_all_wait
 
 
 __all__ = ["HOUR", "MovableClock", "leap_when_struck"]
@@ -42,11 +46,20 @@ class MovableClock:
 def leap_when_struck(engine: Engine, clock: MovableClock | ManualClock, left: float = 0.2) -> None:
     """What lasts an hour lasts but so many seconds more, once it has happened for the first time.
 
-    `clock`: of the engine.
+    `clock`: of the engine. Unless it is moved by whoever waits, nobody is late who has to be there
+    before the end: it leaps when all wait.
     """
     leaps = iter([HOUR - left])
 
+    def leap_when_all_wait(seconds: float) -> None:
+        until_all_wait()
+        clock.advance(seconds)
+
     def leap(_event: Event) -> None:
-        clock.advance(next(leaps, 0.0))
+        for seconds in itertools.islice(leaps, 1):
+            if isinstance(clock, ManualClock):
+                clock.advance(seconds)
+            else:
+                threading.Thread(target=leap_when_all_wait, args=[seconds], daemon=True).start()
 
     engine.listeners.add(leap)
