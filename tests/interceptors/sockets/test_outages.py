@@ -769,9 +769,12 @@ def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
 
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
 def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(
-    mode: str, inject: Inject
+    mode: str, movable: MovableClock, inject_by: Inject
 ) -> None:
-    """It ends before one that is 0.7 seconds longer, and hears as little from its peer."""
+    """It ends before one that is 0.7 seconds longer, and hears as little from its peer.
+
+    It begins when one that is 0.3 seconds shorter has ended.
+    """
     ended: list[str] = []
 
     def wait(name: str, sock: socket.socket, seconds: float) -> None:
@@ -782,23 +785,26 @@ def test_a_timeout_counts_from_the_receive_on_that_silence_finds_waiting(
         serve(echo) as port,
         socket.create_connection((HOST, port)) as struck,
         socket.create_connection((HOST, port)) as spared,
-        inject(
-            "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="800ms..60s"
+        socket.create_connection((HOST, port)) as first,
+        inject_by(
+            "network_failure", mode=mode, target=f"{HOST}:{port}#1", between="30s..60s"
         ) as outage,
     ):
-        for sock in (struck, spared):
+        for sock in (struck, spared, first):
             sock.sendall(b"tea")
             assert sock.recv(3) == b"tea"  # and maybe more is to come
         threads = [
             threading.Thread(target=wait, args=given)
-            for given in (("struck", struck, 1.0), ("not", spared, 1.7))
+            for given in (("first", first, 0.7), ("struck", struck, 1.0), ("not", spared, 1.7))
         ]
         for thread in threads:
             thread.start()
+        threads[0].join(PATIENCE)
+        movable.advance(30)
         for thread in threads:
             thread.join(PATIENCE)
     assert outage.hits == 1
-    assert ended == ["struck: TimeoutError None", "not: TimeoutError None"]
+    assert ended == [f"{name}: TimeoutError None" for name in ("first", "struck", "not")]
 
 
 @pytest.mark.parametrize(
