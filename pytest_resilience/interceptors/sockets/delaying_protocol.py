@@ -50,6 +50,7 @@ class DelayingProtocol(asyncio.Protocol):
         self._lost = False
         self._wait: Wait | None = None
         self._error: Exception | None = None
+        self._is_impatient = False  # its kernel gives up before the silence is over
 
     @property
     def is_writing(self) -> bool:
@@ -90,8 +91,12 @@ class DelayingProtocol(asyncio.Protocol):
 
         `since`: when its delay began, in monotonic seconds, if that was before now.
         """
-        if self._transport.get_protocol() is not self:
-            self.protocol = self._transport.get_protocol()
+        current: object = self._transport.get_protocol()
+        if isinstance(current, DelayingProtocol) and current is not self:
+            current.hold(stream, since)  # made, and in place, after this one was
+            return
+        if current is not self:
+            self.protocol = current
             self._transport.set_protocol(self)
         if not (self._held and any(held.stream is stream for held in self._held)):
             self._held.append(_Held(stream))
@@ -231,6 +236,7 @@ class DelayingProtocol(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         if stream.due == _ENDLESS and sock is not None:
             rest, _ = kernel_patience(sock, silent=True, connecting=False)
+        self._is_impatient = rest < stream.effect.left()
         self._wait = Wait(self.loop, stream.effect, rest, self._release, since=since)
 
     def _release(self) -> None:
@@ -238,9 +244,11 @@ class DelayingProtocol(asyncio.Protocol):
         if current not in (self, None):
             self.protocol = current  # TLS has begun meanwhile
         first = self._held[0].stream
-        # It is left where the client has told the kernel to give up sooner.
-        if first.due == _ENDLESS and (first.effect.left() or not first.effect.transient):
+        if first.due == _ENDLESS and (self._is_impatient or not first.effect.transient):
             self._give_up(first)
+            return
+        if first.due == _ENDLESS and first.effect.left():  # it began later than it had seemed
+            self._await_first()
             return
         if self._paused:  # before the protocol is given so much that it asks for a pause of its own
             self._resume()

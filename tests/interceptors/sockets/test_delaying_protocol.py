@@ -15,8 +15,15 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.active_experiment import Hit
+from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.chaos.faults.network import Partition
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import delaying_protocol
 from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
+from tests.another_fault import AN_OPERATION
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -150,6 +157,48 @@ def test_it_steps_aside_when_there_is_nothing_left_to_hold(echo_port: int, injec
                 assert left is protocol
             transport.write(b"again")
             await until(lambda: len(protocol.told) == 2)
+
+    run(story())
+
+
+def test_of_two_for_one_transport_the_one_in_place_holds(echo_port: int, inject: Inject) -> None:
+    """One was made before the other, and only then is told to hold something."""
+
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            later = DelayingProtocol(transport)
+            with inject("network_latency", delay=DELAY, target="elsewhere.example") as latency:
+                hit = Hit(latency, Latency(delay=DELAY), 1, AN_OPERATION)
+                for each in (DelayingProtocol(transport), later):
+                    stream = ResponseStream(Effect.of([hit], MACHINE_CLOCK))
+                    stream.arrive(time.monotonic())
+                    each.hold(stream)
+                transport.write(b"hello")
+                await until(lambda: protocol.told)
+                left: Any = transport.get_protocol()
+            assert protocol.told == [b"hello"]
+            assert left is protocol
+
+    run(story())
+
+
+def test_a_partition_that_began_later_than_it_had_seemed_ends_nothing(
+    echo_port: int, inject: Inject
+) -> None:
+    """It begins when all is in place for it, and may have cut a connection just before."""
+    window: dict[str, Any] = {"between": "0s..0.1s", "target": "elsewhere.example"}
+
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            with inject("network_failure", mode="partition", rate=1, **window) as cut:
+                hit = Hit(cut, Partition(), 1, AN_OPERATION)
+                stream = ResponseStream(Effect.of([hit], MACHINE_CLOCK))
+                stream.arrive(time.monotonic())
+                DelayingProtocol(transport).hold(stream)
+                cut.started_at += 0.2
+                transport.write(b"hello")
+                await until(lambda: protocol.told)
+            assert protocol.told == [b"hello"]
 
     run(story())
 
