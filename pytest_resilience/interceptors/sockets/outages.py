@@ -203,8 +203,11 @@ class Outages:
         now = self._engine.clock.monotonic()
         begun = [each for each in begun if each.left(now)]  # in the meantime
         sock, connection = self._of_transport(transport) if begun else (None, None)
-        aimed = _aimed(begun, connection)
-        if sock is None or connection is None or not aimed:
+        if sock is None or connection is None:
+            return
+        has_asked = self._receiver.asyncio.has_asked  # as one that has come to wait just now
+        aimed = _aimed([each for each in begun if not has_asked(connection, each)], connection)
+        if not aimed:
             return
         again = again or connection in self._received_before.left
         unread = self._received_before.left.get(connection)

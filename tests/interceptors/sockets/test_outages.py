@@ -35,6 +35,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.interceptors.sockets import outages
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.clocks import MovableClock
 from tests.forks import in_fork
@@ -567,6 +568,32 @@ def test_who_waits_elsewhere_is_not(
         sent.set()
         assert meet() == "b'tea'"
     assert (outage.matched, other.matched, other.hits) == (0, 1, 0)
+
+
+def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
+    inject: Inject, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, at_work = threading.Event(), outages.loops_at_work
+
+    def answer(connection: socket.socket) -> None:
+        sent.wait(PATIENCE)
+        connection.sendall(b"tea")
+        silent(connection)
+
+    def looked_for_late() -> list[Any]:
+        loops = list(at_work())
+        for loop in loops:
+            loop.call_soon_threadsafe(int)
+        assert eventually(lambda: all(each.matched for each in engine.active))
+        return loops
+
+    monkeypatch.setattr(outages, "loops_at_work", looked_for_late)
+    with serve(answer) as port, waiting(in_a_stream, port) as meet:
+        with inject("network_failure", mode="reset", nth=2) as outage:
+            until_all_wait()
+        sent.set()
+        assert meet() == "b'tea'"
+    assert outage.matched == 1
 
 
 def test_one_that_begins_elsewhere_takes_no_response_from_others(
