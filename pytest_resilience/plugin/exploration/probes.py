@@ -25,6 +25,9 @@ from pytest_resilience.plugin.pytest_internals import values_of_function_fixture
 
 __all__ = ["arguments", "may_fail_so", "raised_by"]
 
+# What connections and sessions of databases have: of the DB-API, and of drivers without it.
+_SESSIONS = ("commit", "rollback", "close"), ("transaction", "is_closed", "close")
+
 
 def raised_by(
     function: Callable[..., object],
@@ -82,4 +85,4 @@ def _is_one_conversation(value: object) -> bool:
     if isinstance(value, (socket.socket, io.IOBase)):
         return True
     kind = type(value)  # and not the object, of which a mock has whatever it is asked for
-    return all(callable(getattr(kind, name, None)) for name in ("commit", "rollback", "close"))
+    return any(all(callable(getattr(kind, name, None)) for name in each) for each in _SESSIONS)

@@ -718,8 +718,8 @@ class Session:
             self.error = error
             raise
 
-    def commit(self): ...
-    def {rollback}(self): ...
+    def {begin}(self): ...
+    def {end}(self): ...
     def close(self): ...
 
 @pytest.fixture(scope="{scope}")
@@ -736,14 +736,20 @@ def test_loads(session):
 
 
 @pytest.mark.parametrize(
-    ("scope", "rollback", "is_told"),
-    [("function", "rollback", False), ("function", "reset", True), ("module", "rollback", True)],
-    ids=["a session of the test", "a client of the test", "a session of the module"],
+    ("scope", "methods", "is_told"),
+    [
+        ("function", "commit rollback", False),
+        ("function", "transaction is_closed", False),
+        ("function", "get post", True),
+        ("module", "commit rollback", True),
+    ],
+    ids=["a session", "a connection", "a client", "a session of the module"],
 )
 def test_a_session_of_a_database_that_an_error_has_ended_is_opened_anew_by_its_fixture(
-    shop: pytest.Pytester, scope: str, rollback: str, *, is_told: bool
+    shop: pytest.Pytester, scope: str, methods: str, *, is_told: bool
 ) -> None:
-    shop.makepyfile(test_over=OVER_AFTER_AN_ERROR.format(scope=scope, rollback=rollback))
+    begin, end = methods.split()
+    shop.makepyfile(test_over=OVER_AFTER_AN_ERROR.format(scope=scope, begin=begin, end=end))
     out = run(shop, "test_over.py").stdout.str()
     assert ("probe: RuntimeError: it is over" in out) is is_told, out
     assert "0 runs" not in out
