@@ -95,7 +95,7 @@ class ConversationReader:
 def _is_of_websocket(message: bytes) -> bool:
     """Whether a client sends such frames, whose request was not seen: masked, and nothing else."""
     at = 0
-    while _FRAME_BEGINS.match(message, at):
+    while at < len(message) and _FRAME_BEGINS.match(message, at):
         short = message[at + 1] & 0x7F
         extended = {126: 2, 127: 8}.get(short, 0)
         size = int.from_bytes(message[at + 2 : at + 2 + extended], "big") if extended else short

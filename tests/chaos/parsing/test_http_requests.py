@@ -321,6 +321,7 @@ SUBSCRIBE = b"*2\r\n$9\r\nsubscribe\r\n$1\r\na\r\n"
         ((FRAME[:-1],), False),
         ((FRAME + b"!",), False),
         ((b"\x81\x02hi",), False),  # not masked, as no client's is
+        ((b"\x82\xff" + b"\xff" * 20,), False),  # of a length that no frame has
         ((b'CONNECT {"verbose": false}\r\n', b"PING\r\n"), True),
         ((b"SUB teas 1\r\n",), True),
         ((b"PUB teas 5\r\nhello\r\n",), True),
