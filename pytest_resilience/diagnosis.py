@@ -57,8 +57,8 @@ _NO_REQUEST = "no request of HTTP that is seen"
 _WHOLE_SECONDS = "whose client reads whole seconds in Retry-After"
 _ADVICE = {  # by remark, the surest first
     _ENCRYPTED: (
-        "Responses over TLS are encrypted: to a proxy always, in HTTP/2 of a loop where it was "
-        "open before the experiment."
+        "Responses over TLS are encrypted: to a proxy always, in a loop where the connection was "
+        "open before the experiment and not recognized by what it sent: open it within that."
     ),
     _HTTP_2: (
         "Responses in HTTP/2 are told apart only by the library h2, in this process: elsewhere use "

@@ -587,7 +587,8 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
         assert ask(client) == b"ping"
     assert str(caught.value).endswith(
         f"network.receive {proxy.upstream} (encrypted above the socket)\n  Responses over TLS are "
-        "encrypted: to a proxy always, in HTTP/2 of a loop where it was open before the experiment."
+        "encrypted: to a proxy always, in a loop where the connection was open before the "
+        "experiment and not recognized by what it sent: open it within that."
     )
 
 

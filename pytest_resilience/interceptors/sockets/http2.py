@@ -20,10 +20,14 @@ import threading
 import weakref
 
 from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.parsing.http_requests import read_pairs
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -52,10 +56,12 @@ _A_MOMENT = 0.002  # seconds: polls are not more exact than that
 
 
 class _Outgoing(threading.local):
-    """What h2 has handed out last in this thread."""
+    """What h2 has handed out last in this thread, and which requests are in it."""
 
     data: bytes = b""
     shared: SharedConnection | None = None
+    asked: Mapping[int, HttpRequest] = MappingProxyType({})
+    ended: AbstractSet[int] = frozenset()
 
 
 class Http2Streams:
@@ -92,17 +98,21 @@ class Http2Streams:
         vars(h2).pop("receive_data", None)
         return self._received(h2.receive_data, h2, data)
 
+    def has_handed_out(self, message: bytes) -> bool:
+        """Whether h2 has just made this, or what begins so, with a request in it."""
+        outgoing = self._outgoing
+        return outgoing.shared is not None and outgoing.data[: len(message)] == message
+
     def sent(self, connection: TcpConnection, message: bytes) -> None:
         """`message`, or what begins so, is sent on a connection: read the requests in it."""
         turn = connection.turn
         turn.requests.feed(message, answered=not turn.asked)
         outgoing = self._outgoing
         shared = outgoing.shared
-        if shared is None or outgoing.data[: len(message)] != message:
+        if shared is None or not self.has_handed_out(message):
             return
         outgoing.shared, outgoing.data = None, b""
-        asked, shared.asked = shared.asked, {}
-        ended, shared.ended = shared.ended, set()
+        asked, ended = outgoing.asked, outgoing.ended
         shared.connection, self.connections[connection] = connection, weakref.ref(shared)
         now = self._engine.clock.monotonic()
         for number, request in asked.items():
@@ -166,6 +176,9 @@ class Http2Streams:
             data = original(h2, *args, **named)
             shared = or_none(self._of, h2)
             if shared is not None and (shared.asked or shared.ended):
+                # Where nobody looks at who sends it, it is not sent with what follows.
+                self._outgoing.asked, shared.asked = shared.asked, {}
+                self._outgoing.ended, shared.ended = shared.ended, set()
                 self._outgoing.shared, self._outgoing.data = shared, data
             return data
 

@@ -123,7 +123,13 @@ class SslObjects:
         written = self._strangers.that_wrote(record)
         if written is None or SEND in self._engine.active_kinds:
             return  # what is sent is met as records, which cannot be taken back
-        self._connections[written.made()] = connection
+        made = written.made()
+        if made is not None and made.selected_alpn_protocol() == "h2":
+            # What its headers mean depends on all that were sent before: only h2 knows.
+            if not any(self._http2.has_handed_out(message) for _, message in written.messages):
+                return
+            connection.turn.request = FRAMED
+        self._connections[made] = connection
         connection.turn.tls = connection.turn.decrypted = True
         for _, message in written.messages:
             self._http2.sent(connection, message)
@@ -314,8 +320,7 @@ class _Strangers:
         return None if found is None else found()
 
     def wrote(self, made: Any, data: Any, active: object) -> None:
-        # What the headers of HTTP/2 mean depends on all that were sent before.
-        if made.server_side or made.selected_alpn_protocol() == "h2":
+        if made.server_side:
             self.ignored[made] = active
             return
         who = _sender()

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import freezegun
@@ -25,6 +26,7 @@ from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFired
 from tests.http2_server import BODY
+from tests.http2_server import Answer
 from tests.http2_server import RawCodec
 from tests.http2_server import Serve
 from tests.http2_server import ok
@@ -37,6 +39,12 @@ from tests.interceptors.conftest import serve
 from tests.resets import reset_when_closed
 from tests.waiting import eventually
 from tests.waiting import until_all_wait
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    """Of these tests alone: what speaks HTTP/2 once offers it to all."""
+    return Trust(tmp_path_factory.mktemp("http2"))
 
 
 @pytest.fixture(scope="module")
@@ -407,6 +415,82 @@ def test_much_that_is_lost_leaves_room_for_what_is_not(
         found = blocking(url, ["/v1/pay"] * 25 + ["/a"], trust.client)
     assert [status for status, _ in found] == [503] * 25 + [200]
     assert fault.hits == 25
+
+
+def reset_second(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+    if path == "/b":
+        connection.reset_stream(stream_id, 2)
+    else:
+        ok(connection, stream_id, path)
+
+
+def busy_second(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+    if path == "/b":
+        connection.send_headers(stream_id, [(":status", "503"), ("content-length", "0")])
+        connection.end_stream(stream_id)
+    else:
+        ok(connection, stream_id, path)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "known"])
+@pytest.mark.parametrize(
+    ("given", "really"),
+    [({"mode": "reset"}, reset_second), ({"status": 503}, busy_second)],
+    ids=["reset", "status"],
+)
+def test_a_connection_of_a_loop_that_was_open_before(  # noqa: PLR0917  # all by name
+    given: dict[str, Any],
+    really: Answer,
+    known: bool,
+    over_http2: Serve,
+    trust: Trust,
+    inject: Inject,
+) -> None:
+    """Within TLS, whether another experiment went on as it was opened or none did."""
+
+    async def story(url: str, fault: AbstractContextManager[object]) -> list[str]:
+        found = []
+        async with httpx.AsyncClient(http2=True, verify=trust.client, trust_env=False) as client:
+            elsewhere = inject("network_latency", delay="1ms", target="elsewhere", name="elsewhere")
+            with elsewhere if known else contextlib.nullcontext():
+                assert (await client.get(f"{url}/before")).status_code == 200
+            with fault:
+                for path in ("a", "b", "c"):
+                    try:
+                        found.append(str((await client.get(f"{url}/{path}")).status_code))
+                    except httpx.RemoteProtocolError as error:
+                        found.append(str(error))
+        return found
+
+    with over_http2(really) as url:
+        real = asyncio.run(story(url, contextlib.nullcontext()))
+    told: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def injected() -> Iterator[None]:
+        with inject("network_failure", path="/b", **given) as fault:
+            yield
+        told.append((fault.matched, fault.hits))
+
+    with over_http2(ok) as url:
+        assert asyncio.run(story(url, injected())) == real
+    assert told == [(1, 1)]
+
+
+def test_each_of_them_is_one_operation(over_http2: Serve, trust: Trust, inject: Inject) -> None:
+    """Though more was asked for on it while nobody looked at what it sends."""
+
+    async def story(url: str) -> tuple[int, int]:
+        async with httpx.AsyncClient(http2=True, verify=trust.client, trust_env=False) as client:
+            with inject("network_latency", delay="1ms", target="elsewhere", name="elsewhere"):
+                await client.get(f"{url}/before")
+            with inject("network_failure", status=503, rate=1) as fault:
+                assert (await client.get(f"{url}/a")).status_code == 503
+                assert (await client.get(f"{url}/b")).status_code == 503
+            return fault.matched, fault.hits
+
+    with over_http2(ok) as url:
+        assert asyncio.run(story(url)) == (2, 2)
 
 
 def test_everything_is_put_back(url: str, trust: Trust, inject: Inject) -> None:
