@@ -176,9 +176,10 @@ def hold(
     if patience < (math.inf if limit is None else limit):
         limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
         is_given_up = is_given_up and code == errno.ETIMEDOUT  # and has no timeout
-    too_long = limit is not None and delay > limit
-    longest = limit if too_long and limit is not None else delay
     left = left or effect.left
+    # Asked before: the end of experiments that have just begun may still be put off a little.
+    too_long = limit is not None and min(delay, left()) > limit
+    longest = limit if too_long and limit is not None else delay
     taken = wait(effect.clock, longest, left, ended)
     effect.add_delay(taken)
     if ended is not None and ended.is_set():
