@@ -72,9 +72,11 @@ def blocks():
 
 
 def pytest_configure(config):
+    from pytest_resilience.chaos import call_site
     from pytest_resilience.plugin import session
 
-    session._MOST_MARKS = 4  # of which some are always remembered
+    call_site._MOST_CODES = 2  # some are always remembered
+    session._MOST_MARKS = 4  # of these as well
     if not hasattr(config, "workerinput"):
         config.add_cleanup(tracemalloc.stop)
         config.pluginmanager.register(Counting())

@@ -34,6 +34,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.waiting_clients import loops_at_work
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets import outages
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
@@ -573,7 +574,7 @@ def test_who_waits_elsewhere_is_not(
 def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
     inject: Inject, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent, at_work = threading.Event(), outages.loops_at_work
+    sent = threading.Event()
 
     def answer(connection: socket.socket) -> None:
         sent.wait(PATIENCE)
@@ -581,7 +582,7 @@ def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
         silent(connection)
 
     def looked_for_late() -> list[Any]:
-        loops = list(at_work())
+        loops = list(loops_at_work())
         for loop in loops:
             loop.call_soon_threadsafe(int)
         assert eventually(lambda: all(each.matched for each in engine.active))
