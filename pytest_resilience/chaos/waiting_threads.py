@@ -18,6 +18,7 @@ from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience import proc
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import running_loop
 
 
@@ -28,6 +29,7 @@ __all__ = [
     "IN_POLL",
     "IN_RECEIVE",
     "Wait",
+    "settle",
     "waits",
     "waits_still",
 ]
@@ -49,6 +51,7 @@ _POLLED = struct.Struct("ihh")
 _READABLE = 1  # POLLIN and EPOLLIN
 _ONE_SHOT = 1 << 30  # EPOLLONESHOT, as trio polls
 _MOST_POLLED = 4096  # descriptors
+_LOOKS, _SOON = 10, 0.0001  # seconds between them: it takes microseconds to begin to wait
 
 
 class Wait(NamedTuple):
@@ -82,6 +85,21 @@ def waits(threads: Iterable[threading.Thread] | None = None) -> Iterator[Wait]:
             polls.add(given[0])
     for poll in polls:
         yield from _registered(poll)
+
+
+def settle() -> None:
+    """Let threads that have just called something begin to wait in it; those that work may go on.
+
+    A thread that is on its way into the kernel waits for nothing yet, so nobody would find it, and
+    it may never look again at what happens meanwhile.
+    """
+    me = threading.get_native_id()
+    numbers = {proc.number_of_thread(each) for each in threading.enumerate()} - {me}
+    for _ in range(_LOOKS):
+        numbers = {each for each in numbers if proc.state_of(each) == "R"}
+        if not numbers:
+            return
+        MACHINE_CLOCK.sleep(_SOON)
 
 
 def waits_still(wait: Wait) -> bool:

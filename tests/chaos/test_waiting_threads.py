@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_resilience import proc
 from pytest_resilience.chaos import waiting_threads
 from tests.forks import in_fork
 from tests.interceptors.conftest import serve
@@ -39,6 +40,21 @@ def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], 
     before = set(waiting_threads.waits())
     with serve(silent) as port, waiting(wait, port):
         assert how in {each.how for each in set(waiting_threads.waits()) - before}
+
+
+def test_who_is_on_its_way_to_wait_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    number, looks = threading.get_native_id(), iter("RRRS")
+    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
+    monkeypatch.setattr(proc, "state_of", lambda _: next(looks))
+    waiting_threads.settle()
+    assert list(looks) == []
+
+
+def test_who_works_is_not_awaited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = threading.get_native_id()
+    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
+    monkeypatch.setattr(proc, "state_of", lambda _: "R")
+    waiting_threads.settle()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # others have left threads

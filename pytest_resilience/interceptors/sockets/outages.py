@@ -274,6 +274,7 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
+        waiting_threads.settle()
         waits = list(waiting_threads.waits())
         left_alone = known | private_descriptors()  # asked for last: each of ours is among them
         with contextlib.ExitStack() as stack:

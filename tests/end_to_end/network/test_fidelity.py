@@ -444,7 +444,7 @@ def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
         with place_of(client, name, event, lead_to, trust) as (place, peer):
             trouble: AbstractContextManager[Any] = inject(event.kind, **event.aimed_at(peer))
             awaited_at = place if name in AWAITED.get(client.name, ()) else None
-            if awaited_at:
+            if awaited_at and name == "answer lost":  # the others happen before there is any
                 trouble = answered_in(trouble, place)
             return story(client, peer, event, trouble, awaited_at)
 

@@ -342,6 +342,13 @@ def waiting(wait: Callable[[socket.socket], object], port: int) -> Iterator[Call
         yield meet
 
 
+def answering(asked: threading.Event, connection: socket.socket) -> None:
+    """When it is asked for, as a server that then waits for more."""
+    asked.wait(PATIENCE)
+    connection.sendall(b"tea")
+    silent(connection)
+
+
 def hanging_up(told: threading.Event, mode: str, connection: socket.socket) -> None:
     """A peer that ends its connection once it is `told`."""
     told.wait(PATIENCE)
@@ -556,12 +563,7 @@ def test_who_waits_elsewhere_is_not(
 ) -> None:
     sent = threading.Event()
 
-    def answer(connection: socket.socket) -> None:
-        sent.wait(PATIENCE)
-        connection.sendall(b"tea")
-        silent(connection)
-
-    with serve(answer) as port, waiting(wait, port) as meet:
+    with serve(functools.partial(answering, sent)) as port, waiting(wait, port) as meet:
         with inject("network_failure", mode="reset", rate=1, target="127.0.0.9") as outage:
             pass
         with inject("network_failure", mode="reset", nth=2) as other:
@@ -576,11 +578,6 @@ def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
 ) -> None:
     sent = threading.Event()
 
-    def answer(connection: socket.socket) -> None:
-        sent.wait(PATIENCE)
-        connection.sendall(b"tea")
-        silent(connection)
-
     def looked_for_late() -> list[Any]:
         loops = list(loops_at_work())
         for loop in loops:
@@ -589,7 +586,7 @@ def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
         return loops
 
     monkeypatch.setattr(outages, "loops_at_work", looked_for_late)
-    with serve(answer) as port, waiting(in_a_stream, port) as meet:
+    with serve(functools.partial(answering, sent)) as port, waiting(in_a_stream, port) as meet:
         with inject("network_failure", mode="reset", nth=2) as outage:
             until_all_wait()
         sent.set()
@@ -781,12 +778,7 @@ def test_who_polls_what_is_not_hit_is_told(polls: Poll, echo_port: int, inject: 
 def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
     sent = threading.Event()
 
-    def speak(connection: socket.socket) -> None:
-        sent.wait(PATIENCE)
-        connection.sendall(b"tea")
-        silent(connection)
-
-    with serve(speak) as port, waiting(in_recv, port) as meet:
+    with serve(functools.partial(answering, sent)) as port, waiting(in_recv, port) as meet:
         with inject("network_failure", mode="timeout", rate=1) as silence:
             sent.set()
             threading.Event().wait(SHORT)
@@ -848,13 +840,8 @@ def test_who_waited_before_a_partition_hears_when_it_ends_by_itself(
 ) -> None:
     sent = threading.Event()
 
-    def speak(connection: socket.socket) -> None:
-        sent.wait(PATIENCE)
-        connection.sendall(b"tea")
-        silent(connection)
-
     with (
-        serve(speak) as port,
+        serve(functools.partial(answering, sent)) as port,
         waiting(in_recv, port) as meet,
         inject_by(
             "network_failure", mode="partition", rate=1, **{"duration": 200} | lasts
