@@ -12,6 +12,7 @@ import pytest
 
 from pytest_resilience import proc
 from pytest_resilience.chaos import waiting_threads
+from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.forks import in_fork
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
@@ -55,6 +56,16 @@ def test_who_works_is_not_awaited_for_long(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
     monkeypatch.setattr(proc, "state_of", lambda _: "R")
     waiting_threads.settle()
+
+
+def test_it_takes_no_virtual_time(
+    monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
+) -> None:
+    number = threading.get_native_id()
+    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
+    monkeypatch.setattr(proc, "state_of", lambda _: "R")
+    waiting_threads.settle()
+    assert virtual_clock.elapsed == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # others have left threads
