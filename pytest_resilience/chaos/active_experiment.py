@@ -28,7 +28,6 @@ from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
 from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
-from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -323,8 +322,7 @@ class ActiveExperiment:
         elapsed, trigger = now - self.started_at, experiment.trigger
         if counted is not None and (numbers is not None or not self.counts.has_hit):
             counted.note(number, operation, elapsed)
-        is_chosen = isinstance(trigger, Always) or trigger.hits(number, elapsed, self._draws)
-        if experiment.is_nothing or not is_chosen:
+        if experiment.is_nothing or not trigger.hits(number, elapsed, self._draws):
             return ()
         if experiment.varies:
             # A stream of its own: which operations are hit does not depend on how long delays are.

@@ -115,8 +115,7 @@ class Effect:
         `what`: as `Fault.awaits`. `fault`: which of several does so. An operation counts once,
         though several faults of an experiment can happen to it.
         """
-        awaiting = [hit for hit in self.pending if hit.awaits == what]
-        happening = [hit for hit in awaiting if fault is None or hit.fault == fault]
+        happening = [hit for hit in self._pending_of(fault) if hit.awaits == what]
         if not happening:
             return
         counted = set()

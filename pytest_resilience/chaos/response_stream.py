@@ -408,13 +408,9 @@ class ResponseStream:
         if not self.begun:
             if now < due and self.effect.left():
                 return WaitUntil(due)
-            self.begun = True
-            if self.effect.failure is None and self.effect.pace is None:
-                self.is_unchanged = True  # it was late, and that is all
-            else:
-                # A client that comes later than `due` would find all of it carried, and it is the
-                # line that it came to test: nothing is carried before the client asks.
-                self._begin(now if first else due)
+            # A client that comes later than `due` would find all of it carried, and it is the
+            # line that it came to test: nothing is carried before the client asks.
+            self._begin(now if first else due)
         if self.content is not None and (end := self._end(self.content)) is not None:
             return end
         if now < since and self.effect.left():
@@ -436,6 +432,7 @@ class ResponseStream:
 
     def _begin(self, line_free: float) -> None:
         """The wait for the response is over, because it is due or the experiments have ended."""
+        self.begun = True
         if self.effect.left():
             self._prepare(line_free)
             if isinstance(self._line, _Line):

@@ -240,7 +240,6 @@ class _Schedule:
         self._numbers = itertools.count()
         self._handle: asyncio.Handle | threading.Timer | None = None
         self._ending = False
-        self._watches = False  # for the ends of experiments
         self._polled_at = _time_of(loop)
         self._ran_at = -math.inf
 
@@ -294,15 +293,12 @@ class _Schedule:
     ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
-            if self._watches:
-                experiment_ends.unwatch(self)
-                self._watches = False
+            experiment_ends.unwatch(self)
             return None
         rest = self._waits[0][0] - now
-        is_exact = MACHINE_CLOCK.exact_sleep is not None and MACHINE_CLOCK.is_exact
+        is_exact = MACHINE_CLOCK.is_exact
         if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
             experiment_ends.watch(self, self._look_soon)
-            self._watches = True
             return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE_IN_A_LOOP + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)

@@ -261,19 +261,13 @@ class SocketPatches:
             __tracebackhide__ = True
             if not more and id(sock) in passing and given is not _NOTHING:
                 return original(sock, given)
-            args = (sock,) if given is _NOTHING else (sock, given, *more)
-            if id(sock) in passing:
-                return original(*args)
-            return handle(sock, SocketCall.of(name, original, args))
+            return taking_keywords(sock, *(() if given is _NOTHING else (given, *more)))
 
         return self._datagrams.shortened(name, original, method)
 
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
-        try:
-            connection = self._connections.of(sock, RECEIVE) if self._installed else None
-        except Exception:  # an odd object
-            connection = None
+        connection = self._look(self._connections.of, sock, RECEIVE)
         if connection is None:
             is_datagram = self._look(is_udp, sock)
             return self._datagrams.receive(sock, call) if is_datagram else call()

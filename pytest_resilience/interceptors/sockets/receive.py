@@ -367,16 +367,14 @@ class Receiver:
                     effects.hold_until(
                         sock, due, stream, since=since, ended=ended, asked_at=asked_at
                     )
-                    if connection in readiness.held:
-                        readiness.release(connection)
+                    readiness.release(connection)
                     if ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
                     # As far as the socket's timeout and the clock let it come.
                     now, since = due, clock.monotonic()
                 case ReadPeer(most):
-                    if connection in readiness.held:  # it may have ended just now
-                        readiness.release(connection)
+                    readiness.release(connection)  # it may have ended just now
                     return most
                 case ReadReplacement():
                     inbound.unread = b""

@@ -14,7 +14,6 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.operation import ACCEPTED_FROM
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import FRAMED
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -25,6 +24,7 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
+from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -406,7 +406,7 @@ class TcpConnection:
     ) -> Operation:
         """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
         turn, requests = self.turn, self.turn.requests
-        is_accepted = self.names[0].startswith(ACCEPTED_FROM)
+        accepted = is_accepted(self.names[0])
         return Operation(
             kind=kind,
             target=self.names[0],
@@ -414,7 +414,7 @@ class TcpConnection:
             blocking=blocking,
             tcp=TcpDetails(
                 connection=self.number,
-                accepted=is_accepted,
+                accepted=accepted,
                 partial=kind == SEND and self.inbound.expected,
                 mid_message=mid_message,
                 in_conversation=requests.conversation.is_on,
@@ -422,7 +422,7 @@ class TcpConnection:
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
-                accepted=is_accepted,
+                accepted=accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,
