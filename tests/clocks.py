@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 
 from pytest_resilience import Event
@@ -56,7 +55,7 @@ def leap_when_struck(engine: Engine, clock: MovableClock | ManualClock, left: fl
         clock.advance(seconds)
 
     def leap(_event: Event) -> None:
-        for seconds in itertools.islice(leaps, 1):
+        for seconds in leaps:
             if isinstance(clock, ManualClock):
                 clock.advance(seconds)
             else:

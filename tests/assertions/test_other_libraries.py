@@ -407,7 +407,7 @@ def unwell() -> Iterator[Callable[[int], str]]:
         flaky = Flaky(0)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
 
         def failing(times: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
@@ -43,27 +45,29 @@ def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], 
         assert how in {each.how for each in set(waiting_threads.waits()) - before}
 
 
+def show_another(monkeypatch: pytest.MonkeyPatch, states: Iterator[str]) -> None:
+    """Whoever looks at a thread sees one that is not this, in one of the states after the other."""
+    number = threading.get_native_id() + 1
+    monkeypatch.setattr(proc, "number_of_thread", lambda _: number)
+    monkeypatch.setattr(proc, "state_of", lambda _: next(states))
+
+
 def test_who_is_on_its_way_to_wait_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    number, looks = threading.get_native_id(), iter("RRRS")
-    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
-    monkeypatch.setattr(proc, "state_of", lambda _: next(looks))
+    looks = iter("RRRS")
+    show_another(monkeypatch, looks)
     waiting_threads.settle()
     assert list(looks) == []
 
 
 def test_who_works_is_not_awaited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    number = threading.get_native_id()
-    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
-    monkeypatch.setattr(proc, "state_of", lambda _: "R")
+    show_another(monkeypatch, itertools.repeat("R"))
     waiting_threads.settle()
 
 
 def test_it_takes_no_virtual_time(
     monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
 ) -> None:
-    number = threading.get_native_id()
-    monkeypatch.setattr(proc, "number_of_thread", lambda _: number + 1)
-    monkeypatch.setattr(proc, "state_of", lambda _: "R")
+    show_another(monkeypatch, itertools.repeat("R"))
     waiting_threads.settle()
     assert virtual_clock.elapsed == 0
 

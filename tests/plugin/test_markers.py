@@ -1,4 +1,4 @@
-"""`mark` is `pytest.mark`, and its types know every marker and what each takes."""
+"""What tests ask for by markers; and `mark` is `pytest.mark`, with types that know each."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_doctests_run_under_the_flags(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["* 1 test, matched 1, hit 1"])
 
 
-def test_it_is_that_of_pytest() -> None:
+def test_mark_is_that_of_pytest() -> None:
     assert mark is pytest.mark
 
 
@@ -285,5 +285,5 @@ def test_every_marker_has_its_type(pytestconfig: pytest.Config) -> None:
         ("virtual_time", {"start", "schedule"}),
     ],
 )
-def test_its_keywords_are_those_that_are_read(name: str, keywords: set[str]) -> None:
+def test_the_keywords_of_a_type_are_those_that_are_read(name: str, keywords: set[str]) -> None:
     assert inspect.signature(getattr(Marks, name)).parameters.keys() - {"self"} == keywords

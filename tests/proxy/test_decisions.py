@@ -1,6 +1,4 @@
-"""Whether a response of HTTP/1 goes on, in any pieces.
-
-What a proxy knows of a conversation whose protocol it does not know."""
+"""What a proxy knows of a conversation, also where it does not know the protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which SQL statements a pattern stands for."""
+"""Which peers, paths and SQL statements a pattern stands for."""
 
 from __future__ import annotations
 
@@ -345,7 +345,7 @@ def test_where_the_current_folder_is_gone_nothing_is_in_it(
         ("DELETE FROM t?", "delete from t1"),
     ],
 )
-def test_matches(pattern: str, statement: str) -> None:
+def test_statements_that_a_pattern_matches(pattern: str, statement: str) -> None:
     assert StatementPattern(pattern).matches(statement)
 
 
@@ -359,17 +359,17 @@ def test_matches(pattern: str, statement: str) -> None:
         ("SELECT [a-z]*", "SELECT x"),
     ],
 )
-def test_does_not_match(pattern: str, statement: str) -> None:
+def test_statements_that_a_pattern_does_not_match(pattern: str, statement: str) -> None:
     assert not StatementPattern(pattern).matches(statement)
 
 
-def test_several() -> None:
+def test_several_patterns_of_statements() -> None:
     found = parse_statements("match", "SELECT* | UPDATE orders")
     assert [str(each) for each in found] == ["SELECT*", "UPDATE orders"]
 
 
 @pytest.mark.parametrize("value", ["", "  ", 3, None, "-- nothing", "SELECT*|"])
-def test_nonsense(value: object) -> None:
+def test_what_is_no_pattern_of_statements(value: object) -> None:
     with pytest.raises(ConfigurationError, match="match="):
         parse_statements("match", value)
 

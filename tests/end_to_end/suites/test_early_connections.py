@@ -173,7 +173,7 @@ def test_or_that_of_a_conftest_file(pytester: pytest.Pytester, folder: str) -> N
     for name, text in (("conftest", f"    import shop\n{HAS_CHAOS}"), ("test_it", LOCKED)):
         (place / f"{name}.py").write_text(textwrap.dedent(text))
     pytester.syspathinsert()
-    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+    pytester.runpytest().assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("setting", ["chaos_services = shop = shop.example", "chaos_max_disk = 5%"])

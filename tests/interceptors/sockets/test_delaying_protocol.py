@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -161,6 +163,13 @@ def test_it_steps_aside_when_there_is_nothing_left_to_hold(echo_port: int, injec
     run(story())
 
 
+def response_under(running: ActiveExperiment, fault: Fault) -> ResponseStream:
+    """One that has begun to come."""
+    stream = ResponseStream(Effect.of([Hit(running, fault, 1, AN_OPERATION)], MACHINE_CLOCK))
+    stream.arrive(time.monotonic())
+    return stream
+
+
 def test_of_two_for_one_transport_the_one_in_place_holds(echo_port: int, inject: Inject) -> None:
     """One was made before the other, and only then is told to hold something."""
 
@@ -168,11 +177,8 @@ def test_of_two_for_one_transport_the_one_in_place_holds(echo_port: int, inject:
         async with connected(echo_port) as (transport, protocol):
             later = DelayingProtocol(transport)
             with inject("network_latency", delay=DELAY, target="elsewhere.example") as latency:
-                hit = Hit(latency, Latency(delay=DELAY), 1, AN_OPERATION)
                 for each in (DelayingProtocol(transport), later):
-                    stream = ResponseStream(Effect.of([hit], MACHINE_CLOCK))
-                    stream.arrive(time.monotonic())
-                    each.hold(stream)
+                    each.hold(response_under(latency, Latency(delay=DELAY)))
                 transport.write(b"hello")
                 await until(lambda: protocol.told)
                 left: Any = transport.get_protocol()
@@ -191,10 +197,7 @@ def test_a_partition_that_began_later_than_it_had_seemed_ends_nothing(
     async def story() -> None:
         async with connected(echo_port) as (transport, protocol):
             with inject("network_failure", mode="partition", rate=1, **window) as cut:
-                hit = Hit(cut, Partition(), 1, AN_OPERATION)
-                stream = ResponseStream(Effect.of([hit], MACHINE_CLOCK))
-                stream.arrive(time.monotonic())
-                DelayingProtocol(transport).hold(stream)
+                DelayingProtocol(transport).hold(response_under(cut, Partition()))
                 cut.started_at += 0.2
                 transport.write(b"hello")
                 await until(lambda: protocol.told)

@@ -30,6 +30,7 @@ from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import engine_by
 from tests.interceptors.conftest import serve
 from tests.waiting import eventually
 from tests.waiting import until_all_wait
@@ -184,8 +185,6 @@ def test_what_is_asked_meanwhile_has_its_own_time(waits: bool) -> None:
     `waits`: for the second answer, or has it while the first is held.
     """
     go_on, clock = threading.Event(), ManualClock()
-    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
-    inject = injecting(engine.start, duration=5 * LONG)
 
     def answer(connection: socket.socket) -> None:
         for last in (False, True):
@@ -197,7 +196,8 @@ def test_what_is_asked_meanwhile_has_its_own_time(waits: bool) -> None:
     with (
         serve(answer) as port,
         polling(port) as client,
-        inject("network_latency", delay=LONG) as latency,
+        engine_by(clock) as engine,
+        injecting(engine.start)("network_latency", delay=LONG, duration=5 * LONG) as latency,
     ):
 
         def has_come(size: int) -> bool:

@@ -735,6 +735,7 @@ def test_loads(session):
 """
 
 
+@pytest.mark.usefixtures("recovery_clock")
 @pytest.mark.parametrize(
     ("scope", "methods", "is_told"),
     [
@@ -798,7 +799,7 @@ def test_a_poll_before_the_first_request_hides_no_response(shop: pytest.Pytester
         @pytest.fixture
         def connection():
             with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
-                threading.Thread(target=server.serve_forever).start()
+                threading.Thread(target=server.serve_forever, args=(0.01,)).start()
                 with socket.create_connection(server.server_address) as connection:
                     ask(connection)
                     yield connection
@@ -842,7 +843,7 @@ def test_a_response_is_that_of_who_asked_for_it_behind_what_is_not_answered(
         @pytest.fixture(scope="module")
         def address():
             with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
-                threading.Thread(target=server.serve_forever).start()
+                threading.Thread(target=server.serve_forever, args=(0.01,)).start()
                 yield server.server_address
                 server.shutdown()
 
@@ -940,7 +941,7 @@ def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
         @pytest.fixture(scope="module")
         def port():
             with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Repeat) as server:
-                thread = threading.Thread(target=server.serve_forever)
+                thread = threading.Thread(target=server.serve_forever, args=(0.01,))
                 thread.start()
                 yield server.server_address[1]
                 server.shutdown()
@@ -1112,7 +1113,7 @@ def test_a_client_of_a_fixture_that_connects_again_leaks_nothing(shop: pytest.Py
         @pytest.fixture(scope="module")
         def client():
             server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-            thread = threading.Thread(target=server.serve_forever)
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             client = http.client.HTTPConnection(*server.server_address, timeout=0.2)
             client.connect()
@@ -1192,6 +1193,7 @@ def test_a_client_that_backs_off_is_waited_for(shop: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*stale*")
 
 
+@pytest.mark.usefixtures("recovery_clock")
 def test_one_that_does_not_come_back_is_told(shop: pytest.Pytester) -> None:
     of_the_module = BACKING_OFF.format(times=1_000_000).replace("return Client()", "return CLIENT")
     shop.makepyfile(test_client=of_the_module + "\n    CLIENT = Client()\n")

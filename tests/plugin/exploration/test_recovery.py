@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_resilience.clock import ManualClock
+
+
+pytestmark = pytest.mark.usefixtures("recovery_clock")
 
 SERVED = """
     import socket
@@ -23,7 +27,7 @@ SERVED = """
     @pytest.fixture(scope="session")
     def port():
         with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
-            thread = threading.Thread(target=server.serve_forever)
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
             thread.start()
             yield server.server_address[1]
             server.shutdown()
@@ -73,10 +77,8 @@ WITH_A_BREAKER = """
 """
 
 
-def suite(pytester: pytest.Pytester, code: str, *, scope: str = "module") -> pytest.Pytester:
-    pytester.makepyfile(conftest="")
+def suite(pytester: pytest.Pytester, code: str, *, scope: str = "module") -> None:
     pytester.makepyfile(test_client=SERVED.format(scope=scope) + code)
-    return pytester
 
 
 @pytest.mark.parametrize("scope", ["module", "session"])
@@ -103,21 +105,10 @@ def test_one_that_does_not_ask_any_more_is_made_anew(pytester: pytest.Pytester) 
     result.stdout.fnmatch_lines(["*::test_asks: 2 operations, 3 runs, 0 ways to fail"])
 
 
-def test_it_is_waited_for_once_and_made_anew_at_once_then(pytester: pytest.Pytester) -> None:
+def test_it_is_waited_for_once_and_made_anew_at_once_then(
+    pytester: pytest.Pytester, recovery_clock: ManualClock
+) -> None:
     suite(pytester, WITH_A_BREAKER.replace('faults=["memory"]', 'faults=["memory", "reset"]'))
-    pytester.makeconftest(
-        """
-        import pytest_resilience.plugin.exploration.recovery as recovery
-
-        class Clock:
-            def sleep(self, seconds):
-                if seconds:
-                    print("\\nwaited for", seconds)
-
-        recovery.MACHINE_CLOCK = Clock()
-        """
-    )
-    result = pytester.runpytest("-s", "test_client.py")
+    result = pytester.runpytest("test_client.py")
     result.stdout.fnmatch_lines(["*::test_asks: 2 operations, * 0 ways to fail"])
-    waits = [line for line in result.outlines if line.startswith("waited for")]
-    assert waits == ["waited for 0.1", "waited for 0.5", "waited for 2.0"]
+    assert [each for each in recovery_clock.sleeps if each] == [0.1, 0.5, 2.0]
