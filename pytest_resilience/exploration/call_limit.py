@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
-from typing import Protocol
 
-from pytest_resilience.exploration.schedule import Point
+from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.schedule import Site
 
 
@@ -19,16 +18,6 @@ __all__ = ["CallLimit", "StormError", "calls_by_line"]
 
 class StormError(BaseException):
     """Too many operations. Not an Exception: code that survives anything would catch it."""
-
-
-class Done(Protocol):
-    """An operation of a run: see `operation_log.Seen`."""
-
-    @property
-    def point(self) -> Point: ...
-
-    @property
-    def place(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +35,7 @@ class CallLimit:
     tries: int = 0
     usual: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
-    def check(self, done: Sequence[Done]) -> None:
+    def check(self, done: Sequence[Seen]) -> None:
         """There are more than `most` of the kind and target of the last. Raises StormError."""
         (kind, target, _), line = done[-1].point.site, done[-1].place
         most = self.most
@@ -68,7 +57,7 @@ class CallLimit:
         return max((each for (name, _), each in self.usual.items() if name == target), default=1)
 
 
-def calls_by_line(done: Iterable[Done]) -> dict[tuple[str, str], int]:
+def calls_by_line(done: Iterable[Seen]) -> dict[tuple[str, str], int]:
     """For each target and line the most operations of one kind."""
     found: dict[tuple[str, str], int] = {}
     numbers = Counter((each.point.site.kind, each.point.site.target, each.place) for each in done)

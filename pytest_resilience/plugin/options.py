@@ -130,12 +130,8 @@ def is_on(config: pytest.Config, name: str) -> bool:
 def may_inject(known: argparse.Namespace) -> bool:
     """Whether a flag starts a session that may inject something."""
     flags = FLAGS.keys() - {"chaos-list", "no-chaos", "virtual-time"}
-    return not is_off(known) and any(getattr(known, _dest(flag)) for flag in flags)
-
-
-def is_off(known: argparse.Namespace) -> bool:
-    """Whether a flag turns all chaos off."""
-    return bool(getattr(known, _dest("no-chaos")))
+    is_off = getattr(known, _dest("no-chaos"))
+    return not is_off and any(getattr(known, _dest(flag)) for flag in flags)
 
 
 def times_typed(config: pytest.Config, flag: str) -> int:

@@ -199,10 +199,6 @@ def _mode(name: str, value: Any) -> str:
     return one_of([*_MODES, *_BY_CODE])(name, text)
 
 
-def _size(name: str, value: Any) -> int:
-    return quantities.size(name, value)
-
-
 def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
     """The kinds of operation at `steps` that a mode happens to. Raises ConfigurationError."""
     known = _MODES[mode]
@@ -250,7 +246,7 @@ DISK_FAILURE = TypeSchema(
         PATH_PARAMETER,
         Parameter(
             name="bytes_written", unit="bytes, or B, KiB, MiB", default="half",
-            parse=_size, help="how much of a short or torn write reaches the file",
+            parse=quantities.size, help="how much of a short or torn write reaches the file",
         ),
         *_DELAYS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from pytest_resilience.chaos import triggers
@@ -55,9 +54,6 @@ class Parameter:
     parse: Callable[[str, Any], Any]
 
 
-_NO_OTHERS: Mapping[str, TypeSchema] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeSchema:
     """How a chaos type becomes faults.
@@ -88,9 +84,7 @@ class TypeSchema:
         shown = {each.name for each in self.shown}
         return next((each for each in _WHOSE if each in shown), "")
 
-    def parse(
-        self, given: Mapping[str, Any], others: Mapping[str, TypeSchema] = _NO_OTHERS
-    ) -> dict[str, Any]:
+    def parse(self, given: Mapping[str, Any], others: Mapping[str, TypeSchema]) -> dict[str, Any]:
         """The parameters given, checked. Raises ConfigurationError for the first bad one.
 
         `others`: the chaos types that there are, by name, for who takes one for another.
@@ -101,11 +95,25 @@ class TypeSchema:
             if name not in known:
                 allowed = sorted({*(each.name for each in self.shown), *_OF_ALL_TYPES})
                 raise ConfigurationError(
-                    f"unknown parameter {shortened(name)}{_meant(name, allowed, others)}; "
+                    f"unknown parameter {shortened(name)}{self._meant(name, allowed, others)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
             parsed[name] = known[name].parse(name, value)
         return parsed
+
+    def _meant(self, name: object, allowed: Iterable[str], others: Mapping[str, TypeSchema]) -> str:
+        """What may be meant by a parameter that the type does not have: ' (did you mean …?)'.
+
+        Or which types have it.
+        """
+        if self.aimed_with and name in _WHOSE + _WHOSE_ELSEWHERE:
+            return f" (did you mean {self.aimed_with!r}?)"
+        having = [
+            kind
+            for kind, schema in others.items()
+            if any(name == each.name for each in schema.shown)
+        ]
+        return f", which is for {', '.join(having)}" if having else nearest(name, allowed)
 
     def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
         """Which operations are hit, from parsed parameters.
@@ -123,20 +131,6 @@ class TypeSchema:
         if len(chosen) > 1:
             return triggers.All(tuple(chosen))
         return chosen[0] if chosen else triggers.Always()
-
-
-def _meant(name: object, allowed: Iterable[str], others: Mapping[str, TypeSchema]) -> str:
-    """What may be meant by a parameter that a type does not have: ' (did you mean …?)'.
-
-    Or which types have it.
-    """
-    here = next((each for each in _WHOSE if each in allowed), None)
-    if here is not None and name in _WHOSE + _WHOSE_ELSEWHERE:
-        return f" (did you mean {here!r}?)"
-    having = [
-        kind for kind, schema in others.items() if any(name == each.name for each in schema.shown)
-    ]
-    return f", which is for {', '.join(having)}" if having else nearest(name, allowed)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ from typing import Any
 from typing import TypeAlias
 
 from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
@@ -184,9 +185,9 @@ class LoopWait:
 
 def running_loop_in_c() -> Any:
     """The event loop of this thread, where it is none of asyncio's own, as uvloop's; else None."""
-    asyncio: Any = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001
-    return None if loop is None or isinstance(loop, asyncio.BaseEventLoop) else loop
+    loop = running_loop()
+    is_of_asyncio = loop is None or isinstance(loop, sys.modules["asyncio"].BaseEventLoop)
+    return None if is_of_asyncio else loop
 
 
 def guest_of_trio() -> Any:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 from collections.abc import Callable
 from collections.abc import Coroutine
@@ -111,6 +112,12 @@ rings_for_who_waits = pytest.mark.usefixtures("_rings_for_who_waits")
 
 def test_a_blocking_call_is_ended() -> None:
     with pytest.raises(DeadlineError, match=r"it was still running after 0\.05 s"), deadline(0.05):
+        threading.Event().wait(60)
+
+
+def test_it_is_ended_while_asyncio_is_being_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
+    with pytest.raises(DeadlineError), deadline(0.05):
         threading.Event().wait(60)
 
 
