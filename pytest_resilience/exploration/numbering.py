@@ -10,8 +10,8 @@ from typing import NamedTuple
 from typing import TypeAlias
 
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import OF_HTTP
 from pytest_resilience.chaos.possible_faults import names_unawaited
@@ -22,7 +22,6 @@ from pytest_resilience.exploration.target_names import TargetNames
 
 __all__ = ["Noted", "NotedFile", "Numbering", "Seen"]
 
-_OF_CONVERSATIONS = frozenset({SEND, RECEIVE})
 _new = tuple.__new__
 
 
@@ -91,7 +90,7 @@ class Numbering:
         kind, function = operation.kind, _function(place)
         if self._is_unasked(operation):
             faults = tuple(each for each in faults if each not in OF_HTTP)
-        if kind in _OF_CONVERSATIONS:
+        if kind in MESSAGES:
             function = self._who_asks(operation, function)
         elif kind == CONNECT:
             self._opened[operation.tcp.connection] = function

@@ -183,13 +183,7 @@ class OperationLog:
         if not self.is_open:
             return
         others = self._others
-        if (
-            self.schedule
-            or self._limit is not None
-            or (others is not None and others.may_go_first())
-            or threading.get_ident() != _MAIN
-            or in_a_loop()
-        ):
+        if self._names_at_once or (others is not None and others.may_go_first()) or in_a_loop():
             self.observe(Operation(kind, names[0], names), place)
         else:  # nobody awaits it
             self.noted.append((kind, names[0], place, MACHINE_CLOCK.monotonic()))
@@ -214,12 +208,18 @@ class OperationLog:
         if place is None:
             place = self._place_of(operation)
         noted = Noted(operation, place, faults, MACHINE_CLOCK.monotonic())
-        if self.schedule or self._limit is not None or threading.get_ident() != _MAIN:
+        if self._names_at_once:
             self._meet(noted, overtaken=overtaken)
         else:
             self.noted.append(noted)
         if others is not None and CANCEL in faults:
             others.watch(operation, self._number_of(noted))
+
+    @property
+    def _names_at_once(self) -> bool:
+        """Whether an operation here needs its name when it is noted."""
+        is_asked = bool(self.schedule) or self._limit is not None
+        return is_asked or threading.get_ident() != _MAIN
 
     def _number_of(self, noted: Noted) -> int:
         """Among those that are noted: other threads note at the same time."""

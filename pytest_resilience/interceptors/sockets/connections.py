@@ -15,6 +15,7 @@ from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import ACCEPT
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import MESSAGES
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
@@ -42,8 +43,6 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["ConnectionTable"]
-
-_TALK = frozenset({SEND, RECEIVE})
 
 
 class ConnectionTable:
@@ -264,7 +263,7 @@ class ConnectionTable:
                 elif not self._pairs.is_of_server(connection, self.all()):
                     self._engine.note_unmatched(_accepting(connection.names[0]))
                 # As long as somebody wants to know what else is done, it is looked at again.
-                is_recorded = self._engine.is_recording(_TALK)
+                is_recorded = self._engine.is_recording(MESSAGES)
                 connection.stale = is_recorded and not operation.tcp.accepted
             self._let_pass_if_known(sock, connection)
 
