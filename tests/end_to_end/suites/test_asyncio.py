@@ -216,10 +216,11 @@ IN_A_LOOP = """
         with socket.socket() as sock:
             sock.setblocking(False)
             await loop.sock_connect(sock, ("127.0.0.1", int(port)))
-            with chaos.network_latency(delay=3600):
+            with chaos.network_latency(delay=3600) as late:
                 await loop.sock_sendall(sock, b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
                 answer = asyncio.create_task(loop.sock_recv(sock, 1000))
-                await asyncio.sleep(0.05)
+                while not late.hits:
+                    await asyncio.sleep(0.001)
                 assert not answer.done()
             assert (await answer).startswith(b"HTTP/1.1 200")
 
