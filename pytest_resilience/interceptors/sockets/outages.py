@@ -29,6 +29,7 @@ from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -38,6 +39,7 @@ from pytest_resilience.chaos.waiting_clients import waiting_for
 from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.deaf_sockets import deafen
+from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -318,21 +320,32 @@ class Outages:
         if wait.how == waiting_threads.IN_EPOLL:  # who polls it receives then, and meets it there
             effects.end_of_stream(sock)
             return False
-        connection.is_over()
-        if failure.closes or wait.how == waiting_threads.IN_RECEIVE:
-            until_told.callback(hear, sock)
-            deafen(sock)
-            replaced = not _is_limited(wait, sock) and replace_under(
-                wait, sock, connection, accepted=not failure.resets
-            )
-            if replaced and failure.resets:
-                return True
-        if failure.resets:
-            reset(sock)
-        else:
-            deafen(sock)  # or what its peer says to the end of it resets it
-            KernelSocket.shutdown(sock, socket.SHUT_RDWR)
-        return False
+        return _end(wait, sock, connection, failure)
+
+
+def _end(wait: Wait, sock: KernelSocket, connection: TcpConnection, failure: Fault) -> bool:
+    """Whether the thread has to be told of it, for whom another connection is there now.
+
+    Who is slow to go on must not meet what the peer says to the end of it, which is a reset. So
+    the kernel takes none of that any more, for good.
+    """
+    connection.is_over()
+    replaced = False
+    if failure.closes or wait.how == waiting_threads.IN_RECEIVE:
+        deafen(sock)
+        replaced = not _is_limited(wait, sock) and replace_under(
+            wait, sock, connection, accepted=not failure.resets
+        )
+    if replaced or not failure.resets:
+        deafen(sock, receipts=True)  # so that it ends in good order once it is closed
+    if replaced:
+        forget(sock)
+    if not failure.resets:
+        KernelSocket.shutdown(sock, socket.SHUT_RDWR)
+    elif not replaced:
+        reset(sock)
+        hear(sock)  # it can be connected anew
+    return replaced and failure.resets
 
 
 def _is_limited(wait: Wait, sock: KernelSocket) -> bool:

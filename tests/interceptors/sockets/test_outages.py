@@ -470,6 +470,38 @@ def test_who_polled_before_finds_the_end_and_no_reset(mode: str, inject: Inject)
         assert [sock.recv(8), sock.recv(8)] == [b"", b""]
 
 
+@pytest.mark.parametrize("mode", ["close", "down"])
+def test_who_goes_on_as_it_begins_finds_the_end_and_no_reset(
+    mode: str, inject: Inject, engine: Engine
+) -> None:
+    """Who has polled, and is slow to come back, while its peer says something to the end."""
+    said = threading.Event()
+
+    def says_goodbye(connection: socket.socket) -> None:
+        silent(connection)
+        connection.sendall(b"goodbye")
+        said.set()
+
+    def go_on(_: FaultInjected) -> None:
+        told.sendall(b".")
+        thread.join(PATIENCE)
+
+    hears, told = socket.socketpair()
+    with (
+        hears,
+        told,
+        serve(says_goodbye) as port,
+        socket.create_connection((HOST, port)) as sock,
+    ):
+        thread = threading.Thread(target=select.select, args=([sock, hears], [], []))
+        thread.start()
+        until_all_wait()
+        engine.listeners.add(go_on)
+        with inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}"):
+            assert said.wait(PATIENCE)
+        assert [sock.recv(8), sock.recv(8)] == [b"", b""]
+
+
 @pytest.mark.parametrize(
     ("mode", "meets"),
     [("reset", "ConnectionResetError 104"), ("close", "b''"), ("down", "b''")],
