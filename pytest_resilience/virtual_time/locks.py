@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from pytest_resilience.stacks import is_library
+from pytest_resilience.virtual_time.members import Order
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.run_queue import Order
 from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.waiting import CallSite

@@ -30,21 +30,21 @@ from typing import Protocol
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.virtual_time.members import MOST_JUMPS
+from pytest_resilience.virtual_time.members import Limit
 from pytest_resilience.virtual_time.members import Members
-from pytest_resilience.virtual_time.run_queue import MOST_JUMPS
-from pytest_resilience.virtual_time.run_queue import Limit
-from pytest_resilience.virtual_time.run_queue import RunQueue
+from pytest_resilience.virtual_time.members import RunQueue
 from pytest_resilience.virtual_time.stalls import DEADLOCK
 from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.stalls import report
-from pytest_resilience.virtual_time.timeline import Elapsed
-from pytest_resilience.virtual_time.timeline import Timeline
-from pytest_resilience.virtual_time.timeline import Wake
 from pytest_resilience.virtual_time.waiting import LARGEST
+from pytest_resilience.virtual_time.waiting import Elapsed
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Outcome
+from pytest_resilience.virtual_time.waiting import Timeline
 from pytest_resilience.virtual_time.waiting import Timers
 from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import Wake
 from pytest_resilience.virtual_time.waiting import poll
 
 

@@ -20,11 +20,11 @@ from pytest_resilience.poll_objects import EpollObject
 from pytest_resilience.poll_objects import PollObject
 from pytest_resilience.poll_objects import number_of
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.real_waits import connecting
-from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.sockets import Sockets
 from pytest_resilience.virtual_time.sockets import wait_readable
+from pytest_resilience.virtual_time.threads import connecting
+from pytest_resilience.virtual_time.threads import outside
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.virtual_time import clocks
+from pytest_resilience.virtual_time import clock as clocks
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import current

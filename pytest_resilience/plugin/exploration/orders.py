@@ -130,7 +130,7 @@ class Orders:
         self._wakeups = _Wakeups()
 
     def at(self, kind: str, target: str, place: str = "") -> None:
-        """See `virtual_time.run_queue.Order`."""
+        """See `virtual_time.members.Order`."""
         if self.log is not None and self.log.is_open:
             site = CallSite(place=place)
             operation = Operation(

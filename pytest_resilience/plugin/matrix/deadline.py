@@ -19,11 +19,11 @@ from pytest_resilience.plugin.matrix.loop_waits import running_loop_in_c
 from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import shown_file
-from pytest_resilience.virtual_time.run_queue import Limit
+from pytest_resilience.virtual_time.members import Limit
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.stalls import waits_for_ever
-from pytest_resilience.virtual_time.timeline import real_ns
+from pytest_resilience.virtual_time.waiting import real_ns
 
 
 __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
