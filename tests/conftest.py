@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak",
         action="store_true",
-        help="10^5 calls of each of 32 threads through each pattern: tests/patterns/test_soak.py",
+        help="10^5 calls of each of 32 threads through each pattern, in test_soak.py",
     )
 
 

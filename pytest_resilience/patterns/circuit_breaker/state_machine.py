@@ -22,6 +22,7 @@ from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
+from pytest_resilience.patterns.circuit_breaker.config import Window
 from pytest_resilience.patterns.circuit_breaker.states import DEFAULT_TIMEOUT
 from pytest_resilience.patterns.circuit_breaker.states import NEVER
 from pytest_resilience.patterns.circuit_breaker.states import NOT_QUICK
@@ -38,7 +39,6 @@ from pytest_resilience.patterns.circuit_breaker.states import Isolated
 from pytest_resilience.patterns.circuit_breaker.states import Open
 from pytest_resilience.patterns.circuit_breaker.states import State
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
-from pytest_resilience.patterns.circuit_breaker.window import Window
 
 
 __all__ = ["Circuit"]

@@ -48,7 +48,7 @@ from pytest_resilience.patterns import CircuitCall
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
 from pytest_resilience.patterns import CircuitWouldOpen
-from tests.patterns.circuit_breaker.test_modes import run
+from tests.patterns.circuit_breaker.test_states import run
 from tests.redis_server import redis_server
 
 

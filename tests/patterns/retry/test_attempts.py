@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -22,18 +25,22 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
+from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
+from pytest_resilience import RetryDetails
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
+from pytest_resilience import set_retry_testing
 from pytest_resilience.patterns import Attempt
 from pytest_resilience.patterns import RetryAborted
 from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
-from pytest_resilience.patterns.retry.delays import JITTERS
+from pytest_resilience.patterns.retry.config import JITTERS
+from pytest_resilience.patterns.retry.config import current_testing
 from tests.patterns.ways import PoorListener
 
 
@@ -46,12 +53,14 @@ class BusyError(Exception):
 
 
 RETRYABLE = (ConnectionError, BusyError)
+
 UNWANTED = "unwanted"
 
 # Made anew each time: an exception that is raised again and again grows its traceback.
 FAILURES = st.one_of(
     st.builds(ConnectionError), st.just(UNWANTED), st.builds(BusyError, st.floats(0, 400))
 )
+
 OUTCOMES = st.one_of(
     st.just("fine"), st.builds(KeyError), st.builds(asyncio.CancelledError), FAILURES
 )
@@ -254,12 +263,11 @@ class RetryMachine(RuleBasedStateMachine):
 
 
 TestRetryMachine = RetryMachine.TestCase
+
 TestRetryMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 # The machine uses the form with `for`, in which calls can be interleaved. The others do the same.
-
-
 class Script:
     """Calls that come out as told; after the last, fine."""
 
@@ -344,3 +352,317 @@ def test_every_form_does_the_same(config: RetryConfig, outcomes: list[Any], seed
     expected = story(by_decorator)
     for form in FORMS:
         assert story(form) == expected, form.__name__
+
+
+class Shop:
+    """Answers to who has logged in, and forgets it after each answer."""
+
+    def __init__(self) -> None:
+        self.logged_in = False
+        self.logins: list[RetryDetails] = []
+
+    def log_in(self, details: RetryDetails) -> None:
+        self.logins.append(details)
+        self.logged_in = True
+
+    async def log_in_async(self, details: RetryDetails) -> None:
+        await asyncio.sleep(0)
+        self.log_in(details)
+
+    def ask(self) -> str:
+        if not self.logged_in:
+            raise PermissionError("401")
+        return "answer"
+
+    async def ask_async(self) -> str:
+        return self.ask()
+
+
+def handler(step: Any, clock: ManualClock | None = None, **config: Any) -> RetryHandler:
+    settings = {"jitter": False, "base_delay": 2.0, **config}
+    return RetryHandler(
+        RetryConfig(before_retry=step, **settings), name="shop", clock=clock or ManualClock()
+    )
+
+
+def block(one: RetryHandler, shop: Shop) -> str:
+    for attempt in one:
+        with attempt:
+            return attempt.returned(shop.ask())
+    raise AssertionError("no attempt is left, and nothing was raised")
+
+
+async def async_block(one: RetryHandler, shop: Shop) -> str:
+    async for attempt in one:
+        with attempt:
+            return attempt.returned(shop.ask())
+    raise AssertionError("no attempt is left, and nothing was raised")
+
+
+PLAIN: dict[str, Callable[[RetryHandler, Shop], str]] = {
+    "decorator": lambda one, shop: one(shop.ask)(),
+    "execute": lambda one, shop: one.execute(shop.ask),
+    "block": block,
+}
+
+ASYNC: dict[str, Callable[[RetryHandler, Shop], Any]] = {
+    "async decorator": lambda one, shop: one(shop.ask_async)(),
+    "await execute": lambda one, shop: one.execute(shop.ask_async),
+    "async block": async_block,
+}
+
+
+@pytest.mark.parametrize("way", PLAIN)
+def test_a_step_before_the_next_attempt(way: str) -> None:
+    shop, clock = Shop(), ManualClock()
+    assert PLAIN[way](handler(shop.log_in, clock), shop) == "answer"
+    [details] = shop.logins
+    assert isinstance(details.error, PermissionError)
+    assert (details.name, details.attempt, details.result, details.delay) == ("shop", 2, None, 2.0)
+    assert clock.sleeps == [2.0]
+
+
+@pytest.mark.parametrize("step", ["log_in", "log_in_async", "returns an awaitable"])
+@pytest.mark.parametrize("way", ASYNC)
+def test_a_step_before_the_next_attempt_of_an_async_call(way: str, step: str) -> None:
+    shop = Shop()
+    steps = {
+        "log_in": shop.log_in,
+        "log_in_async": shop.log_in_async,
+        "returns an awaitable": lambda details: shop.log_in_async(details),  # noqa: PLW0108
+    }
+    assert asyncio.run(ASYNC[way](handler(steps[step]), shop)) == "answer"
+    assert [each.attempt for each in shop.logins] == [2]
+
+
+@pytest.mark.parametrize("way", PLAIN)
+def test_a_coroutine_function_is_no_step_of_a_plain_call(way: str) -> None:
+    shop = Shop()
+    with pytest.raises(TypeError, match=r"log_in_async.* which a plain call of .* cannot await"):
+        PLAIN[way](handler(shop.log_in_async), shop)
+    with pytest.raises(TypeError, match=r"<lambda>.* cannot await"):
+        PLAIN[way](handler(lambda details: shop.log_in_async(details)), shop)  # noqa: PLW0108
+    assert shop.logins == []
+
+
+@pytest.mark.parametrize("way", [*PLAIN, *ASYNC])
+def test_a_step_that_fails_is_an_attempt_that_fails(way: str) -> None:
+    shop, tries = Shop(), []
+
+    def step(details: RetryDetails) -> None:
+        tries.append(details)
+        if len(tries) == 1:
+            raise ConnectionError("the login is down too")
+        shop.log_in(details)
+
+    clock = ManualClock()
+    one = handler(step, clock, max_attempts=3)
+    result = PLAIN[way](one, shop) if way in PLAIN else asyncio.run(ASYNC[way](one, shop))
+    assert result == "answer"
+    assert [type(each.error) for each in tries] == [PermissionError, ConnectionError]
+    assert [each.attempt for each in tries] == [2, 3]
+    assert clock.sleeps == [2.0, 4.0]
+    tries.clear()
+    shop.logged_in = False
+    one = handler(step, max_attempts=2)
+    with pytest.raises(RetryExhaustedError) as caught:
+        _ = PLAIN[way](one, shop) if way in PLAIN else asyncio.run(ASYNC[way](one, shop))
+    assert isinstance(caught.value.last_exception, ConnectionError)
+
+
+@pytest.mark.parametrize("way", [*PLAIN, *ASYNC])
+def test_a_step_that_fails_for_good_ends_the_call(way: str) -> None:
+    def step(_: RetryDetails) -> None:
+        raise KeyError("no such user")
+
+    shop, one = Shop(), handler(step, retryable_exceptions=PermissionError)
+    with pytest.raises(KeyError, match="no such user"):
+        _ = PLAIN[way](one, shop) if way in PLAIN else asyncio.run(ASYNC[way](one, shop))
+    assert [type(each) for each in one.events] == [RetryScheduled, RetryAborted]
+
+
+def test_a_step_after_a_result_that_is_not_acceptable() -> None:
+    told: list[RetryDetails] = []
+    results = iter(["no", "yes"])
+    one = handler(told.append, retry_on_result=lambda result: result == "no")
+    assert one.execute(lambda: next(results)) == "yes"
+    assert [(each.error, each.result) for each in told] == [(None, "no")]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_of_the_errors_is_kept_after_the_steps(is_async: bool) -> None:
+    class NotedError(Exception): ...
+
+    gone: list[weakref.ref[Exception]] = []
+
+    def step(details: RetryDetails) -> None:
+        assert details.error is not None
+        gone.append(weakref.ref(details.error))
+        if len(gone) == 1:
+            raise NotedError
+
+    def fails_at_first() -> str:
+        if not gone:
+            raise NotedError
+        return "answer"
+
+    async def fails_at_first_async() -> str:
+        return fails_at_first()
+
+    gc.disable()
+    try:
+        if is_async:
+            assert asyncio.run(handler(step).execute(fails_at_first_async)) == "answer"
+        else:
+            assert handler(step).execute(fails_at_first) == "answer"
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def never_runs(details: RetryDetails) -> Iterator[RetryDetails]:
+    yield details
+
+
+@pytest.mark.parametrize("step", [1, "log in", never_runs])
+def test_steps_that_make_no_sense(step: Any) -> None:
+    with pytest.raises(TypeError, match=r"^before_retry must be a function"):
+        RetryConfig(before_retry=step)
+
+
+# Who is told.
+def test_listeners_are_given_the_error_and_the_history_is_not() -> None:
+    told: list[Any] = []
+    one = handler(None, max_attempts=2)
+    one.listeners.add(told.append)
+    first, second = OSError("first"), OSError("second")
+    errors = iter([first, second])
+
+    def fails() -> None:
+        raise next(errors)
+
+    with pytest.raises(RetryExhaustedError):
+        one.execute(fails)
+    assert [type(each) for each in told] == [RetryScheduled, RetryGaveUp]
+    assert [each.error for each in told] == [first, second]
+    assert [each.error for each in one.events] == [None, None]  # type: ignore[attr-defined]
+    assert list(one.events) == told  # the same in all the rest
+    assert "first" not in repr(told[0]).replace(told[0].failure, "")
+
+
+def test_listeners_are_given_what_ended_a_call() -> None:
+    told: list[Any] = []
+    one = handler(None)
+    one.listeners.add(told.append)
+    interrupt = KeyboardInterrupt()
+    errors: Any = iter([OSError(), interrupt])
+
+    def fails() -> None:
+        raise next(errors)
+
+    with pytest.raises(KeyboardInterrupt):
+        one.execute(fails)
+    assert told[-1].error is interrupt
+
+
+# The switch for tests.
+def fails() -> None:
+    raise OSError
+
+
+@given(
+    configured=st.integers(1, 5),
+    attempts=st.none() | st.integers(1, 5),
+    requested=st.none() | st.floats(0, 100),
+)
+def test_in_testing_nothing_waits_and_no_more_is_tried(
+    configured: int, attempts: int | None, requested: float | None
+) -> None:
+    clock = ManualClock()
+    config = RetryConfig(max_attempts=configured, wait_from=lambda _: requested)
+    one = RetryHandler(config, clock=clock)
+    with set_retry_testing(attempts=attempts), pytest.raises(RetryExhaustedError) as caught:
+        one.execute(fails)
+    assert current_testing() is None
+    assert clock.sleeps == []
+    assert caught.value.attempts == min(configured, attempts or configured)
+    scheduled = [each for each in one.events if isinstance(each, RetryScheduled)]
+    assert [each.delay for each in scheduled] == [0.0] * (caught.value.attempts - 1)
+
+
+def test_in_testing_async_calls_and_blocks_do_not_wait_either() -> None:
+    clock, shop = ManualClock(), Shop()
+    with set_retry_testing():
+        for way in PLAIN.values():
+            shop.logged_in = False
+            assert way(handler(shop.log_in, clock), shop) == "answer"
+        for other in ASYNC.values():
+            shop.logged_in = False
+            assert asyncio.run(other(handler(shop.log_in, clock), shop)) == "answer"
+    assert clock.sleeps == []
+
+
+@given(changes=st.lists(st.none() | st.booleans() | st.integers(1, 9), max_size=5))
+def test_what_was_set_before_is_given_back(changes: list[Any]) -> None:
+    """Contexts in one another, and settings within them that nobody gives back."""
+    before = []
+    with contextlib.ExitStack() as stack:
+        for change in changes:
+            before.append(current_testing())
+            attempts = None if isinstance(change, bool) else change
+            stack.enter_context(set_retry_testing(change is not False, attempts=attempts))
+            testing = current_testing()
+            assert (testing is None) == (change is False)
+            assert testing is None or testing.attempts == attempts
+        set_retry_testing(attempts=7)
+        if not changes:
+            set_retry_testing(False)
+    assert current_testing() is None
+    assert before[:1] in ([], [None])
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 1.5, True])
+def test_a_switch_that_makes_no_sense_changes_nothing(attempts: Any) -> None:
+    with pytest.raises((ConfigurationError, TypeError), match=r"^attempts"):
+        set_retry_testing(attempts=attempts)
+    with pytest.raises(TypeError, match=r"^testing must be True or False"):
+        set_retry_testing(1)  # type: ignore[arg-type]
+    assert current_testing() is None
+
+
+# What is counted.
+@given(
+    calls=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=6), counted=st.booleans()
+)
+def test_totals(calls: list[tuple[int, bool]], counted: bool) -> None:
+    """Calls that fail so often, and then succeed, or end by what is not retried."""
+    one = RetryHandler(
+        RetryConfig(
+            max_attempts=3, base_delay=0, retryable_exceptions=OSError, count_calls=counted
+        ),
+        clock=ManualClock(),
+    )
+    kinds = []
+    for failures, ends_badly in calls:
+        errors: list[Exception] = [OSError()] * failures + [KeyError()] * ends_badly
+
+        def call(errors: list[Exception] = errors) -> None:
+            if errors:
+                raise errors.pop(0)
+
+        try:
+            one.execute(call)
+            kinds.append("succeeded")
+        except RetryExhaustedError:
+            kinds.append("exhausted")
+        except KeyError:
+            kinds.append("aborted")
+    retried = [kind for kind, (failures, _) in zip(kinds, calls, strict=True) if failures]
+    assert one.get_stats() == {
+        "total_calls": len(calls) if counted else None,
+        "retried_calls": len(retried),
+        "retries": sum(min(failures, 2) for failures, _ in calls),
+        "succeeded_calls": retried.count("succeeded"),
+        "exhausted_calls": retried.count("exhausted"),
+        "aborted_calls": retried.count("aborted"),
+    }

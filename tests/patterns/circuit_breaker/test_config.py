@@ -5,9 +5,9 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_resilience.patterns.circuit_breaker.window import CountWindow
-from pytest_resilience.patterns.circuit_breaker.window import TimeWindow
-from pytest_resilience.patterns.circuit_breaker.window import Window
+from pytest_resilience.patterns.circuit_breaker.config import CountWindow
+from pytest_resilience.patterns.circuit_breaker.config import TimeWindow
+from pytest_resilience.patterns.circuit_breaker.config import Window
 
 
 CALLS = st.lists(st.tuples(st.floats(0, 3), st.booleans(), st.booleans()), max_size=60)

@@ -1,7 +1,7 @@
 """Each pattern under many calls at once, with forks, cancellations and listeners.
 
 By default a few hundred calls of each of 32 threads: seconds in all. With `--soak` it is 10^5 of
-each, for each pattern, which takes long: `pytest -n 0 tests/patterns/test_soak.py --soak`.
+each, for each pattern, which takes long: `pytest -n 0 --soak` with this file.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
 from pytest_resilience.patterns import ServiceLevel
 from pytest_resilience.patterns import TimeLimitExceeded
-from tests.patterns.soak import THREADS
-from tests.patterns.soak import CallFailedError
-from tests.patterns.soak import Story
-from tests.patterns.soak import aoutcome_of
-from tests.patterns.soak import outcome_of
-from tests.patterns.soak import soak
+from tests.end_to_end.patterns.soak import THREADS
+from tests.end_to_end.patterns.soak import CallFailedError
+from tests.end_to_end.patterns.soak import Story
+from tests.end_to_end.patterns.soak import aoutcome_of
+from tests.end_to_end.patterns.soak import outcome_of
+from tests.end_to_end.patterns.soak import soak
 
 
 FEW, MANY = 120, 10**5  # calls of each thread

@@ -6,10 +6,12 @@ import email.message
 import io
 import logging
 import random
+import threading
 import time
 import urllib.error
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
@@ -28,17 +30,18 @@ from hypothesis import strategies as st
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import ConfigurationError
 from pytest_resilience import ManualClock
 from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
-from pytest_resilience.patterns.retry.delays import JITTERS
-from pytest_resilience.patterns.retry.delays import Jitter
-from pytest_resilience.patterns.retry.delays import backoff
-from pytest_resilience.patterns.retry.delays import parse_retry_after
-from pytest_resilience.patterns.retry.delays import retry_after_of
-from pytest_resilience.patterns.retry.delays import with_jitter
+from pytest_resilience.patterns.retry.config import JITTERS
+from pytest_resilience.patterns.retry.config import Jitter
+from pytest_resilience.patterns.retry.config import backoff
+from pytest_resilience.patterns.retry.config import parse_retry_after
+from pytest_resilience.patterns.retry.config import retry_after_of
+from pytest_resilience.patterns.retry.config import with_jitter
 
 
 def test_plain_backoff_grows_to_its_cap() -> None:
@@ -396,3 +399,99 @@ def test_a_function_of_results(clock: ManualClock) -> None:
     with pytest.raises(RetryExhaustedError):
         RetryHandler(config, clock=clock).execute(lambda: {"in": 12})
     assert clock.sleeps == [12.0]
+
+
+def test_tokens_flow_in_up_to_the_capacity(clock: ManualClock) -> None:
+    budget = RetryBudget(0.0, reserve=2.0, capacity=5.0, clock=clock)
+    assert budget.tokens == 2.0
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
+    clock.advance(0.5)
+    assert [budget.withdraw() for _ in range(2)] == [True, False]
+    clock.advance(3600)
+    assert budget.tokens == 5.0
+    assert repr(budget) == "<RetryBudget 5 of 5 tokens>"
+
+
+def test_deposits_end_at_the_capacity_too(clock: ManualClock) -> None:
+    budget = RetryBudget(1.0, reserve=0.0, capacity=2.0, clock=clock)
+    for _ in range(10):
+        budget.deposit()
+    assert budget.tokens == 2.0
+
+
+def test_a_clock_read_late_takes_nothing_back(clock: ManualClock) -> None:
+    """A thread may read the clock, and come after a later reader to the lock."""
+
+    class Swinging(list[float]):
+        def monotonic(self) -> float:
+            return self.pop(0)
+
+        time = sleep = asleep = monotonic
+
+    budget = RetryBudget(0.0, reserve=1.0, capacity=9.0, clock=Swinging([0.0, 5.0, 3.0, 5.0]))  # type: ignore[arg-type]
+    assert [budget.tokens for _ in range(3)] == [6.0, 6.0, 6.0]
+
+
+def test_no_token_is_spent_twice_among_threads(clock: ManualClock) -> None:
+    budget = RetryBudget(0.5, reserve=0.0, capacity=10_000.0, clock=clock)
+    begin = threading.Barrier(32, timeout=10)
+
+    def caller(_: int) -> int:
+        begin.wait()
+        granted = 0
+        for _ in range(100):
+            budget.deposit()
+            granted += budget.withdraw()
+        return granted
+
+    with ThreadPoolExecutor(32) as pool:
+        granted = sum(pool.map(caller, range(32)))
+    assert granted + budget.tokens == 1600.0
+    while budget.withdraw():
+        granted += 1
+    assert granted == 1600
+
+
+def test_many_callers_of_one_broken_thing_cannot_storm(clock: ManualClock) -> None:
+    """32 threads, each with a handler of its own: together a fifth more calls."""
+    budget = RetryBudget(0.2, reserve=0.0, clock=clock)
+    begin = threading.Barrier(32, timeout=10)
+
+    def caller(_: int) -> int:
+        calls = 0
+
+        def down() -> None:
+            nonlocal calls
+            calls += 1
+            raise ConnectionError
+
+        config = RetryConfig(max_attempts=5, base_delay=0, budget=budget)
+        handler = RetryHandler(config, clock=clock)
+        begin.wait()
+        for _ in range(50):
+            with pytest.raises(RetryExhaustedError):
+                handler.execute(down)
+        return calls
+
+    with ThreadPoolExecutor(32) as pool:
+        calls = sum(pool.map(caller, range(32)))
+    assert calls == 32 * 50 + 320
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("ratio", -0.1, ConfigurationError),
+        ("ratio", "0.2", TypeError),
+        ("reserve", float("nan"), ConfigurationError),
+        ("reserve", None, TypeError),
+        ("capacity", 0.5, ConfigurationError),
+        ("capacity", float("inf"), ConfigurationError),
+    ],
+)
+def test_nonsense_is_refused_naming_field_and_value(
+    field: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=field) as caught:
+        RetryBudget(**{field: value})
+    assert repr(value) in str(caught.value)
