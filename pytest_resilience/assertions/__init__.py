@@ -6,15 +6,18 @@ breakers and retries read the objects of other libraries too.
 
 from __future__ import annotations
 
+from pytest_resilience.assertions.breakers_and_retries import assert_backoff
+from pytest_resilience.assertions.breakers_and_retries import assert_circuit_closed
+from pytest_resilience.assertions.breakers_and_retries import assert_circuit_half_open
+from pytest_resilience.assertions.breakers_and_retries import assert_circuit_open
+from pytest_resilience.assertions.breakers_and_retries import assert_circuit_state
+from pytest_resilience.assertions.breakers_and_retries import assert_circuit_transitions
+from pytest_resilience.assertions.breakers_and_retries import assert_fails_fast
+from pytest_resilience.assertions.breakers_and_retries import assert_retried
+from pytest_resilience.assertions.breakers_and_retries import assert_retry_exhausted
 from pytest_resilience.assertions.bulkhead import assert_bulkhead_rejected
 from pytest_resilience.assertions.bulkhead import assert_isolated
 from pytest_resilience.assertions.bulkhead import assert_rate_limited
-from pytest_resilience.assertions.circuit import assert_circuit_closed
-from pytest_resilience.assertions.circuit import assert_circuit_half_open
-from pytest_resilience.assertions.circuit import assert_circuit_open
-from pytest_resilience.assertions.circuit import assert_circuit_state
-from pytest_resilience.assertions.circuit import assert_circuit_transitions
-from pytest_resilience.assertions.circuit import assert_fails_fast
 from pytest_resilience.assertions.degradation import assert_degraded
 from pytest_resilience.assertions.degradation import assert_fallback_used
 from pytest_resilience.assertions.integrity import assert_file_intact
@@ -24,9 +27,6 @@ from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading
 from pytest_resilience.assertions.recovery import assert_recovers
-from pytest_resilience.assertions.retry import assert_backoff
-from pytest_resilience.assertions.retry import assert_retried
-from pytest_resilience.assertions.retry import assert_retry_exhausted
 
 
 __all__ = [

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from types import CellType
 from typing import TypeVar
 
-from pytest_resilience.assertions.other_libraries import read_aiobreaker
-from pytest_resilience.assertions.other_libraries import read_circuitbreaker
-from pytest_resilience.assertions.other_libraries import read_hook_events
-from pytest_resilience.assertions.other_libraries import read_purgatory
-from pytest_resilience.assertions.other_libraries import read_pybreaker
-from pytest_resilience.assertions.other_libraries import read_tenacity
-from pytest_resilience.assertions.other_libraries import read_urllib3
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading
+from pytest_resilience.assertions.readings import read_aiobreaker
+from pytest_resilience.assertions.readings import read_circuitbreaker
+from pytest_resilience.assertions.readings import read_hook_events
+from pytest_resilience.assertions.readings import read_purgatory
+from pytest_resilience.assertions.readings import read_pybreaker
+from pytest_resilience.assertions.readings import read_tenacity
+from pytest_resilience.assertions.readings import read_urllib3
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit

@@ -1,12 +1,29 @@
-"""State of a breaker and of a retry, in one form for all libraries."""
+"""State of a breaker and of a retry, in one form for all libraries, and read of those of others.
+
+None of those libraries keeps a record of a breaker's transitions. A call that succeeds at its first
+attempt is read as no retry at all, whichever library made it: `attempts` is 0 then.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
+
 from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
+from datetime import datetime
+from datetime import timedelta
+from typing import Any
+
+from pytest_resilience.events import describe
 
 
-__all__ = ["CircuitReading", "Reader", "RetryReading"]
+__all__ = [
+    "CircuitReading", "Reader", "RetryReading", "read_aiobreaker", "read_circuitbreaker",
+    "read_hook_events", "read_purgatory", "read_pybreaker", "read_tenacity", "read_urllib3",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,4 +71,296 @@ class RetryReading:
 
 
 Reader = Callable[[object], CircuitReading | RetryReading | None]
+
 """Reads an object, without changing it; None if it is none that it knows."""
+
+_STATES = {
+    "closed": "CLOSED",
+    "open": "OPEN",
+    "opened": "OPEN",
+    "half-open": "HALF_OPEN",
+    "half-opened": "HALF_OPEN",
+}
+
+
+def read_pybreaker(thing: object) -> CircuitReading | None:
+    """Read a `pybreaker.CircuitBreaker`."""
+    import pybreaker
+
+    if not isinstance(thing, pybreaker.CircuitBreaker):
+        return None
+    state = _STATES.get(thing.current_state, thing.current_state)
+    # Nothing public tells when it opened.
+    opened = thing._state_storage.opened_at  # noqa: SLF001
+    over = opened is None or _now() >= opened + timedelta(seconds=thing.reset_timeout)
+    return _reading(
+        thing.name or "the pybreaker.CircuitBreaker",
+        state,
+        f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
+        f"successes half open: {thing.success_counter} (closes at {thing.success_threshold})",
+        f"opened: {'never' if opened is None else _at(opened)}",
+        refuses=state == "OPEN" and not over,
+        ask=lambda: thing.call(lambda: None),
+    )
+
+
+def read_aiobreaker(thing: object) -> CircuitReading | None:
+    """Read an `aiobreaker.CircuitBreaker`."""
+    import aiobreaker  # type: ignore[import-untyped]
+
+    if not isinstance(thing, aiobreaker.CircuitBreaker):
+        return None
+    state = thing.current_state.name
+    # What it says itself is off by the offset of the local time zone; nothing public is not.
+    opened = thing._state_storage.opened_at  # noqa: SLF001
+    reopens = None if opened is None else opened.replace(tzinfo=UTC) + thing.timeout_duration
+    if state != "OPEN" or (reopens is not None and reopens <= _now()):
+        reopens = None
+    return _reading(
+        thing.name or "the aiobreaker.CircuitBreaker",
+        state,
+        f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
+        *([f"open until {_at(reopens)}"] if reopens else []),
+        refuses=reopens is not None,
+        ask=lambda: thing.call(lambda: None),
+    )
+
+
+def read_circuitbreaker(thing: object) -> CircuitReading | None:
+    """Read a `circuitbreaker.CircuitBreaker`.
+
+    It cannot be asked for a call without one of its own functions to be called.
+    """
+    import circuitbreaker  # type: ignore[import-untyped]
+
+    if not isinstance(thing, circuitbreaker.CircuitBreaker):
+        return None
+    error = thing.last_failure
+    return _reading(
+        thing.name or "the circuitbreaker.CircuitBreaker",
+        thing.state.upper(),
+        f"failures in a row: {thing.failure_count}",
+        f"last error: {'none' if error is None else describe(error)}",
+        *([f"open for {thing.open_remaining} s more"] if thing.opened else []),
+        refuses=thing.opened,
+    )
+
+
+def read_purgatory(thing: object) -> CircuitReading | None:
+    """Read what `get_breaker` of a sync or async factory gave, or its context."""
+    from purgatory.domain.model import Context
+
+    context = getattr(thing, "context", thing)
+    if not isinstance(context, Context):
+        return None
+    opened_at = context.opened_at
+    state = _STATES.get(context.state, context.state)
+    left = 0.0 if opened_at is None else opened_at + context.ttl - time.time()
+    return _reading(
+        context.name,
+        state,
+        # Only a closed one counts.
+        f"open for {left:.3f} s more"
+        if left > 0
+        else f"failures in a row: {context.failure_count or 0} (opens at {context.threshold})",
+        refuses=state == "OPEN" and left > 0,
+        ask=context.handle_new_request,
+    )
+
+
+def _reading(
+    name: str,
+    state: str,
+    *timeline: str,
+    refuses: bool,
+    ask: Callable[[], object] | None = None,
+) -> CircuitReading:
+    return CircuitReading(
+        name=name, state=state, path=None, timeline=timeline, refuses=refuses, ask=ask
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _at(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")
+
+
+def read_tenacity(thing: object) -> RetryReading | None:
+    """Read a `Retrying`, an `AsyncRetrying`, a decorated function or a `RetryError`.
+
+    tenacity keeps the statistics of the thread that made the call, and of its waits the sum
+    alone. How a call ended only its `RetryError` tells.
+    """
+    import tenacity
+
+    if isinstance(thing, tenacity.RetryError):
+        return _given_up(thing.last_attempt)
+    retrying = thing if isinstance(thing, tenacity.BaseRetrying) else getattr(thing, "retry", None)
+    if not isinstance(retrying, tenacity.BaseRetrying):
+        return None
+    # A decorated function counts for itself; what decorates it may decorate others.
+    statistics: Mapping[str, Any] = getattr(thing, "statistics", retrying.statistics)
+    made = statistics.get("attempt_number", 0)
+    attempts = made if made > 1 else 0
+    waited = float(statistics.get("idle_for", 0))
+    return RetryReading(
+        name=getattr(thing, "__qualname__", f"tenacity's {type(retrying).__name__}"),
+        attempts=attempts,
+        waits={0: (), 2: (waited,)}.get(attempts),
+        waited=waited,
+        exhausted=None if attempts else False,
+        timeline=(f"{attempts} attempts, {waited:.3g} s of waiting in all",) if attempts else (),
+    )
+
+
+def _given_up(last: Any) -> RetryReading:
+    error = last.exception()
+    failure = f"result {describe(last.result())}" if error is None else describe(error)
+    return RetryReading(
+        name="tenacity",
+        attempts=last.attempt_number,
+        waits=None,
+        waited=None,
+        exhausted=True,
+        timeline=(f"attempt {last.attempt_number} failed, {failure}; gave up",),
+    )
+
+
+def read_urllib3(thing: object) -> RetryReading | None:
+    """Read an `urllib3.Retry`, or the one that a response of urllib3 or requests carries.
+
+    A `Retry` never changes: the one given to a session or an adapter knows no call. Each
+    response carries the one that its own call ended with.
+    """
+    import urllib3
+
+    response = getattr(thing, "raw", thing)
+    retry = response if isinstance(response, urllib3.Retry) else getattr(response, "retries", None)
+    if not isinstance(retry, urllib3.Retry):
+        return None
+    tries = [entry for entry in retry.history if not entry.redirect_location]
+    waits = _urllib3_waits(retry)
+    # A response may have come back that would have been tried again if it could.
+    is_refused = getattr(response, "status", None) in (retry.status_forcelist or ())
+    return RetryReading(
+        name="urllib3.Retry",
+        attempts=len(tries) + 1 if tries else 0,
+        waits=waits,
+        waited=None if waits is None else sum(waits),
+        exhausted=retry.is_exhausted() or (bool(retry.history) and is_refused),
+        timeline=tuple(
+            f"attempt {number} failed, {entry.error or entry.status}: {entry.method} {entry.url}"
+            for number, entry in enumerate(tries, 1)
+        ),
+    )
+
+
+def _urllib3_waits(retry: Any) -> tuple[float, ...] | None:
+    """Computed from the history; None where something else than the backoff had a say."""
+    history = retry.history
+    has_retry_after = retry.respect_retry_after_header and any(
+        entry.status in retry.RETRY_AFTER_STATUS_CODES for entry in history
+    )
+    is_redirected = any(entry.redirect_location for entry in history)
+    if retry.backoff_jitter or has_retry_after or is_redirected:
+        return None
+    return tuple(
+        float(retry.new(history=history[:number]).get_backoff_time())
+        for number in range(1, len(history) + 1)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HookEvent:
+    """One call of a hook of stamina or backoff.
+
+    Attributes:
+        name: of the function.
+        attempt: the number of the attempt that ended.
+        wait: seconds until the next; None if there is none.
+        failed: whether the attempt did; None if nobody can tell.
+        outcome: the error or the result.
+    """
+
+    name: str
+    attempt: int
+    wait: float | None
+    failed: bool | None
+    outcome: str
+
+    def __str__(self) -> str:
+        if self.wait is not None:
+            return f"attempt {self.attempt} failed, {self.outcome}; the next in {self.wait:.3g} s"
+        if self.failed is False:
+            return f"attempt {self.attempt} succeeded"
+        ended = "failed" if self.failed else "ended"
+        return f"attempt {self.attempt} {ended}, {self.outcome}; it was the last"
+
+
+def read_hook_events(thing: object) -> RetryReading | None:
+    """Read a list that hooks of stamina or backoff append to; it may be empty.
+
+    The two keep nothing else. Such a list is filled by
+    `stamina.instrumentation.set_on_retry_hooks([seen.append])` and
+    `backoff.on_exception(…, on_backoff=seen.append, on_giveup=seen.append)`.
+    """
+    if not isinstance(thing, (list, tuple)):
+        return None
+    parse = _hook_parser(thing[-1]) if thing else _parse_backoff
+    return None if parse is None else _of_hook_events([parse(each) for each in thing])
+
+
+def _hook_parser(item: object) -> Callable[[Any], _HookEvent] | None:
+    if isinstance(item, Mapping) and {"target", "tries", "elapsed"} <= item.keys():
+        return _parse_backoff
+    if "stamina" in sys.modules:
+        from stamina.instrumentation import RetryDetails
+
+        if isinstance(item, RetryDetails):
+            return _parse_stamina
+    return None
+
+
+def _parse_backoff(details: Mapping[str, Any]) -> _HookEvent:
+    wait = details.get("wait")
+    error = details.get("exception")
+    # A value may be what was wanted or what was given up on: the details are the same.
+    failed = True if wait is not None or error is not None else None
+    return _HookEvent(
+        name=getattr(details["target"], "__qualname__", "backoff"),
+        attempt=details["tries"],
+        wait=wait,
+        failed=failed if "value" in details or error is not None else False,
+        outcome=f"result {describe(details.get('value'))}" if error is None else describe(error),
+    )
+
+
+def _parse_stamina(details: Any) -> _HookEvent:
+    return _HookEvent(
+        name=details.name,
+        attempt=details.retry_num,
+        wait=details.wait_for,
+        failed=True,
+        outcome=describe(details.caused_by),
+    )
+
+
+def _of_hook_events(events: list[_HookEvent]) -> RetryReading:
+    starts = [index for index, event in enumerate(events) if event.attempt == 1]
+    call = events[starts[-1] :] if starts else events
+    waits = tuple(event.wait for event in call if event.wait is not None)
+    last = call[-1] if call else None
+    ended = last is not None and last.wait is None
+    attempts = 0 if last is None else last.attempt + (not ended)
+    return RetryReading(
+        name=call[0].name if call else "the retry",
+        attempts=attempts if attempts > 1 or last is None or last.failed else 0,
+        waits=waits,
+        waited=sum(waits),
+        # Of a call whose last retry was announced nobody knows how it went.
+        exhausted=False if last is None else last.failed if ended else None,
+        timeline=tuple(map(str, call)),
+    )
