@@ -191,7 +191,7 @@ def pytest_load_initial_conftests(
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give a worker of pytest-xdist the seed of the run, and add up what it reports."""
-    from pytest_resilience.plugin.summary import configure_node
+    from pytest_resilience.plugin.terminal import configure_node
 
     configure_node(node)
 

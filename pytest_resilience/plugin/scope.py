@@ -30,8 +30,8 @@ from pytest_resilience.errors import UnavailableError
 from pytest_resilience.errors import with_page
 from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.plugin.experiment_request import ExperimentRequest
-from pytest_resilience.plugin.experiment_request import RunMode
+from pytest_resilience.plugin.experiment_requests import ExperimentRequest
+from pytest_resilience.plugin.experiment_requests import RunMode
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.seeds import Stream

@@ -32,21 +32,21 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.errors import with_page
-from pytest_resilience.plugin.experiment_request import ExperimentRequest
-from pytest_resilience.plugin.experiment_request import RunMode
-from pytest_resilience.plugin.experiment_request import from_mark
-from pytest_resilience.plugin.experiment_request import usual_requests
+from pytest_resilience.plugin.experiment_requests import ExperimentRequest
+from pytest_resilience.plugin.experiment_requests import RunMode
+from pytest_resilience.plugin.experiment_requests import from_mark
+from pytest_resilience.plugin.experiment_requests import selects
+from pytest_resilience.plugin.experiment_requests import usual_requests
 from pytest_resilience.plugin.fixtures.chaos import Chaos
 from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
 from pytest_resilience.plugin.fixtures.chaos import proxies_of_a_test
 from pytest_resilience.plugin.fixtures.patterns import clock_of
-from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
-from pytest_resilience.plugin.summary import RECORD
+from pytest_resilience.plugin.terminal import RECORD
 from pytest_resilience.report.chaos_record import timeline
 from pytest_resilience.runtime import DatabaseInterceptor
 from pytest_resilience.runtime import child_processes
@@ -56,7 +56,7 @@ from pytest_resilience.stacks import end_at_caller
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
+    from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
     from pytest_resilience.runtime import ChaosMonkey
@@ -200,7 +200,7 @@ class ChaosSession:
 
     def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:
         """The fixture `chaos_monkey` of a test."""
-        from pytest_resilience.plugin.fixtures.monkey import monkey_of_a_test
+        from pytest_resilience.plugin.fixtures.chaos import monkey_of_a_test
 
         return monkey_of_a_test(
             self._scope(request.node),
@@ -291,7 +291,7 @@ class ChaosSession:
             self._engine.watch(True, expected=[*self._by_flags, *[_ANY] * asks])
         here = settings.mode is RunMode.INJECT and runs
         if settings.monkeys and here:
-            from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
+            from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
 
             self._monkeys = SessionMonkeys(self._engine, settings.monkeys, settings.seed)
             config.pluginmanager.register(self._monkeys, "resilience-monkeys")

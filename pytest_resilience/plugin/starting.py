@@ -87,12 +87,12 @@ def begin_if_asked(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer --chaos-list and --chaos-profile=?."""
     if "?" in given(config, "chaos-profile"):
-        from pytest_resilience.plugin.listings import list_profiles
+        from pytest_resilience.plugin.terminal import list_profiles
 
         return list_profiles(config)
     if not given(config, "chaos-list"):
         return None
-    from pytest_resilience.plugin.listings import list_types
+    from pytest_resilience.plugin.terminal import list_types
 
     return list_types(config)
 
@@ -155,10 +155,10 @@ def session_of(config: pytest.Config) -> ChaosSession:
     session: ChaosSession | None = config.pluginmanager.get_plugin(_SESSION)
     if session is not None:
         return session
-    from pytest_resilience.plugin.experiment_request import RunMode
+    from pytest_resilience.plugin.experiment_requests import RunMode
     from pytest_resilience.plugin.exploration.settings import explores
     from pytest_resilience.plugin.settings import report_files
-    from pytest_resilience.plugin.summary import ChaosSummary
+    from pytest_resilience.plugin.terminal import ChaosSummary
 
     session = _made(config)
     settings = session.settings

@@ -40,7 +40,7 @@ from pytest_resilience.plugin.exploration.runs import is_own
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.store import Store
-from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
+from pytest_resilience.plugin.matrix.cells import judge_baseline_run
 from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files

@@ -11,7 +11,7 @@ import pytest
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
-from pytest_resilience.plugin.experiment_request import RunMode
+from pytest_resilience.plugin.experiment_requests import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
 from pytest_resilience.plugin.exploration.found import EXPLORED
 from pytest_resilience.plugin.exploration.found import REPLAYED
@@ -27,8 +27,8 @@ from pytest_resilience.plugin.exploration.settings import replays_of
 from pytest_resilience.plugin.exploration.store import SKIPPED
 from pytest_resilience.plugin.exploration.store import Store
 from pytest_resilience.plugin.exploration.store import UntriedSchedules
-from pytest_resilience.plugin.matrix.results import CELLS
-from pytest_resilience.plugin.matrix.results import Results
+from pytest_resilience.plugin.matrix.gate import CELLS
+from pytest_resilience.plugin.matrix.gate import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files

@@ -1,4 +1,4 @@
-"""The cells of a run, where the terminal is: progress, gate, reports."""
+"""The gate of a run, where the terminal is: its cells, the exit status, the reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin import pytest_internals
-from pytest_resilience.plugin.matrix.plan import configuration_of
+from pytest_resilience.plugin.matrix.cells import configuration_of
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
