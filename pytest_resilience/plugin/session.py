@@ -39,6 +39,8 @@ from pytest_resilience.plugin.experiment_requests import selects
 from pytest_resilience.plugin.experiment_requests import usual_requests
 from pytest_resilience.plugin.fixtures.chaos import Chaos
 from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
+from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
+from pytest_resilience.plugin.fixtures.chaos import monkey_of_a_test
 from pytest_resilience.plugin.fixtures.chaos import proxies_of_a_test
 from pytest_resilience.plugin.fixtures.patterns import clock_of
 from pytest_resilience.plugin.scope import ChaosScope
@@ -56,7 +58,6 @@ from pytest_resilience.stacks import end_at_caller
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
     from pytest_resilience.runtime import ChaosMonkey
@@ -200,8 +201,6 @@ class ChaosSession:
 
     def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:
         """The fixture `chaos_monkey` of a test."""
-        from pytest_resilience.plugin.fixtures.chaos import monkey_of_a_test
-
         return monkey_of_a_test(
             self._scope(request.node),
             clock_of(request),
@@ -291,8 +290,6 @@ class ChaosSession:
             self._engine.watch(True, expected=[*self._by_flags, *[_ANY] * asks])
         here = settings.mode is RunMode.INJECT and runs
         if settings.monkeys and here:
-            from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
-
             self._monkeys = SessionMonkeys(self._engine, settings.monkeys, settings.seed)
             config.pluginmanager.register(self._monkeys, "resilience-monkeys")
 
