@@ -29,7 +29,6 @@ __all__ = [
     "IN_POLL",
     "IN_RECEIVE",
     "Wait",
-    "settle",
     "waits",
     "waits_still",
 ]
@@ -68,45 +67,44 @@ class Wait(NamedTuple):
     thread: int | None = None
 
 
-def waits(threads: Iterable[threading.Thread] | None = None) -> Iterator[Wait]:
-    """What is waited for by these threads; by all, if they are not given."""
+def waits(
+    threads: Iterable[threading.Thread] | None = None, *, settled: bool = False
+) -> Iterator[Wait]:
+    """What is waited for by these threads; by all, if they are not given.
+
+    `settled`: one that runs may be on its way into the kernel, or out of it, and so wait for
+    nothing yet, or no more. It is looked at again until it waits. Those that work may go on.
+    """
     polls = set[int]()
     if (selector := _selector_here()) is not None:
         polls.add(selector)
-    for thread in threading.enumerate() if threads is None else threads:
-        number = proc.number_of_thread(thread)
-        name, given = _call_of(number)
-        if name == "receive":
-            yield Wait(given[0], IN_RECEIVE, number)
-        elif name in _POLLED_BY:
-            for descriptor in _POLLED_BY[name](*given[:2]):
-                yield Wait(descriptor, IN_POLL, number)
-        elif name == "epoll":
-            polls.add(given[0])
+    left = [proc.number_of_thread(each) for each in threads or threading.enumerate()]
+    # In virtual time, of which looking again would take some, they wait for each other.
+    for look in range(_LOOKS if settled and not MACHINE_CLOCK.is_exact else 1):
+        if look:
+            MACHINE_CLOCK.sleep(_SOON)
+        running = []
+        for number in left:
+            call = proc.system_call_of(number)
+            if call is None and proc.state_of(number) == "R":
+                running.append(number)
+            name, given = _named(call)
+            if name == "receive":
+                yield Wait(given[0], IN_RECEIVE, number)
+            elif name in _POLLED_BY:
+                for descriptor in _POLLED_BY[name](*given[:2]):
+                    yield Wait(descriptor, IN_POLL, number)
+            elif name == "epoll":
+                polls.add(given[0])
+        if not (left := running):
+            break
     for poll in polls:
         yield from _registered(poll)
 
 
-def settle() -> None:
-    """Let threads that have just called something begin to wait in it; those that work may go on.
-
-    A thread that is on its way into the kernel waits for nothing yet, so nobody would find it, and
-    it may never look again at what happens meanwhile.
-    """
-    if MACHINE_CLOCK.is_exact:
-        return  # in virtual time, of which this would take some, they wait for each other
-    me = threading.get_native_id()
-    numbers = {proc.number_of_thread(each) for each in threading.enumerate()} - {me}
-    for _ in range(_LOOKS):
-        numbers = {each for each in numbers if proc.state_of(each) == "R"}
-        if not numbers:
-            return
-        MACHINE_CLOCK.sleep(_SOON)
-
-
 def waits_still(wait: Wait) -> bool:
     """Whether that thread sleeps in such a call now."""
-    name, given = _call_of(wait.thread)
+    name, given = _named(proc.system_call_of(wait.thread))
     if name in _POLLED_BY:
         return wait.how == IN_POLL and wait.descriptor in _POLLED_BY[name](*given[:2])
     return name == "receive" and wait.how == IN_RECEIVE and given[0] == wait.descriptor
@@ -124,10 +122,10 @@ def _selector_here() -> int | None:
     return None
 
 
-def _call_of(thread: int | None) -> tuple[str, list[int]]:
-    """What a thread waits in, and the arguments of that; "" if it does not wait."""
+def _named(call: tuple[int, list[int]] | None) -> tuple[str, list[int]]:
+    """What a thread waits in that is in this system call, and its arguments; "" if it does not."""
     calls: Mapping[str, tuple[int, ...]] = _CALLS.get(platform.machine(), {})
-    number, given = proc.system_call_of(thread) or (-1, [])
+    number, given = call or (-1, [])
     return next(((name, given) for name, numbers in calls.items() if number in numbers), ("", []))
 
 

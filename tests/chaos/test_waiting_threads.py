@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import socket
 import threading
 
@@ -28,6 +29,10 @@ from tests.interceptors.sockets.test_outages import waiting
 from tests.waiting import eventually
 
 
+RECEIVES = 45 if platform.machine() == "x86_64" else 207  # as the kernel numbers `recvfrom`
+DESCRIPTOR = 7
+
+
 @pytest.mark.parametrize(
     ("wait", "how"),
     [
@@ -45,30 +50,38 @@ def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], 
         assert how in {each.how for each in set(waiting_threads.waits()) - before}
 
 
-def show_another(monkeypatch: pytest.MonkeyPatch, states: Iterator[str]) -> None:
-    """Whoever looks at a thread sees one that is not this, in one of the states after the other."""
+def show_another(
+    monkeypatch: pytest.MonkeyPatch, calls: Iterator[tuple[int, list[int]] | None]
+) -> None:
+    """Whoever looks at a thread sees one that is not this, in one of the calls after the other."""
     number = threading.get_native_id() + 1
     monkeypatch.setattr(proc, "number_of_thread", lambda _: number)
-    monkeypatch.setattr(proc, "state_of", lambda _: next(states))
+    monkeypatch.setattr(proc, "state_of", lambda _: "R")
+    monkeypatch.setattr(proc, "system_call_of", lambda _: next(calls))
 
 
-def test_who_is_on_its_way_to_wait_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter("RRRS")
-    show_another(monkeypatch, looks)
-    waiting_threads.settle()
-    assert list(looks) == []
+def waits_of_one(*, settled: bool) -> list[tuple[int, str]]:
+    found = waiting_threads.waits([threading.current_thread()], settled=settled)
+    return [(each.descriptor, each.how) for each in found]
+
+
+def test_who_runs_is_on_its_way_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    receives = (RECEIVES, [DESCRIPTOR, 0, 0])
+    show_another(monkeypatch, iter([None, None, None, receives]))
+    assert waits_of_one(settled=False) == []
+    assert waits_of_one(settled=True) == [(DESCRIPTOR, waiting_threads.IN_RECEIVE)]
 
 
 def test_who_works_is_not_awaited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    show_another(monkeypatch, itertools.repeat("R"))
-    waiting_threads.settle()
+    show_another(monkeypatch, itertools.repeat(None))
+    assert waits_of_one(settled=True) == []
 
 
 def test_it_takes_no_virtual_time(
     monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
 ) -> None:
-    show_another(monkeypatch, itertools.repeat("R"))
-    waiting_threads.settle()
+    show_another(monkeypatch, itertools.repeat(None))
+    assert waits_of_one(settled=True) == []
     assert virtual_clock.elapsed == 0
 
 

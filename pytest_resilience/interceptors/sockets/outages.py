@@ -147,7 +147,8 @@ class Outages:
         while outage.left(now := clock.monotonic()):
             rest = outage.opens_at - now
             if rest <= 0:
-                self._receiver.asyncio.ask_again(outage)
+                for each in self._connections.all():
+                    each.inbound.threads.ask_again(outage)
                 self._connections.divide([each for each in self._engine.active if each != outage])
                 self._strike_all([outage])
                 return
@@ -207,8 +208,8 @@ class Outages:
         sock, connection = self._of_transport(transport) if begun else (None, None)
         if sock is None or connection is None:
             return
-        has_asked = self._receiver.asyncio.has_asked  # as one that has come to wait just now
-        aimed = _aimed([each for each in begun if not has_asked(connection, each)], connection)
+        asked = connection.inbound.threads.asked  # as one that has come to wait just now
+        aimed = _aimed([each for each in begun if each not in asked], connection)
         if not aimed:
             return
         again = again or connection in self._received_before.left
@@ -241,12 +242,11 @@ class Outages:
                 continue
             if connection.turn.asked or connection.is_sending:
                 continue
-            receiver = self._receiver.asyncio
-            new = [each for each in standing if not receiver.has_asked(connection, each)]
-            aimed = _aimed(new, connection)
+            asked = connection.inbound.threads.asked
+            aimed = _aimed([each for each in standing if each not in asked], connection)
             if aimed and is_awaited(transport.get_protocol()):
                 found = True
-                receiver.strike(sock, connection, aimed)
+                self._receiver.asyncio.strike(sock, connection, aimed)
         return found
 
     def _strike_late(
@@ -270,14 +270,14 @@ class Outages:
                 found.add(sock.fileno())
             elif (late := _late_response(connection)) is not None:
                 found.add(sock.fileno())
-                if connection.begin_response(self._engine, among=aimed) is not late:
+                new = threads.claim(aimed)
+                if new and connection.begin_response(self._engine, among=new) is not late:
                     late.overtake()
         return frozenset(found)
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        waiting_threads.settle()
-        waits = list(waiting_threads.waits())
+        waits = list(waiting_threads.waits(settled=True))
         left_alone = known | private_descriptors()  # asked for last: each of ours is among them
         with contextlib.ExitStack() as stack:
             replaced = False
@@ -303,11 +303,12 @@ class Outages:
         until_told: contextlib.ExitStack,
     ) -> bool:
         """Whether a thread has to be told of it, for whom another connection is there now."""
-        inbound = connection.inbound
-        among = begun if connection.turn.receiving else None
+        threads = connection.inbound.threads
+        among = threads.claim(begun) if connection.turn.receiving else None
+        if among == []:
+            return False  # who has come back meanwhile has asked
         sock = until_told.enter_context(held(wait.descriptor, connection.ends))
-        stream = connection.begin_response(self._engine, among=among)
-        inbound.expected = True
+        stream = connection.begin_response(self._engine, among=among, early=True)
         if stream is None or stream.needs_response:
             return False
         if stream.effect.delay:

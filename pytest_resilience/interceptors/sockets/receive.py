@@ -150,8 +150,7 @@ class Receiver:
         faults = (fault for each in self._engine.active for fault in each.experiment.faults)
         silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
         if silences and not inbound.expected and not turn.requests.lacks_end:
-            stream = connection.begin_response(self._engine)
-            inbound.expected = True
+            stream = connection.begin_response(self._engine, early=True)
             if stream is not None and stream.effect.delay == math.inf:
                 self.nonblocking.readiness.silence(sock, connection, stream)
 

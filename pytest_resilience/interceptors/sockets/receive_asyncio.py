@@ -55,7 +55,6 @@ class AsyncioReceiver:
         self._expected: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
         self._listening: weakref.WeakSet[TcpConnection] = weakref.WeakSet()
         self._pauses = weakref.WeakKeyDictionary[TcpConnection, Wait]()
-        self._asked = weakref.WeakKeyDictionary[TcpConnection, tuple[ActiveExperiment, ...]]()
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""
@@ -99,15 +98,6 @@ class AsyncioReceiver:
         if pause is not None and is_paused:
             pause.end()
 
-    def has_asked(self, connection: TcpConnection, about: ActiveExperiment) -> bool:
-        """Whether it is decided what that does to what is awaited on a connection."""
-        return about in self._asked.get(connection, ())
-
-    def ask_again(self, about: ActiveExperiment) -> None:
-        """Its window has begun: what was decided before is nothing."""
-        for connection, asked in list(self._asked.items()):
-            self._asked[connection] = tuple(each for each in asked if each is not about)
-
     def strike(
         self, sock: socket.socket, connection: TcpConnection, begun: Sequence[ActiveExperiment]
     ) -> None:
@@ -132,8 +122,8 @@ class AsyncioReceiver:
             return
         is_coming = turn.receiving or turn.partial  # what others do to it is decided
         asked = turn.asked
-        stream = self._decide(connection, protocol, begun if is_coming else None)
-        inbound.expected = True
+        among = inbound.threads.claim(begun) if is_coming else None
+        stream = self._decide(connection, protocol, among, early=True)
         if stream is None and not asked:
             self._listening.add(connection)
         if stream is None or stream.needs_response:
@@ -234,13 +224,13 @@ class AsyncioReceiver:
         connection: TcpConnection,
         protocol: DelayingProtocol,
         among: Sequence[ActiveExperiment] | None = None,
+        *,
+        early: bool = False,
     ) -> ResponseStream | None:
-        if self._engine.strikes_waiting:
-            known = self._asked.get(connection, ()) if among else ()
-            self._asked[connection] = (*known, *(among or self._engine.active))
         # In TLS 1.3 a server's tickets may come before its response, and look the same.
         connection.inbound.tickets = connection.turn.after_handshake > 0
-        return connection.begin_response(self._engine, through=protocol.protocol, among=among)
+        through = protocol.protocol
+        return connection.begin_response(self._engine, through=through, among=among, early=early)
 
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         eof = connection.begin_eof(self._engine, through=protocol.protocol)

@@ -143,8 +143,7 @@ class NonblockingReceiver:
         if connection.is_sending:
             return False
         if self._engine.strikes_waiting and not turn.receiving and (turn.asked or turn.partial):
-            connection.begin_response(self._engine)
-            inbound.expected = True
+            connection.begin_response(self._engine, early=True)
         stream = inbound.stream
         if not inbound.expected or stream is None or stream.needs_response:
             return False

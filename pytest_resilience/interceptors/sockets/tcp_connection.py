@@ -107,11 +107,16 @@ class ReceivingThreads(set[int]):
     """Those in one of the receiving methods, and which of them decides about a response just now.
 
     A fault is counted before it can be looked up at its connection. So an outage that begins in
-    between is left to the thread that decides.
+    between is left to the thread that decides. And who waits as one begins may come back just then
+    and ask as well: whoever is faster asks, about each response each experiment once.
+
+    Attributes:
+        asked: the experiments that have been asked about the response that is awaited.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.asked: tuple[ActiveExperiment, ...] = ()
         self._deciding: dict[int, list[ActiveExperiment]] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -121,16 +126,38 @@ class ReceivingThreads(set[int]):
         return bool(self._deciding)
 
     @contextmanager
-    def deciding(self) -> Iterator[list[ActiveExperiment]]:
-        """This thread decides in the block, after which it has to ask the outages in the list."""
+    def deciding(
+        self, turn: Turn, active: Sequence[ActiveExperiment] | None
+    ) -> Iterator[list[ActiveExperiment] | None]:
+        """This thread decides in the block, after which it has to ask the outages in the list.
+
+        `active`: all that are, where it is to begin the response of which it is the `turn`: then
+        it is None if another thread has begun it.
+        """
         left = list[ActiveExperiment]()
         with self._lock:
-            self._deciding[threading.get_ident()] = left
+            begins = active is None or not turn.receiving
+            if begins:
+                self.asked = self.asked if active is None else tuple(active)
+                turn.receiving, turn.asked = True, False
+                self._deciding[threading.get_ident()] = left
         try:
-            yield left
+            yield left if begins else None
         finally:
             with self._lock:
-                del self._deciding[threading.get_ident()]
+                self._deciding.pop(threading.get_ident(), None)
+
+    def claim(self, experiments: Sequence[ActiveExperiment]) -> list[ActiveExperiment]:
+        """Those that nobody has asked about the response that is awaited: this thread does."""
+        with self._lock:
+            new = [each for each in experiments if each not in self.asked]
+            self.asked = (*self.asked, *new)
+            return new
+
+    def ask_again(self, about: ActiveExperiment) -> None:
+        """Its window has begun: what it was asked before is nothing."""
+        with self._lock:
+            self.asked = tuple(each for each in self.asked if each is not about)
 
     def leave(self, outages: Sequence[ActiveExperiment]) -> bool:
         """Whether a thread decides just now, and will ask these outages as well."""
@@ -309,18 +336,24 @@ class TcpConnection:
         *,
         through: object = None,
         among: Sequence[ActiveExperiment] | None = None,
+        early: bool = False,
     ) -> ResponseStream | None:
         """The client turns from sending to receiving: what happens to the response?
 
         `among`: the experiments that may happen to one about which others have decided.
+        `early`: the client has not come for it yet, and finds it decided when it does.
         """
-        with self.inbound.threads.deciding() as left:
+        threads = self.inbound.threads
+        with threads.deciding(self.turn, engine.active if among is None else None) as left:
+            if left is None:
+                return self.inbound.stream
             asked = engine.active if among is None else among
             stream = self._decide(engine, through, asked, again=among is not None)
-        begun = [each for each in left if each not in asked]
+            self.inbound.expected = early
+        begun = threads.claim(left) if left else []
         if not begun:
             return stream
-        following = self.begin_response(engine, through=through, among=begun)
+        following = self.begin_response(engine, through=through, among=begun, early=early)
         if stream is not None and following is not stream:
             stream.overtake()
         return following
@@ -329,8 +362,7 @@ class TcpConnection:
         self, engine: Engine, through: object, asked: Sequence[ActiveExperiment], *, again: bool
     ) -> ResponseStream | None:
         """`again`: others have decided about it before."""
-        turn = self.turn
-        turn.receiving, turn.asked, self.inbound.expected = True, False, False
+        turn, self.inbound.expected = self.turn, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         if turn.handshaking or not turn.decrypted:
             turn.after_handshake = int(turn.handshaking)

@@ -30,11 +30,13 @@ import trio
 
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos import waiting_threads
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.waiting_clients import loops_at_work
+from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets import outages
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
@@ -624,6 +626,40 @@ def test_a_task_that_comes_to_wait_before_it_is_looked_for_is_struck_once(
         sent.set()
         assert meet() == "b'tea'"
     assert outage.matched == 1
+
+
+def test_a_thread_that_comes_back_as_it_begins_is_asked_once(
+    inject: Inject, events: list[FaultInjected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen to wait, in a call from before, and then it calls what is looked at."""
+    hears, told = socket.socketpair()
+
+    def polls_and_receives() -> None:
+        select.select([sock, hears], [], [])
+        met.append(outcome(lambda: sock.recv(8)))
+
+    def waits(*args: Any, **options: Any) -> list[Wait]:
+        found = list(real(*args, **options))
+        told.sendall(b".")
+        assert eventually(lambda: bool(events))
+        return found
+
+    real, met = waiting_threads.waits, list[str]()
+    monkeypatch.setattr(waiting_threads, "waits", waits)
+    with (
+        hears,
+        told,
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as sock,
+    ):
+        thread = threading.Thread(target=polls_and_receives)
+        thread.start()
+        until_all_wait()
+        target = f"{HOST}:{port}"
+        with inject("network_failure", mode="timeout", rate=1, target=target) as outage:
+            assert (outage.matched, outage.hits) == (1, 1)
+        thread.join(PATIENCE)
+        assert met == ["TimeoutError 110"]
 
 
 def test_one_that_begins_elsewhere_takes_no_response_from_others(

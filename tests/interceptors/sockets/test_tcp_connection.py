@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import threading
@@ -107,3 +108,29 @@ def test_nothing_happens_to_a_connection_that_another_thread_has_found_to_be_ove
         connection.is_over()
         assert connection.begin_response(engine) is None
     assert reset.matched == 0
+
+
+def test_of_two_who_come_for_a_response_the_first_asks(inject: Inject, engine: Engine) -> None:
+    """As a thread, and who begins an outage just then: what one decides the other finds."""
+    connection = TcpConnection(None, ("peer.example:1",), number=1)
+
+    def begin() -> None:
+        connection.begin_response(engine)
+
+    def come_as_well(_: object) -> None:
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join(PATIENCE)
+
+    engine.listeners.add(come_as_well)
+    with inject("network_failure", mode="timeout", rate=1) as outage:
+        begin()
+        assert (outage.matched, outage.hits) == (1, 1)
+        stream = connection.inbound.stream
+        assert stream is not None
+        assert stream.effect.delay == math.inf
+        connection.begin_response(engine)
+        assert (outage.matched, outage.hits) == (1, 1)
+        connection.turn.sent(b"tea", 0.0)
+        connection.begin_response(engine)
+        assert (outage.matched, outage.hits) == (2, 2)
