@@ -236,8 +236,14 @@ class ConnectionTable:
                 turn.receiving, turn.partial = False, True
 
     def forget(self) -> None:
-        """Every connection: nothing is intercepted any more."""
+        """Every connection: nothing is intercepted any more.
+
+        Who is just about to use one that was looked up before goes on with it. Whatever begins
+        meanwhile does not happen to that, for nobody would find what is kept of it.
+        """
         with self._lock:
+            for connection in self.all():
+                connection.number, connection.stale = 0, True
             self.passing.clear()
             self.targeted.clear()
             self._by_descriptor.clear()

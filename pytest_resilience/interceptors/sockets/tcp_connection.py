@@ -392,7 +392,7 @@ class TcpConnection:
     def begin_request(self, engine: Engine, message: bytes) -> None:
         """The client sends `message`: what happens to it, if it is a new one?"""
         requests = self.send_queue.requests
-        if SEND not in engine.active_kinds and requests.is_idle:
+        if not self.client or (SEND not in engine.active_kinds and requests.is_idle):
             return
         # Of TLS, what comes first may be its own, such as tickets.
         answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
@@ -411,7 +411,7 @@ class TcpConnection:
 
     def begin_eof(self, engine: Engine, *, through: object = None) -> ResponseStream | None:
         """The peer has closed its side: what happens to the EOF, the first time?"""
-        if self.inbound.eof_received:
+        if self.inbound.eof_received or not self.client:
             return None
         self.inbound.eof_received = True
         effect = engine.decide(self.operation(CLOSE, through=through, asked=True))

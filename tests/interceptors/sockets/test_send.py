@@ -720,3 +720,33 @@ def test_what_has_come_is_discarded_and_nothing_is_awaited() -> None:
         effects.discard(sock)
         peer.sendall(b"hot")
         assert sock.recv(3) == b"hot"
+
+
+class Hooked(socket.socket):
+    """A socket with something that happens as soon as its client is looked at in sending."""
+
+    hook: Callable[[], None] | None = None
+
+    def gettimeout(self) -> float | None:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        return super().gettimeout()
+
+
+def test_what_is_being_sent_as_all_is_removed_arrives(inject: Inject, listener: Listener) -> None:
+    """Though another partition begins before it is sent, when its connection is known anew."""
+    with serve(listener) as port, Hooked() as client, contextlib.ExitStack() as stack:
+        client.settimeout(10)
+        client.connect((HOST, port))
+
+        def change() -> None:
+            first.stop()
+            stack.enter_context(inject("network_failure", rate=1, **PARTITION))
+
+        first = stack.enter_context(inject("network_latency", delay=0.001))
+        client.hook = change
+        client.sendall(b"tea")
+        assert client.hook is None
+        stack.close()
+        assert client.recv(8) == b"tea"
