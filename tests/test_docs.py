@@ -132,6 +132,7 @@ def test_a_page_tells_what_happens(
         pytest.importorskip(library)
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with pytest's cache, as readers have it
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may change within its second
     monkeypatch.setattr(socket, "getaddrinfo", without_a_name_server(socket.getaddrinfo))
     earlier = TUTORIAL[: TUTORIAL.index(page)] if page in TUTORIAL else []
@@ -166,7 +167,7 @@ def run(pytester: pytest.Pytester, text: str, plugins: list[str]) -> str:
     for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
         program, *args = shlex.split(command)
         if program == "pytest":
-            result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *plugins, *args)
+            result = pytester.runpytest_inprocess(*plugins, *args)
         else:
             assert program == "python", command
             result = pytester.run(sys.executable, *args)
