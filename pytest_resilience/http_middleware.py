@@ -203,6 +203,8 @@ class _Client:
         class RejectedRequestError(CircuitBreakerError, error):  # type: ignore[misc, valid-type]
             """So that who is prepared for a request to fail is prepared for this too."""
 
+            __qualname__ = "RejectedRequestError"  # tracebacks show it
+
             def __reduce__(self) -> tuple[Any, ...]:
                 return CircuitBreakerError, self.args  # this class is of this process
 

@@ -425,6 +425,7 @@ def test_who_is_prepared_for_a_failure_is_prepared_for_a_rejection(
     assert str(rejected.value) == f"{urlsplit(url).netloc} is OPEN: try again in 7 s"
     if not isinstance(client, Aiohttp):
         assert str(rejected.value.request.url).rstrip("/") == url  # type: ignore[attr-defined]
+    assert rejected.exconly().startswith("pytest_resilience.http_middleware.RejectedRequestError: ")
     elsewhere = pickle.loads(pickle.dumps(rejected.value))
     assert type(elsewhere) is CircuitBreakerError
     assert elsewhere.retry_after == 7
