@@ -15,7 +15,7 @@ import aiohttp
 import httpx
 import pytest
 
-from pytest_resilience.interceptors.sockets import late_waits
+from pytest_resilience.interceptors.sockets import outages
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -101,7 +101,7 @@ def test_within_a_window(inject: Inject) -> None:
 def test_looking_that_takes_long_is_done_later(
     inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(late_waits, "_SHORT", -1)
+    monkeypatch.setattr(outages, "_SHORT", -1)
     met = told(silent, lambda port: ask(port, inject, asks=False, mode="reset", rate=1))
     assert met == ("ConnectionResetError", 1)
 
