@@ -22,8 +22,8 @@ from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.chaos.waiting_threads import Wait
-from pytest_resilience.chaos.waiting_threads import waits_still
+from pytest_resilience.chaos.waiting_clients import Wait
+from pytest_resilience.chaos.waiting_clients import waits_still
 from pytest_resilience.clock import running_loop
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket

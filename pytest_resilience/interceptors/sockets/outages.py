@@ -2,7 +2,7 @@
 
 What is done from then on is met by the methods of sockets. Who waits meanwhile called one before,
 maybe before anything was intercepted, and may wait for ever. The kernel knows who waits for which
-descriptor (see `waiting_threads`); a task that waits has left a callback where it waits.
+descriptor (see `waiting_clients`); a task that waits has left a callback where it waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import TypeVar
 
-from pytest_resilience.chaos import waiting_threads
+from pytest_resilience.chaos import waiting_clients
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
@@ -35,9 +35,9 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.waiting_clients import Wait
 from pytest_resilience.chaos.waiting_clients import loops_at_work
 from pytest_resilience.chaos.waiting_clients import waiting_for
-from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import running_loop
 from pytest_resilience.deaf_sockets import deafen
@@ -278,7 +278,7 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        waits = list(waiting_threads.waits(settled=True))
+        waits = list(waiting_clients.waits(settled=True))
         left_alone = known | private_descriptors()  # asked for last: each of ours is among them
         with contextlib.ExitStack() as stack:
             replaced = False
@@ -319,7 +319,7 @@ class Outages:
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):
             return False
-        if wait.how == waiting_threads.IN_EPOLL:  # who polls it receives then, and meets it there
+        if wait.how == waiting_clients.IN_EPOLL:  # who polls it receives then, and meets it there
             effects.end_of_stream(sock)
             return False
         return _end(wait, sock, connection, failure)
@@ -333,7 +333,7 @@ def _end(wait: Wait, sock: KernelSocket, connection: TcpConnection, failure: Fau
     """
     connection.is_over()
     replaced = False
-    if failure.closes or wait.how == waiting_threads.IN_RECEIVE:
+    if failure.closes or wait.how == waiting_clients.IN_RECEIVE:
         deafen(sock)
         replaced = not _is_limited(wait, sock) and replace_under(
             wait, sock, connection, accepted=not failure.resets
@@ -352,7 +352,7 @@ def _end(wait: Wait, sock: KernelSocket, connection: TcpConnection, failure: Fau
 
 def _is_limited(wait: Wait, sock: KernelSocket) -> bool:
     """Whether the kernel lets it go on by itself."""
-    in_kernel = wait.how == waiting_threads.IN_RECEIVE
+    in_kernel = wait.how == waiting_clients.IN_RECEIVE
     return in_kernel and effects.timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None
 
 

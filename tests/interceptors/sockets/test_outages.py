@@ -30,13 +30,13 @@ import trio
 
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos import waiting_threads
+from pytest_resilience.chaos import waiting_clients
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.waiting_clients import Wait
 from pytest_resilience.chaos.waiting_clients import loops_at_work
-from pytest_resilience.chaos.waiting_threads import Wait
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets import outages
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
@@ -644,8 +644,8 @@ def test_a_thread_that_comes_back_as_it_begins_is_asked_once(
         assert eventually(lambda: bool(events))
         return found
 
-    real, met = waiting_threads.waits, list[str]()
-    monkeypatch.setattr(waiting_threads, "waits", waits)
+    real, met = waiting_clients.waits, list[str]()
+    monkeypatch.setattr(waiting_clients, "waits", waits)
     with (
         hears,
         told,

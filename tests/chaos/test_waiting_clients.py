@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience import proc
-from pytest_resilience.chaos import waiting_threads
+from pytest_resilience.chaos import waiting_clients
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.forks import in_fork
 from tests.interceptors.conftest import serve
@@ -36,18 +36,18 @@ DESCRIPTOR = 7
 @pytest.mark.parametrize(
     ("wait", "how"),
     [
-        (in_recv, waiting_threads.IN_RECEIVE),
-        (in_recv_with_a_timeout, waiting_threads.IN_POLL),  # as Python does it
-        (in_select, waiting_threads.IN_POLL),
-        (in_poll, waiting_threads.IN_POLL),
-        (in_a_selector, waiting_threads.IN_EPOLL),
-        (in_trio, waiting_threads.IN_EPOLL_ONCE),
+        (in_recv, waiting_clients.IN_RECEIVE),
+        (in_recv_with_a_timeout, waiting_clients.IN_POLL),  # as Python does it
+        (in_select, waiting_clients.IN_POLL),
+        (in_poll, waiting_clients.IN_POLL),
+        (in_a_selector, waiting_clients.IN_EPOLL),
+        (in_trio, waiting_clients.IN_EPOLL_ONCE),
     ],
 )
 def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], how: str) -> None:
-    before = set(waiting_threads.waits())
+    before = set(waiting_clients.waits())
     with serve(silent) as port, waiting(wait, port):
-        assert how in {each.how for each in set(waiting_threads.waits()) - before}
+        assert how in {each.how for each in set(waiting_clients.waits()) - before}
 
 
 def show_another(
@@ -61,7 +61,7 @@ def show_another(
 
 
 def waits_of_one(*, settled: bool) -> list[tuple[int, str]]:
-    found = waiting_threads.waits([threading.current_thread()], settled=settled)
+    found = waiting_clients.waits([threading.current_thread()], settled=settled)
     return [(each.descriptor, each.how) for each in found]
 
 
@@ -69,7 +69,7 @@ def test_who_runs_is_on_its_way_to_wait(monkeypatch: pytest.MonkeyPatch) -> None
     receives = (RECEIVES, [DESCRIPTOR, 0, 0])
     show_another(monkeypatch, iter([None, None, None, receives]))
     assert waits_of_one(settled=False) == []
-    assert waits_of_one(settled=True) == [(DESCRIPTOR, waiting_threads.IN_RECEIVE)]
+    assert waits_of_one(settled=True) == [(DESCRIPTOR, waiting_clients.IN_RECEIVE)]
 
 
 def test_who_works_is_not_awaited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ def test_it_is_known_what_the_main_thread_of_a_forked_child_waits_for() -> None:
     ours, theirs = socket.socketpair()
 
     def waits() -> bool:
-        return (ours.fileno(), waiting_threads.IN_RECEIVE) in (
-            (each.descriptor, each.how) for each in waiting_threads.waits()
+        return (ours.fileno(), waiting_clients.IN_RECEIVE) in (
+            (each.descriptor, each.how) for each in waiting_clients.waits()
         )
 
     def story() -> int:
