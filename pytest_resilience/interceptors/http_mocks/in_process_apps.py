@@ -30,7 +30,7 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.http_mocks import httpx_client
+from pytest_resilience.interceptors.http_mocks import httpx_mocks
 from pytest_resilience.interceptors.http_mocks.exchange import InProcess
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
@@ -50,7 +50,7 @@ def _of_httpx(module: str, engine: Engine, patches: Patches) -> None:
     httpx = sys.modules[module]
     if httpx.__name__ != module:
         return  # an alias of the other one
-    httpx_client.load(module)
+    httpx_mocks.load(module)
     for owner, method, callee in (
         ("ASGITransport", "handle_async_request", "the application"),
         ("WSGITransport", "handle_request", "the application"),
@@ -65,7 +65,7 @@ def _of_httpx(module: str, engine: Engine, patches: Patches) -> None:
 def _of_starlette(engine: Engine, patches: Patches) -> None:
     """Also FastAPI's, which is the same."""
     module: Any = sys.modules["starlette.testclient"]
-    httpx_client.load(module.httpx.__name__)
+    httpx_mocks.load(module.httpx.__name__)
     reached = _HttpxTransport(caller=InProcess(name="starlette's TestClient"))
     _replace(patches, module._TestClientTransport, "handle_request", engine, reached)  # noqa: SLF001
 
@@ -166,11 +166,11 @@ class _HttpxTransport(_Client):
     __slots__ = ()
 
     def peer(self, engine: Engine, request: Any) -> Peer:
-        return httpx_client.peer_of(engine, request, self.caller)
+        return httpx_mocks.peer_of(engine, request, self.caller)
 
     def send(self, peer: Peer, request: Any, ask: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
-        return httpx_client.send(peer, request, ask)
+        return httpx_mocks.send(peer, request, ask)
 
 
 class _HttpxAsyncTransport(_HttpxTransport):
@@ -179,7 +179,7 @@ class _HttpxAsyncTransport(_HttpxTransport):
     __slots__ = ()
 
     def send(self, peer: Peer, request: Any, ask: Callable[[], Any]) -> Any:
-        return httpx_client.send_async(peer, request, ask)
+        return httpx_mocks.send_async(peer, request, ask)
 
 
 class _WerkzeugClient(_Client):
