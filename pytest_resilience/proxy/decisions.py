@@ -8,7 +8,7 @@ from contextlib import suppress
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.chunks import ChunkReader
+from pytest_resilience.chaos.faults.payload import ChunkReader
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import is_chunked
 from pytest_resilience.chaos.faults.response import InjectedResponse

@@ -12,7 +12,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import ClassVar
 
-from pytest_resilience.chaos.faults.dropped_message import Dropped
 from pytest_resilience.chaos.faults.network import PACED
 from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
@@ -25,6 +24,7 @@ from pytest_resilience.chaos.faults.payload import head_of
 from pytest_resilience.chaos.faults.stream_items import After
 from pytest_resilience.chaos.faults.stream_items import BytePosition
 from pytest_resilience.chaos.faults.stream_items import Cut
+from pytest_resilience.chaos.faults.stream_items import Dropped
 from pytest_resilience.chaos.faults.stream_items import ItemPosition
 from pytest_resilience.chaos.faults.stream_items import Position
 from pytest_resilience.chaos.faults.stream_items import Then
