@@ -18,9 +18,9 @@ from figures import Figure
 from figures import show
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.resources import BUILT_IN
-from pytest_resilience.chaos.faults.resources import STRESS_NG
-from pytest_resilience.chaos.faults.resources import PressureReading
+from pytest_resilience.chaos.types.resources import BUILT_IN
+from pytest_resilience.chaos.types.resources import STRESS_NG
+from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.runtime import Runtime
 
 

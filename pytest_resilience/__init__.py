@@ -28,7 +28,7 @@ from typing import Any
 _HOMES = """
 chaos.engine: FaultInjected
 chaos.experiment: ChaosExperiment ChaosType
-chaos.faults.resources: PressureReading
+chaos.types.resources: PressureReading
 chaos.types.service: Service Services
 chaostoolkit: ToolkitExperiment
 clock: Clock ManualClock SystemClock

@@ -3,7 +3,7 @@
 from pytest_resilience.chaos.engine import FaultInjected as FaultInjected
 from pytest_resilience.chaos.experiment import ChaosExperiment as ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType as ChaosType
-from pytest_resilience.chaos.faults.resources import PressureReading as PressureReading
+from pytest_resilience.chaos.types.resources import PressureReading as PressureReading
 from pytest_resilience.chaos.types.service import Service as Service
 from pytest_resilience.chaos.types.service import Services as Services
 from pytest_resilience.chaostoolkit import ToolkitExperiment as ToolkitExperiment

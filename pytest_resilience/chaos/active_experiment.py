@@ -14,7 +14,6 @@ from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import Page
@@ -31,6 +30,7 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.locks import fork_safe

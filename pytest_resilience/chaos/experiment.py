@@ -15,7 +15,6 @@ from typing import Protocol
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Observation
 from pytest_resilience.chaos.faults.network import Outage
-from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.faults.streams import BOTH
 from pytest_resilience.chaos.faults.streams import DOWNSTREAM
 from pytest_resilience.chaos.faults.streams import UPSTREAM
@@ -46,6 +45,7 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.types.constructor import ExperimentConstructor
+from pytest_resilience.chaos.types.resources import Pressure
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Service

@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.resources import PRESSURES
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import CLOSE
@@ -24,6 +23,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.resources import PRESSURES
 
 
 __all__ = ["Recorder"]

@@ -16,8 +16,8 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
-from pytest_resilience.chaos.faults.resources import PRESSURES
 from pytest_resilience.chaos.triggers import Never
+from pytest_resilience.chaos.types.resources import PRESSURES
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.diagnosis import counted_operations

@@ -10,11 +10,6 @@ from dataclasses import dataclass
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.resources import CpuLoad
-from pytest_resilience.chaos.faults.resources import DiskFill
-from pytest_resilience.chaos.faults.resources import DiskLoad
-from pytest_resilience.chaos.faults.resources import GilLoad
-from pytest_resilience.chaos.faults.resources import MemoryLoad
 from pytest_resilience.chaos.parsing.quantities import Amount
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.parsing.quantities import format_bytes
@@ -22,6 +17,11 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.types.resources import LEAST_FLOOR
 from pytest_resilience.chaos.types.resources import MOST_DISK
 from pytest_resilience.chaos.types.resources import MOST_MEMORY
+from pytest_resilience.chaos.types.resources import CpuLoad
+from pytest_resilience.chaos.types.resources import DiskFill
+from pytest_resilience.chaos.types.resources import DiskLoad
+from pytest_resilience.chaos.types.resources import GilLoad
+from pytest_resilience.chaos.types.resources import MemoryLoad
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.stress import machine
 

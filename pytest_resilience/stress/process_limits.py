@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import open_descriptors
-from pytest_resilience.chaos.faults.resources import DescriptorLimit
-from pytest_resilience.chaos.faults.resources import GilLoad
-from pytest_resilience.chaos.faults.resources import MemoryLimit
-from pytest_resilience.chaos.faults.resources import PressureReading
-from pytest_resilience.chaos.faults.resources import ThreadLimit
 from pytest_resilience.chaos.shared_settings import Limit
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.resources import DescriptorLimit
+from pytest_resilience.chaos.types.resources import GilLoad
+from pytest_resilience.chaos.types.resources import MemoryLimit
+from pytest_resilience.chaos.types.resources import PressureReading
+from pytest_resilience.chaos.types.resources import ThreadLimit
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.faults.resources import CpuLoad
-from pytest_resilience.chaos.faults.resources import DiskFill
-from pytest_resilience.chaos.faults.resources import DiskLoad
-from pytest_resilience.chaos.faults.resources import MemoryLoad
-from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.parsing.quantities import Amount
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.resources import CpuLoad
+from pytest_resilience.chaos.types.resources import DiskFill
+from pytest_resilience.chaos.types.resources import DiskLoad
+from pytest_resilience.chaos.types.resources import MemoryLoad
+from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps

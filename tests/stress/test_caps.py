@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.faults.resources import CpuLoad
+from pytest_resilience.chaos.types.resources import CpuLoad
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import caps
