@@ -26,7 +26,7 @@ from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.import_hook import ImportHook
-from pytest_resilience.interceptors.children.starts import Starts
+from pytest_resilience.interceptors.children.parent import Starts
 from pytest_resilience.seeds import derive
 
 

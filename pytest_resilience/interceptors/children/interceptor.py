@@ -32,8 +32,8 @@ from pytest_resilience.interceptors.children.folder import add_hook
 from pytest_resilience.interceptors.children.folder import hook_of
 from pytest_resilience.interceptors.children.folder import remove_hook
 from pytest_resilience.interceptors.children.parent import Host
-from pytest_resilience.interceptors.children.starts import Start
-from pytest_resilience.interceptors.children.starts import Starts
+from pytest_resilience.interceptors.children.parent import Start
+from pytest_resilience.interceptors.children.parent import Starts
 from pytest_resilience.locks import fork_safe
 
 

@@ -1,28 +1,47 @@
-"""The parent's end of the folder that it has with its children: see `folder.py`."""
+"""The parent's side: how this process starts others, what it tells its children, and what it hears.
+
+Each Python that it starts gets a number, and a way to ask. What stands in the folder that it has
+with those is said in `folder.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import inspect
 import json
 import marshal
 import os
 import posix
 import select
 import shutil
+import sys
 import tempfile
+import threading
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from typing import Final
 
 from pytest_resilience import proc
+from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.forked_children import Pages
+from pytest_resilience.chaos.operation import PROCESS_START
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.interceptors.children.folder import VARIABLE
+from pytest_resilience.interceptors.children.folder import add_hook
+from pytest_resilience.locks import fork_safe
+from pytest_resilience.patching import Patches
 
 
-__all__ = ["Host"]
+__all__ = ["Host", "Start", "Starts"]
 
 _MEMORY = "/dev/shm"  # noqa: S108  # where there is one: quick, and no disk can be full
 _STEP: Final = 0.1  # seconds, after which a child that was waited for may be dead
@@ -158,3 +177,289 @@ class Host:
         """Have no part in it any more: in a forked child it is not this process's."""
         posix.close(self._answers)
         posix.close(self._told)
+
+
+_TAKES_ONE = "WX"  # options of Python that are followed by something
+_ENDS = "cm"  # after which the options are the program's
+_LED = (
+    "lead it through a proxy with the fixture chaos_proxy: proxy = chaos_proxy('host:port'); then "
+    "proxy.inject(...) what is injected here. Have it connect to proxy.listen or proxy.dsn(...), "
+    "or give it env={**os.environ, **proxy.environment()}."
+)
+_OLDER_FORK_SERVER = (
+    "The fork server of multiprocessing was started before any test had chaos, so that nothing "
+    "reaches its children: start it in a test that has, or use the start method spawn."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A process that was started.
+
+    Attributes:
+        program: its file's name.
+        number: what a Python there calls itself; "" if it cannot know.
+        is_python: whether it is one, as far as that can be told.
+        advice: what to do where it is out of reach for sure.
+        is_of_test: whether code of the user's has started it.
+    """
+
+    program: str
+    number: str
+    is_python: bool
+    advice: str
+    is_of_test: bool
+
+    def operation(self) -> Operation:
+        """What to note where it has not been reached."""
+        return Operation(
+            kind=PROCESS_START,
+            target=self.program,
+            names=(),
+            remark="a process that was not reached",
+            advice=self.advice or self._usual_advice(),
+        )
+
+    def spared(self) -> Operation:
+        """What to note where the experiment is not for children."""
+        return Operation(
+            kind=PROCESS_START,
+            target=self.program,
+            names=(),
+            remark="a process of its own",
+            advice=f"{self.program} is a process of its own: children=False leaves those alone.",
+        )
+
+    def _usual_advice(self) -> str:
+        if not self.is_python:
+            return f"{self.program} is a process of its own, and no Python: {_LED}"
+        return (
+            f"{self.program} is a process of its own, which has not been heard of. It may have had "
+            "no time to begin, or be no Python 3.11 or later, or have been started by something "
+            f"that gives it another environment. Else {_LED}"
+        )
+
+
+class Starts:
+    """Sees processes being started.
+
+    Attributes:
+        seen: those that were started since `install`.
+        folder: where they are to ask.
+    """
+
+    def __init__(
+        self,
+        next_number: Callable[[], str],
+        starting: Callable[[], object] = lambda: None,
+        notify: Callable[[Start], object] = lambda _: None,
+    ) -> None:
+        """`starting`: called before one that gets no number; `notify`: called with each."""
+        self.seen: list[Start] = []
+        self.folder = ""
+        self._next_number = next_number
+        self._starting = starting
+        self._notify = notify
+        self._fork_server = ""  # the number of that of `multiprocessing`
+        self._patches = Patches()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
+        self._hook = ImportHook(
+            {
+                "os": self._replace_starts,
+                "uvloop": self._replace_uvloop,
+                "subprocess": self._replace_popen,
+                "multiprocessing.util": self._replace_spawn,
+                "multiprocessing.popen_forkserver": self._replace_launch,
+            },
+            self._patches,
+        )
+
+    def install(self, folder: str) -> None:
+        """Lead what is started from now on to `folder`; harmless when repeated."""
+        if not self.folder:
+            self.folder = folder
+            self._hook.install()
+
+    def of_child(self, next_number: Callable[[], str]) -> None:
+        """This process is a forked child: it gives numbers of its own, and tells nobody."""
+        self._next_number, self._notify = next_number, lambda _: None
+        self._starting = lambda: None
+
+    def remove(self) -> None:
+        """Harmless when nothing is installed."""
+        if self.folder:
+            self.folder = ""
+            self._hook.remove()
+        self._patches.restore()
+        self.seen.clear()
+
+    def _replace_starts(self) -> None:
+        for name in ("system", "posix_spawn", "posix_spawnp"):
+            if hasattr(os, name):
+                self._patches.replace(os, name, self._unnumbered)
+
+    def _replace_uvloop(self) -> None:
+        for name in ("subprocess_exec", "subprocess_shell"):
+            self._patches.replace(sys.modules["uvloop"].Loop, name, self._unnumbered)
+
+    def _unnumbered(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A way to start a process whose environment is none of ours."""
+
+        @functools.wraps(original)
+        def start(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            self._starting()
+            return original(*args, **kwargs)
+
+        return start
+
+    def _replace_popen(self) -> None:
+        self._patches.replace(sys.modules["subprocess"].Popen, "__init__", self._popen)
+
+    def _replace_spawn(self) -> None:
+        self._patches.replace(sys.modules["multiprocessing.util"], "spawnv_passfds", self._spawn)
+
+    def _replace_launch(self) -> None:
+        popen = sys.modules["multiprocessing.popen_forkserver"].Popen
+        self._patches.replace(popen, "_launch", self._launch)
+
+    def _launch(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Of children of the fork server, which serves all tests, and may be older than any."""
+
+        @functools.wraps(original)
+        def launch(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            original(*args, **kwargs)
+            start = Start(
+                program="forkserver",
+                number=self._fork_server,
+                is_python=True,
+                advice=_OLDER_FORK_SERVER,
+                is_of_test=bool(caller()),
+            )
+            self.seen.append(start)
+
+        return launch
+
+    def _popen(self, original: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def start(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            with contextlib.suppress(Exception):  # what is wrong is for the real one to say
+                bound = signature.bind(*args, **kwargs)
+                self._lead(bound.arguments)
+                args, kwargs = bound.args, bound.kwargs
+            original(*args, **kwargs)
+
+        return start
+
+    def _lead(self, arguments: dict[str, Any]) -> None:
+        """Give a process that is about to be started its number."""
+        command = arguments["args"]
+        words = [command] if isinstance(command, (str, bytes, os.PathLike)) else list(command)
+        texts = [os.fsdecode(each) for each in words]
+        if isinstance(command, (str, bytes)):
+            texts = texts[0].split()
+        given = arguments.get("env")
+        environment = os.environ if given is None else given
+        number = ""
+        # Else nobody is led here, or to another: to a pytest that is a child itself.
+        if environment.get(VARIABLE, "").startswith(f"{self.folder}:"):
+            number = self._next_number()
+            # What gives it another PYTHONPATH does not mean to do without this.
+            arguments["env"] = dict(environment)
+            add_hook(arguments["env"], f"{self.folder}:{number}")
+        self._note(texts, number, given=given is not None)
+
+    def _note(self, words: Sequence[str], number: str, *, given: bool) -> None:
+        program = os.path.basename(words[0])
+        python = _is_python(words[0])
+        options = _isolating(words[1:]) if python else ""
+        advice = ""
+        if options:
+            advice = (
+                f"{program} was started with {options}, so that it asks nobody what to do: start "
+                f"it without, or {_LED}"
+            )
+        elif not number and given:
+            advice = (
+                f"{program} was started with an environment of its own, without {VARIABLE} and "
+                "PYTHONPATH, by which a child finds its experiments: give it "
+                f"env={{**os.environ, ...}}, or {_LED}"
+            )
+        start = Start(
+            program=program,
+            number="" if options else number,
+            is_python=python,
+            advice=advice if python else "",
+            is_of_test=bool(caller()),
+        )
+        self.seen.append(start)
+        self._notify(start)
+
+    def _spawn(self, original: Callable[..., int]) -> Callable[..., int]:
+        """Of `multiprocessing`: for spawned children, the fork server and the resource tracker."""
+
+        @functools.wraps(original)
+        def start(path: Any, args: Iterable[Any], passfds: Any) -> int:
+            __tracebackhide__ = True
+            words = [*args]
+            texts = [os.fsdecode(each) for each in words]
+            tracker = any("resource_tracker" in each for each in texts)
+            with self._lock:  # the environment is that of all threads
+                place = os.environ.get(VARIABLE)
+                if place is None or not place.startswith(f"{self.folder}:"):
+                    return original(path, words, passfds)
+                number = "" if tracker else self._next_number()
+                try:
+                    if tracker:  # which serves the whole run, and does nothing that matters
+                        del os.environ[VARIABLE]
+                    else:
+                        os.environ[VARIABLE] = f"{self.folder}:{number}"
+                        self._note(texts, number, given=False)
+                        if any("forkserver" in each for each in texts):
+                            self._fork_server = number
+                    return original(path, words, passfds)
+                finally:
+                    os.environ[VARIABLE] = place
+
+        return start
+
+
+def _is_python(program: str) -> bool:
+    """Whether the program is Python, or a script of it."""
+    name = os.path.basename(program)
+    if name.startswith(("python", "pypy")) or program == sys.executable:
+        return True
+    found = shutil.which(program)
+    if found is None:
+        return False
+    try:
+        fd = posix.open(found, os.O_RDONLY)  # which no experiment hits
+    except OSError:
+        return False
+    try:
+        first = posix.read(fd, 200).splitlines()[:3]
+    finally:
+        posix.close(fd)
+    return bool(first) and first[0].startswith(b"#!") and any(b"python" in each for each in first)
+
+
+def _isolating(words: Iterable[str]) -> str:
+    """The options of Python, before the program, that leave the environment or `site` out."""
+    words = iter(words)
+    for word in words:
+        if not word.startswith("-") or word.startswith("--") or word == "-":
+            return ""
+        for place, letter in enumerate(word[1:], 1):
+            if letter in "EIS":
+                return f"-{letter}"
+            if letter in _ENDS:
+                return ""
+            if letter in _TAKES_ONE:
+                if place == len(word) - 1:
+                    next(words, None)
+                break
+    return ""
