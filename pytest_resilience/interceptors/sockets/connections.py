@@ -30,12 +30,12 @@ from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxie
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import known_by_tls
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import SocketsByNumber
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_tried
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
-from pytest_resilience.interceptors.sockets.sockets_by_number import SocketsByNumber
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets

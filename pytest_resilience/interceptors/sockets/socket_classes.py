@@ -25,10 +25,10 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "ends_of", "given_up", "green_module",
-    "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp", "kernel_socket",
-    "leave_no_room", "listening_ports", "lower_mark", "python_socket_class", "raise_mark",
-    "selector_classes", "send_patience", "socket_classes", "tls_modules", "with_room",
+    "KernelSocket", "SocketsByNumber", "accepting_classes", "another", "ends_of", "given_up",
+    "green_module", "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp",
+    "kernel_socket", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
+    "raise_mark", "selector_classes", "send_patience", "socket_classes", "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -291,3 +291,58 @@ def _state(sock: KernelSocket) -> int | None:
     with contextlib.suppress(OSError, AttributeError):  # closed; or another system
         return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
     return None
+
+
+class SocketsByNumber:
+    """Objects for sockets that are used by the number of their descriptor alone, as `os.read` does.
+
+    Of these no object is seen: it was let go of (`detach`), or was not used since anybody looks.
+
+    Attributes:
+        passing: the numbers of what no experiment has for a target, be it a socket or a file. One
+            leaves when a connection with that number is a target, until the active experiments
+            change.
+    """
+
+    def __init__(self) -> None:
+        self.passing: set[int] = set()
+        # Nobody else keeps them. What a connection is used by afterwards may be another object.
+        self._made: dict[int, _SocketByNumber] = {}
+
+    def make(self, descriptor: int) -> KernelSocket:
+        """One for what has that number now. Raises OSError if it is no socket."""
+        made = self._made[descriptor] = _SocketByNumber(descriptor)
+        return made
+
+    def is_gone(self, sock: KernelSocket, ends: object) -> bool:
+        """Whether `sock` is one of these, and its number is not that of this connection any more.
+
+        Nobody tells of a close by number.
+        """
+        return type(sock) is _SocketByNumber and ends_of(sock) != ends
+
+    def moved(self, sock: KernelSocket, ends: object) -> object:
+        """The `ends` of a connection after a call: a fault may have put another in its place."""
+        return ends_of(sock) or ends if type(sock) is _SocketByNumber else ends
+
+    def forget(self) -> None:
+        """Nothing is intercepted any more."""
+        self.passing.clear()
+        self._made.clear()
+
+
+class _SocketByNumber(KernelSocket):
+    """Does not close its descriptor, which is somebody else's, nor change whether that blocks."""
+
+    def __init__(self, descriptor: int) -> None:
+        blocking = os.get_blocking(descriptor)
+        super().__init__(fileno=descriptor)
+        self.settimeout(None)  # where there is a default for new ones
+        os.set_blocking(descriptor, blocking)
+
+    def __del__(self) -> None:
+        self.detach()
+
+    def gettimeout(self) -> float | None:
+        """As whoever has the number meets it."""
+        return None if os.get_blocking(self.fileno()) else 0.0
