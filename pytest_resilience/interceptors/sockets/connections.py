@@ -26,7 +26,7 @@ from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
-from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxies
+from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import known_by_tls
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket

@@ -24,7 +24,7 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxies
+from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 
 

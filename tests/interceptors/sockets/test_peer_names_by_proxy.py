@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_resilience.interceptors.sockets.forward_proxies import ForwardProxies
+from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
