@@ -46,7 +46,7 @@ from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
 from pytest_resilience.interceptors.sockets.datagram_endpoint import is_place
 from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
 from pytest_resilience.interceptors.sockets.datagram_endpoint import resolved
-from pytest_resilience.interceptors.sockets.received_before import DatagramsBefore
+from pytest_resilience.interceptors.sockets.deliveries import DatagramsBefore
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage

@@ -1,25 +1,64 @@
-"""What a socket delivers of the bytes that have come from the peer, or that take their place."""
+"""What a socket delivers of the bytes that have come from the peer, or that take their place.
+
+What the kernel had received already when an outage began is delivered all the same: what a peer has
+said before it falls silent, or before it closes or resets the connection, is in the buffer of this
+side. Its end as well, where that has come. Nothing that comes later is.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import select
 import socket
 
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
+from typing import Final
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.descriptors import borrowed
+from pytest_resilience.chaos.descriptors import private_descriptors
+from pytest_resilience.chaos.descriptors import readable_descriptors
+from pytest_resilience.chaos.descriptors import taken
+from pytest_resilience.chaos.descriptors import unread
+from pytest_resilience.chaos.operation import DATAGRAMS
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import held
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
+from pytest_resilience.interceptors.sockets.wire_format import begins_with_whole_record
 
 
-__all__ = ["end", "is_withheld", "look", "pass_over", "replay", "take"]
+__all__ = [
+    "NOTHING",
+    "DatagramsBefore",
+    "ReceivedBefore",
+    "end",
+    "is_withheld",
+    "look",
+    "pass_over",
+    "replay",
+    "take",
+]
 
 
 def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
@@ -117,3 +156,145 @@ def _decrypted(sock: Any) -> bytes:
         return b""
     finally:
         sock.settimeout(limit)
+
+
+NOTHING: Final = object()  # none of it is left
+_MOST = 65535  # bytes of a datagram
+_PEEK_OFF: Final = 42  # an option of sockets for which Python has no name
+_ENDED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
+
+
+class DatagramsBefore:
+    """How many datagrams of that, by socket: what they are is seen when they are received."""
+
+    def __init__(self, names: HostNames) -> None:
+        self._names = names
+        self._left: dict[int, int] = {}  # by inode, which all descriptors of a socket share
+
+    def note(
+        self,
+        readable: Iterable[int],
+        begun: Sequence[ActiveExperiment],
+        others: Sequence[ActiveExperiment],
+    ) -> None:
+        """As in `ReceivedBefore`, of these descriptors."""
+        self._left.clear()
+        if not any(each.experiment.kinds & DATAGRAMS for each in begun):
+            return
+        for descriptor in readable:
+            with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+                senders = _senders(sock) if is_udp(sock) else []
+                of = [datagram(RECEIVE_DATAGRAM, self._names.of(*each[:2])) for each in senders]
+                if not any(each.matches_target(about) for each in others for about in of):
+                    self._left[os.fstat(descriptor).st_ino] = len(senders)
+
+    def forget(self) -> None:
+        """No outage is left."""
+        self._left.clear()
+
+    def take(self, sock: socket.socket) -> bool:
+        """One is received: whether it is one of them."""
+        if not self._left:
+            return False
+        inode = os.fstat(sock.fileno()).st_ino
+        left = self._left.pop(inode, 0)
+        if left > 1:
+            self._left[inode] = left - 1
+        return left > 0
+
+
+def _senders(sock: KernelSocket) -> list[Any]:
+    """Whose the datagrams are that the kernel has: each is looked at behind those before it."""
+    found = []
+    try:
+        before = sock.getsockopt(socket.SOL_SOCKET, _PEEK_OFF)
+        sock.setsockopt(socket.SOL_SOCKET, _PEEK_OFF, 0)
+    except OSError:  # there is no such option here
+        return []
+    try:
+        while True:
+            found.append(sock.recvfrom(_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
+    except OSError:  # there are no more
+        return found
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, _PEEK_OFF, before)
+
+
+class ReceivedBefore:
+    """What the kernel had received already when an outage began.
+
+    Attributes:
+        left: how many bytes of it nobody has received; infinite where its end is among it.
+        datagrams: the same over UDP.
+    """
+
+    def __init__(self, connections: ConnectionTable) -> None:
+        self.left: dict[TcpConnection, float] = {}
+        self.datagrams = DatagramsBefore(connections.names)
+        self._connections = connections
+
+    def note(self, begun: Sequence[ActiveExperiment], others: Sequence[ActiveExperiment]) -> None:
+        """These outages have begun just now; of what the `others` keep back, nothing has come."""
+        ready = readable_descriptors()
+        users = ready.keys() - private_descriptors()
+        self.datagrams.note(users, begun, others)
+        for descriptor in users:
+            connection = or_none(self._connections.at, descriptor)
+            stream = None if connection is None else connection.inbound.stream
+            if connection is None or not (stream is None or stream.is_unchanged):
+                continue
+            operation = connection.operation(RECEIVE)
+            if any(each.matches_target(operation) for each in others):
+                continue
+            if any(each.matches_target(operation) for each in begun):
+                with contextlib.suppress(OSError), held(descriptor, connection.ends) as sock:
+                    ended = bool(ready[descriptor] & _ENDED)
+                    self.left[connection] = math.inf if ended else unread(sock)
+
+    def forget(self) -> None:
+        """No outage is left."""
+        self.left.clear()
+        self.datagrams.forget()
+
+    def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, of one of the receiving methods, on what is left; `NOTHING` if nothing is."""
+        __tracebackhide__ = True
+        left = self.left.get(connection, 0)
+        if left == math.inf:
+            return call()
+        arguments = ReceiveArguments(call)
+        if not (left and unread(sock)) or (arguments.wants_all and arguments.size > left):
+            self.left.pop(connection, None)
+            return NOTHING
+        if effects.speaks_tls(sock):
+            with connection.send_queue.undisturbed(tls=True):
+                return self._receive_record(sock, connection, call)
+        data = arguments.fetch(int(left))
+        if not arguments.peeks:
+            self.left[connection] = left - len(data)
+        return arguments.returned(data)
+
+    def _receive_record(self, sock: Any, connection: TcpConnection, call: SocketCall) -> Any:
+        """In TLS there is nothing before all of a record is there; and that may be a ticket.
+
+        After tickets OpenSSL reads on, into what has come since: that is kept for its turn.
+        """
+        __tracebackhide__ = True
+        left, began, timeout = int(self.left.get(connection, 0)), taken(sock), sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            seen = KernelSocket.recv(kernel_socket(sock), left, socket.MSG_PEEK)
+            if begins_with_whole_record(seen):
+                result = call()
+                left -= taken(sock) - began
+                if left >= -1:  # which may be the end of the stream
+                    self.left[connection] = max(0, left)
+                    return result
+                connection.inbound.unread = ReceiveArguments(call).content(result)
+                connection.inbound.tickets = False
+        except (BlockingIOError, tls_modules()[0].SSLWantReadError):
+            pass
+        finally:
+            sock.settimeout(timeout)
+        self.left.pop(connection, None)
+        return NOTHING
