@@ -188,7 +188,7 @@ _GIVEN = (
     "pytest_resilience.plugin.fixtures.databases.SqliteChaos",
     "pytest_resilience.plugin.fixtures.databases.PostgresChaos",
     "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",
-    "pytest_resilience.interceptors.crashes.recorder.CrashRecording",
+    "pytest_resilience.interceptors.crash_recorder.CrashRecording",
     "pytest_resilience.chaos.crash_states.CrashState",
     *(f"pytest_resilience.plugin.fixtures.stub_server.{name}" for name in stub_server.__all__),
     "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",

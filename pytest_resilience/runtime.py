@@ -19,9 +19,9 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.cancel_scopes import CancelScopeInterceptor
-from pytest_resilience.interceptors.crashes.recorder import CrashRecording
-from pytest_resilience.interceptors.crashes.recorder import awaiting_crashes
-from pytest_resilience.interceptors.crashes.recorder import recording_crashes
+from pytest_resilience.interceptors.crash_recorder import CrashRecording
+from pytest_resilience.interceptors.crash_recorder import awaiting_crashes
+from pytest_resilience.interceptors.crash_recorder import recording_crashes
 from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor

@@ -59,14 +59,15 @@ BELOW = {
     "http_middleware": frozenset({"patterns"}) | GROUND,
     "patterns": GROUND,
 } | dict.fromkeys(GROUND, GROUND)
-# Folders that know nothing of each other, and what each may import of the others all the same.
+# Folders and modules that know nothing of each other, and what each may import of the others all the same.
 APART: dict[str, frozenset[str]] = {
     "interceptors.children": frozenset(),
-    "interceptors.crashes": frozenset(),
+    "interceptors.crash_recorder": frozenset({"interceptors.sqlite_vfs"}),
     "interceptors.databases": frozenset(),
     "interceptors.files": frozenset(),
     "interceptors.http_mocks": frozenset({"interceptors.sockets"}),
     "interceptors.sockets": frozenset(),
+    "interceptors.sqlite_vfs": frozenset(),
 }
 
 # Folders of one purpose, which nobody imports but these, and those within.

@@ -18,7 +18,7 @@ import pytest
 
 from pytest_resilience import UnavailableError
 from pytest_resilience.chaos.crash_states import CrashModel
-from pytest_resilience.interceptors.crashes.recorder import CrashRecording
+from pytest_resilience.interceptors.crash_recorder import CrashRecording
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.runtime import recording_crashes
 

@@ -36,7 +36,7 @@ _NAME: Final = b"pytest-resilience"
 
 
 class SqliteTrace(Protocol):
-    """Told of what is done to files below a folder; see `crashes.recorder`."""
+    """Told of what is done to files below a folder; see `crash_recorder`."""
 
     def covers(self, path: str) -> bool: ...
 

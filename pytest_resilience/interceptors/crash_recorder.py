@@ -42,7 +42,7 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.errors import UnavailableError
-from pytest_resilience.interceptors.crashes.sqlite_vfs import tracing_sqlite
+from pytest_resilience.interceptors.sqlite_vfs import tracing_sqlite
 from pytest_resilience.locks import fork_safe
 
 

@@ -1,1 +1,0 @@
-"""Crashes: what was written and synced, and what a disk may hold of it afterwards."""
