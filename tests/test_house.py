@@ -59,7 +59,7 @@ BELOW = {
     "http_middleware": frozenset({"patterns"}) | GROUND,
     "patterns": GROUND,
 } | dict.fromkeys(GROUND, GROUND)
-# Folders and modules that know nothing of each other, and what each may import of the others all the same.
+# What knows nothing of each other, and what each may import of the others all the same.
 APART: dict[str, frozenset[str]] = {
     "interceptors.children": frozenset(),
     "interceptors.crash_recorder": frozenset({"interceptors.sqlite_vfs"}),
