@@ -58,9 +58,8 @@ ROOT = Path(__file__).parents[1]
 LOADED = (
     "asyncio", "http.server", "requests", "sqlite3",
     "pytest_resilience.interceptors.children.interceptor",
-    "pytest_resilience.interceptors.databases.asyncpg",
     "pytest_resilience.interceptors.databases.pools",
-    "pytest_resilience.interceptors.databases.psycopg",
+    "pytest_resilience.interceptors.databases.postgres",
     "pytest_resilience.interceptors.databases.redis",
     "pytest_resilience.interceptors.databases.sqlite",
     "pytest_resilience.native.connects", "pytest_resilience.native.redirects",

@@ -25,9 +25,9 @@ _IN_C = {  # of which connections are reached that are made while this is in pla
     "psycopg2": f"{_FOLDER}.psycopg2:Psycopg2Driver",
 }
 _DRIVERS = {
-    "psycopg": f"{_FOLDER}.psycopg:PsycopgDriver",
+    "psycopg": f"{_FOLDER}.postgres:PsycopgDriver",
     "psycopg_pool": f"{_FOLDER}.pools:PsycopgPools",
-    "asyncpg": f"{_FOLDER}.asyncpg:AsyncpgDriver",
+    "asyncpg": f"{_FOLDER}.postgres:AsyncpgDriver",
     "redis": f"{_FOLDER}.redis:RedisDriver",
     "sqlalchemy": f"{_FOLDER}.pools:SqlalchemyPools",
 }
