@@ -137,7 +137,7 @@ def refusal(condition: str, host: str, port: Any) -> str:
         where = f'connection to server at "{host}", port {port} failed: '
         locally = "on that host and accepting TCP/IP connections?"
     if condition == "too_many_connections":
-        return f"{where}FATAL:  {TOO_MANY}"
+        return f"{where}FATAL:  {_TOO_MANY}"
     return f"{where}Connection refused\n\tIs the server running {locally}"
 
 
