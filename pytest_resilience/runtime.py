@@ -18,7 +18,6 @@ from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.interceptors.cancel_scopes import CancelScopeInterceptor
 from pytest_resilience.interceptors.crash_recorder import CrashRecording
 from pytest_resilience.interceptors.crash_recorder import awaiting_crashes
 from pytest_resilience.interceptors.crash_recorder import recording_crashes
@@ -27,6 +26,7 @@ from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.services import ServiceInterceptor
 from pytest_resilience.interceptors.simulators import SimulatorInterceptor
+from pytest_resilience.interceptors.trio import CancelScopeInterceptor
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.monkey.session import Starter
 from pytest_resilience.native.interceptor import network_interceptors

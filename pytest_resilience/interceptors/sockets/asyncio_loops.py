@@ -27,7 +27,7 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
-from pytest_resilience.interceptors.sockets.trio import TrioSockets
+from pytest_resilience.interceptors.trio import TrioSockets
 from pytest_resilience.interceptors.waiting import Wait
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
