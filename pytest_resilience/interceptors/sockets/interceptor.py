@@ -40,12 +40,12 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
-from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connect import try_on
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCalls
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
+from pytest_resilience.interceptors.sockets.name_resolution import NameResolution
 from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
@@ -61,8 +61,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
-from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
-from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
+from pytest_resilience.interceptors.sockets.tcp_connection import answer_nothing
+from pytest_resilience.interceptors.sockets.tcp_connection import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.patching import Patches

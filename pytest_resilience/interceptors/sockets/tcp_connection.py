@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import socket
 import threading
 import weakref
@@ -9,10 +11,10 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import FRAMED
@@ -29,8 +31,7 @@ from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
-from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
-from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.wire_format import asks_something
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import is_sealed
@@ -38,14 +39,24 @@ from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Inbound", "TcpConnection", "moment"]
+__all__ = ["Inbound", "TcpConnection", "answer_nothing", "moment", "other_ends"]
 
 _NO_TIME = 0.001  # seconds that nobody waits: a peer near by and cold caches take them
+
+# The other ends of connections to nobody, by the numbers of these.
+other_ends: dict[int, KernelSocket] = {}
 
 
 def moment(since: float, now: float) -> float:
     """When something happened: `now`, or `since`, if that is hardly before. Monotonic seconds."""
     return now if now - since > _NO_TIME else since
+
+
+def answer_nothing(number: int, effect: Effect | None) -> None:
+    """Let a response of a connection to nobody end before it begins, unless `effect` gives one."""
+    if effect is None or not (effect.failure or effect.delay == math.inf):
+        with contextlib.suppress(OSError):  # it is over
+            other_ends[number].shutdown(socket.SHUT_WR)
 
 
 class Turn:
@@ -125,7 +136,7 @@ class ReceivingThreads(set[int]):
         """Whether one of them decides just now."""
         return bool(self._deciding)
 
-    @contextmanager
+    @contextlib.contextmanager
     def deciding(
         self, turn: Turn, active: Sequence[ActiveExperiment] | None
     ) -> Iterator[list[ActiveExperiment] | None]:
