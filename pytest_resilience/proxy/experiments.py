@@ -25,7 +25,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.spec import parse_spec
+from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.diagnosis import missed_by_chance

@@ -1,4 +1,4 @@
-"""What users and programs call things can be shown anywhere, and do nothing there."""
+"""What users and programs call things can be shown anywhere, and specs read back as written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.parsing.texts import format_spec
+from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
@@ -77,3 +79,42 @@ class Unspeakable:
 )
 def test_any_value_can_stand_in_a_message(value: Any) -> None:
     assert 0 < len(shortened(value)) < 250
+
+
+NAMES = st.from_regex(r"[a-z_]+", fullmatch=True)
+
+
+@given(kind=NAMES, given_=st.dictionaries(NAMES, st.text()))
+def test_what_is_written_reads_back(kind: str, given_: dict[str, str]) -> None:
+    assert parse_spec(format_spec(kind, given_)) == (kind, given_)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("network_latency", {}),
+        ("network_latency:", {}),
+        ("network_latency: delay = 200ms , rate=0.5", {"delay": "200ms", "rate": "0.5"}),
+        ("network_latency:target=[::1]:80", {"target": "[::1]:80"}),
+        (r'network_latency:target="a,\"b\"",x=', {"target": 'a,"b"', "x": ""}),
+    ],
+)
+def test_spellings(text: str, expected: dict[str, str]) -> None:
+    assert parse_spec(text) == ("network_latency", expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "names no chaos type"),
+        (":delay=1", "names no chaos type; write it as 'network_latency:delay=200ms,rate=0.5'"),
+        ("x:delay", "'delay' is not name=value; values with commas need double quotes"),
+        ('x:target="open', "is not name=value"),
+        ("x:a=1,a=2", "'a' is given twice; keep one"),
+        ("x:,", "is not name=value"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_spec(text)
+    assert why in str(caught.value)
