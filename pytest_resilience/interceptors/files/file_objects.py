@@ -27,9 +27,9 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.types.files import ShortWrite
 from pytest_resilience.chaos.types.files import TornWrite
-from pytest_resilience.interceptors.files.matching import FileTargets
-from pytest_resilience.interceptors.files.matching import Names
-from pytest_resilience.interceptors.files.matching import error_of
+from pytest_resilience.interceptors.files.targeted_faults import FileTargets
+from pytest_resilience.interceptors.files.targeted_faults import Names
+from pytest_resilience.interceptors.files.targeted_faults import error_of
 
 
 __all__ = ["RawFile", "TornWrites", "as_bytes", "make_stream", "opening_kind"]

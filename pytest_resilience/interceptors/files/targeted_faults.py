@@ -1,4 +1,4 @@
-"""Which file an operation is about, and what the experiments aimed at it do to it.
+"""The faults of files that are targeted: which file an operation is about, and what is done to it.
 
 Never hit, whatever the glob:
 
