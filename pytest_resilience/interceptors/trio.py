@@ -26,7 +26,6 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.types.callers import Cancellation
 from pytest_resilience.import_hook import LibraryPatches
-from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
 from pytest_resilience.stacks import is_library
@@ -82,6 +81,9 @@ class TrioSockets:
     def _calling(
         self, original: Callable[..., Coroutine[Any, Any, Any]]
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        # Only now: a child without sockets that is cancelled somewhere needs none of theirs.
+        from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
+
         @functools.wraps(original)
         async def call(sock: Any, wait: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
