@@ -134,7 +134,6 @@ def _circuit_timeline(reading: CircuitReading) -> str:
 _T = TypeVar("_T")
 
 _EPSILON = 1e-9  # seconds: what adding up floats leaves
-
 _SHOWN = 20  # lines of a timeline
 
 

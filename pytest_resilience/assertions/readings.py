@@ -71,7 +71,6 @@ class RetryReading:
 
 
 Reader = Callable[[object], CircuitReading | RetryReading | None]
-
 """Reads an object, without changing it; None if it is none that it knows."""
 
 _STATES = {

@@ -52,7 +52,11 @@ _USUAL = (
     "disk_failure",
 )
 
+_OURS = Path(__file__).with_name("profiles.toml")
+
 RequestedBy = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey", "usual"]
+Check = Callable[[ChaosExperiment], object]
+"""Raises ConfigurationError for an experiment that cannot be started in this run."""
 
 
 class RunMode(enum.Enum):
@@ -159,13 +163,6 @@ def from_mark(mark: pytest.Mark, defaults: Defaults) -> ExperimentRequest:
 def _check_switch(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name}={shortened(value)}: give True or False")
-
-
-_OURS = Path(__file__).with_name("profiles.toml")
-
-Check = Callable[[ChaosExperiment], object]
-
-"""Raises ConfigurationError for an experiment that cannot be started in this run."""
 
 
 def find_profile(config: pytest.Config, text: str) -> Profile:

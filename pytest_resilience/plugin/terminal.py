@@ -46,13 +46,10 @@ __all__ = ["RECORD", "ChaosSummary", "configure_node", "list_profiles", "list_ty
 
 
 RECORD = "resilience_chaos"
-
 """The attribute of a teardown report under which a test's record travels."""
 
 _NAME = "resilience-summary"
-
 _QUIET = -1  # the verbosity below which nothing is said
-
 _MOST_COMMANDS = 5  # that are shown unless all are asked for
 
 
@@ -154,9 +151,7 @@ class ChaosSummary:
 
 
 _NAMES = 14  # columns for the names of parameters
-
 _LEAST = 79  # columns of a line, however narrow the terminal is
-
 _USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)
 
 _COMMON = (

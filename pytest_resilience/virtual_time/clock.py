@@ -61,7 +61,6 @@ __all__ = ["GRAIN", "VirtualClock", "WallClock", "Zero", "install_clocks", "star
 
 # What threads have to end in after their test, in nanoseconds.
 _LAST = 60_000_000_000  # virtual
-
 _LAST_REAL = 10_000_000_000  # for those who compute, or wait for what is real
 
 
@@ -277,7 +276,6 @@ def start_of(start: object) -> int:
 
 
 GRAIN = 15_625_000
-
 """Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
 
 _REAL: dict[str, Any] = {
@@ -288,9 +286,7 @@ _REAL: dict[str, Any] = {
     )
     if hasattr(time, name)
 }  # fmt: skip
-
 _TOO_LONG = 2**63 / 1e9  # seconds, which `time.sleep` refuses
-
 _MONOTONIC = {
     getattr(time, name)
     for name in ("CLOCK_MONOTONIC", "CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")
@@ -394,6 +390,8 @@ def _clock_gettime(name: str, zero: int) -> Callable[[int], Any]:
 
 
 # Without an argument they would ask the machine, and not time-machine.
+
+
 def _ctime(seconds: float | None = None, /) -> str:
     return str(_REAL["ctime"](time.time() if seconds is None else seconds))
 

@@ -50,13 +50,9 @@ __all__ = ["Driver", "Signals"]
 _start_new_thread = _thread.start_new_thread
 
 TICK = 0.02  # seconds
-
 PATIENCE = 1_000_000_000  # nanoseconds of the machine, in which nothing happens
-
 _OVERTAKEN = 40_000_000  # nanoseconds, for which others go first who are blocked or wait outside
-
 _SOON = 1  # millisecond, after which data on its way has mostly come
-
 _STEP = 5  # milliseconds at most, for which descriptors are looked at while time flows
 
 
@@ -322,14 +318,11 @@ _SENDING: dict[types.ModuleType, tuple[str, ...]] = {
     signal: ("raise_signal", "pthread_kill"),
     _thread: ("interrupt_main",),
 }
-
 # As they are now.
 _signal, _getsignal = signal.signal, signal.getsignal
-
 _send_to = getattr(signal, "pthread_kill", None)
 
 _END = getattr(signal, "SIGURG", None)
-
 """Ends a wait in C. Nobody else uses it, and who does not expect it is not disturbed: see Go's."""
 
 

@@ -218,7 +218,6 @@ _WAITING: dict[Any, tuple[str, ...]] = {
     os: ("wait", "wait3", "wait4", "waitid", "waitpid"),
     signal: ("pause", "sigtimedwait", "sigwait", "sigwaitinfo"),
 }
-
 _IN_MULTIPROCESSING: dict[str, dict[str, tuple[str, ...]]] = {
     "multiprocessing.connection": {
         "_ConnectionBase": ("poll", "recv", "recv_bytes", "recv_bytes_into"),
@@ -317,7 +316,6 @@ MULTIPROCESSING: dict[str, Callable[[Patches], None]] = {
     **{name: functools.partial(_install_multiprocessing, name) for name in _IN_MULTIPROCESSING},
     "multiprocessing.synchronize": _install_synchronize,
 }
-
 """By the module that is replaced in, once it has been imported."""
 
 

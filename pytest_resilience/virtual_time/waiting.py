@@ -31,12 +31,9 @@ __all__ = [
 
 
 _HERE = os.path.dirname(__file__) + os.sep
-
 _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
-
 # As it is without virtual time, whose own it is replaced by for others.
 _POLL = {"poll": getattr(select, "poll", None)}
-
 LARGEST = 2**62  # nanoseconds; timeouts beyond 146 years end then
 
 
@@ -69,7 +66,6 @@ class CallSite:
 locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[CallSite, Any, CallSite | None]] = (
     weakref.WeakKeyDictionary()
 )
-
 """Of each lock of asyncio where it was made, the task that holds it, and where that took it."""
 
 

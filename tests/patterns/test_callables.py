@@ -267,9 +267,7 @@ FUNCTIONS: list[Callable[..., Any]] = [
     mock.Mock(), mock.MagicMock(), mock.AsyncMock(), functools.lru_cache(coroutine),
     functools.cache(plain), functools.partial(Plain().later),
 ]  # fmt: skip
-
 FUNCTIONS += [functools.partial(each) for each in FUNCTIONS]
-
 FUNCTIONS += [functools.wraps(coroutine)(lambda: None), functools.wraps(plain)(coroutine)]
 
 
@@ -323,6 +321,8 @@ def test_what_calls_first_argument_argument_is_of_that_ones_kind(caller: Any, fu
 
 
 # Plain functions that return what has yet to be awaited.
+
+
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -376,7 +376,6 @@ ASYNC_WITHOUT_DEF: dict[str, Callable[[Any], Any]] = {
     "partial": functools.partial(Caller()),
     "types.coroutine": old_style,
 }
-
 without_def = pytest.mark.parametrize(
     "func", ASYNC_WITHOUT_DEF.values(), ids=ASYNC_WITHOUT_DEF.keys()
 )
@@ -633,6 +632,8 @@ def test_a_predicate_is_no_coroutine_function(field: str) -> None:
 
 
 # Arguments.
+
+
 def named(func: str, *, self: str, args: str, kwargs: str) -> tuple[str, ...]:
     return func, self, args, kwargs
 
@@ -673,11 +674,12 @@ def test_so_may_one_that_a_pool_runs() -> None:
 
 
 # Misuse.
+
+
 PATTERNS: list[Callable[[], Any]] = [
     CircuitBreaker, RetryHandler, SemaphoreBulkhead, RateLimitBulkhead, ThreadPoolBulkhead,
     Hedging,
 ]  # fmt: skip
-
 each_pattern = pytest.mark.parametrize("make", PATTERNS, ids=lambda each: each.__name__)
 
 

@@ -25,9 +25,7 @@ REQUIRED: dict[ChaosType, dict[str, Any]] = {
     ChaosType.SERVICE_FAILURE: {"target_services": "bank"},
     ChaosType.DISK_FAILURE: {"path": "data/**"},
 }
-
 CHOSEN = [each for each in ChaosType if any(p.name == "rate" for p in SCHEMAS[each].parameters)]
-
 FAILURES = [each for each in CHOSEN if each.value.endswith("_failure")]
 
 

@@ -474,7 +474,6 @@ def clock() -> Iterator[VirtualClock]:
 
 
 REAL = {"monotonic_ns": time.monotonic_ns}
-
 NAP = [sys.executable, "-S", "-c", "import time; time.sleep(0.1)"]
 
 

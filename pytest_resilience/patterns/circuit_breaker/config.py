@@ -27,7 +27,6 @@ __all__ = ["CircuitBreakerConfig", "CountWindow", "Outcome", "TimeWindow", "Wind
 
 
 _BUCKETS = 10  # of a time window: it slides by tenths of its length
-
 _PLENTY = sys.maxsize  # calls: never that many
 
 

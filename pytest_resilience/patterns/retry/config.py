@@ -36,13 +36,10 @@ __all__ = [
 
 
 Jitter = Literal["full", "equal", "decorrelated"] | bool
-
 JITTERS: Final = (True, False, "full", "equal", "decorrelated")
 
 _RATE_LIMIT = re.compile("rate-?limit")
-
 _A_DATE = 10**8  # seconds: a rate limit that is over then says since 1970, not from now
-
 _LONGEST_CHAIN = 5  # of errors that caused one another
 
 _PLAIN_SPREAD = 0.1  # jitter=True: 10 % either way

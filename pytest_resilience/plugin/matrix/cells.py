@@ -140,7 +140,6 @@ def in_shard(nodeid: str, shard: tuple[int, int]) -> bool:
 
 
 Judgement = tuple[CellVerdict, str]
-
 """A verdict with its reason."""
 
 

@@ -492,7 +492,6 @@ def test_all_who_remove_at_once_get_it_once() -> None:
 
 
 NAMES = st.sampled_from("abc")
-
 THRESHOLDS = st.none() | st.integers(2, 9)
 
 
@@ -568,5 +567,4 @@ class RegistryMachine(RuleBasedStateMachine):
 
 
 TestRegistryMachine = RegistryMachine.TestCase
-
 TestRegistryMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

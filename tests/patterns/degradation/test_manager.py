@@ -697,18 +697,13 @@ def test_no_loop_stops_while_the_health_is_checked_of_what_returns_awaitables() 
 
 
 CACHE, RECOVERY = 2.0, 10.0
-
 FULL, DEGRADED, MINIMAL, UNAVAILABLE = ServiceLevel
-
 WORKS, FAILS, ABSENT = "works", "fails", "absent"
-
 NAMES = ["checked", "asynchronous", "unchecked", "switched off"]
-
 # A check's answer, and the level it stands for.
 ANSWERS: dict[Any, ServiceLevel] = {
     True: FULL, False: DEGRADED, MINIMAL: MINIMAL, DEGRADED: DEGRADED, OSError: MINIMAL,
 }  # fmt: skip
-
 VALUES = st.sampled_from([NOTHING, None, 0, "", "something"])
 
 
@@ -911,5 +906,4 @@ class DegradationMachine(RuleBasedStateMachine):
 
 
 TestDegradationMachine = DegradationMachine.TestCase
-
 TestDegradationMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

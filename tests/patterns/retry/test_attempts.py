@@ -53,14 +53,12 @@ class BusyError(Exception):
 
 
 RETRYABLE = (ConnectionError, BusyError)
-
 UNWANTED = "unwanted"
 
 # Made anew each time: an exception that is raised again and again grows its traceback.
 FAILURES = st.one_of(
     st.builds(ConnectionError), st.just(UNWANTED), st.builds(BusyError, st.floats(0, 400))
 )
-
 OUTCOMES = st.one_of(
     st.just("fine"), st.builds(KeyError), st.builds(asyncio.CancelledError), FAILURES
 )
@@ -263,11 +261,12 @@ class RetryMachine(RuleBasedStateMachine):
 
 
 TestRetryMachine = RetryMachine.TestCase
-
 TestRetryMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 # The machine uses the form with `for`, in which calls can be interleaved. The others do the same.
+
+
 class Script:
     """Calls that come out as told; after the last, fine."""
 
@@ -404,7 +403,6 @@ PLAIN: dict[str, Callable[[RetryHandler, Shop], str]] = {
     "execute": lambda one, shop: one.execute(shop.ask),
     "block": block,
 }
-
 ASYNC: dict[str, Callable[[RetryHandler, Shop], Any]] = {
     "async decorator": lambda one, shop: one(shop.ask_async)(),
     "await execute": lambda one, shop: one.execute(shop.ask_async),
@@ -531,6 +529,8 @@ def test_steps_that_make_no_sense(step: Any) -> None:
 
 
 # Who is told.
+
+
 def test_listeners_are_given_the_error_and_the_history_is_not() -> None:
     told: list[Any] = []
     one = handler(None, max_attempts=2)
@@ -566,6 +566,8 @@ def test_listeners_are_given_what_ended_a_call() -> None:
 
 
 # The switch for tests.
+
+
 def fails() -> None:
     raise OSError
 
@@ -631,6 +633,8 @@ def test_a_switch_that_makes_no_sense_changes_nothing(attempts: Any) -> None:
 
 
 # What is counted.
+
+
 @given(
     calls=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=6), counted=st.booleans()
 )
