@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_types import Toxic
 
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import with_page
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxics import KINDS
-from pytest_resilience.proxy.toxics import parse_toxic
+from pytest_resilience.proxy.toxic_types import KINDS
+from pytest_resilience.proxy.toxic_types import parse_toxic
 from pytest_resilience.proxy.toxiproxy_api.server import PORT
 from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 

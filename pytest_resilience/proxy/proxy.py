@@ -43,8 +43,8 @@ from pytest_resilience.proxy.addresses import variable
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_types import DOWNSTREAM
+from pytest_resilience.proxy.toxic_types import Toxic
 from pytest_resilience.seeds import new_seed
 
 

@@ -35,8 +35,8 @@ from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.connection import is_hit
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.toxics import REFUSE
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_types import REFUSE
+from pytest_resilience.proxy.toxic_types import Toxic
 from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
 

@@ -28,8 +28,8 @@ from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import UPSTREAM
+from pytest_resilience.proxy.toxic_types import DOWNSTREAM
+from pytest_resilience.proxy.toxic_types import UPSTREAM
 
 
 __all__ = ["ConnectionContext", "DirectionContext", "ExperimentFilter", "Sink", "TrafficFilter"]

@@ -31,7 +31,7 @@ from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.proxy.tcp_forwarder import unavailable
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_types import Toxic
 
 
 __all__ = ["UdpForwarder"]

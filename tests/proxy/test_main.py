@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from pytest_resilience.proxy.__main__ import main
-from pytest_resilience.proxy.toxics import KINDS
+from pytest_resilience.proxy.toxic_types import KINDS
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
 from pytest_resilience.proxy import ChaosProxy
-from pytest_resilience.proxy.toxics import parse_toxic
+from pytest_resilience.proxy.toxic_types import parse_toxic
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo

@@ -27,10 +27,10 @@ from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import KINDS
-from pytest_resilience.proxy.toxics import STREAMS
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_types import DOWNSTREAM
+from pytest_resilience.proxy.toxic_types import KINDS
+from pytest_resilience.proxy.toxic_types import STREAMS
+from pytest_resilience.proxy.toxic_types import Toxic
 from pytest_resilience.seeds import derive
 from pytest_resilience.seeds import new_seed
 

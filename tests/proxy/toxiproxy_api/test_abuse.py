@@ -26,7 +26,7 @@ from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.toxics import KINDS
+from pytest_resilience.proxy.toxic_types import KINDS
 from pytest_resilience.proxy.toxiproxy_api.server import _RequestReader
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask

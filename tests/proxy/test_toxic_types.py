@@ -12,8 +12,8 @@ from pytest_resilience import DuplicateNameError
 from pytest_resilience import UnknownNameError
 from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import Toxic
-from pytest_resilience.proxy.toxics import KINDS
-from pytest_resilience.proxy.toxics import parse_toxic
+from pytest_resilience.proxy.toxic_types import KINDS
+from pytest_resilience.proxy.toxic_types import parse_toxic
 
 
 def test_what_is_not_said_is_as_in_toxiproxy() -> None:

@@ -1,4 +1,4 @@
-"""Toxics as data: their types, attributes and units.
+"""The types of toxics, their attributes and units: toxics as data. See `toxic_effects`.
 
 Names, units and defaults of the first seven are those of Toxiproxy, whose clients know them.
 """

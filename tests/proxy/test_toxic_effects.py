@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
 from pytest_resilience.proxy.event_loop import Timer
-from pytest_resilience.proxy.toxic_filters import make_filter
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxic_effects import make_filter
+from pytest_resilience.proxy.toxic_types import Toxic
 
 
 class FakeDirection:
@@ -311,7 +311,7 @@ def test_truncate_counts_answers_not_pieces() -> None:
     ["latency:latency=50,jitter=20", "bandwidth:rate=1", "slicer:average_size=7,delay=10"]
 ))  # fmt: skip
 def test_who_leaves_lets_everything_go(pieces: list[bytes], line: str) -> None:
-    from pytest_resilience.proxy.toxics import parse_toxic
+    from pytest_resilience.proxy.toxic_types import parse_toxic
 
     toxic = parse_toxic(line)
     made, _, target = filter_of(toxic.type, **toxic.attributes)

@@ -1,4 +1,4 @@
-"""The toxics of a direction: filters, each with a fault that happens to all that passes.
+"""What toxics do: the filters of a direction, each with a fault that happens to all that passes.
 
 A toxic is a fault as experiments have them, on one proxy, for as long as it is there. What differs
 is the part of the stream that is one message to it: a piece, a response, or all of it.
