@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import select
 import socket
@@ -18,15 +19,19 @@ import pytest
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.native.slots import all_slots
 from pytest_resilience.runtime import new_engine
 from tests.clocks import MovableClock
+from tests.forks import in_fork
 from tests.injecting import Inject
 from tests.injecting import ending
 from tests.injecting import injecting
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.native.conftest import Client
+from tests.native.conftest import ClientOfAnAddress
 from tests.native.conftest import met
+from tests.native.test_slots import pointers
 from tests.waiting import asleep
 
 
@@ -299,3 +304,64 @@ def test_ipv6_and_what_is_written_as_such(client: Client, inject: Inject) -> Non
             listener.accept()[0].close()
             assert client.ask(b"tea") == b""
     assert aimed.hits == 1
+
+
+ALWAYS = (
+    ("network_failure", {"mode": "refuse", "rate": 1}),
+    ("network_failure", {"mode": "reset", "rate": 1}),
+    ("network_latency", {"delay": "1ms"}),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_in_between_goes_on_in_both_processes(inject: Inject) -> None:
+    found = list[bytes | int | None]()
+    with serve(echo) as port:
+        for kind, given in ALWAYS:
+            with inject(kind, target=f"{HOST}:{port}", **given):
+                found.append(met(port, Client()))
+                assert in_fork(lambda: int(met(port, Client()) != found[-1])) == 0
+            assert in_fork(lambda: int(met(port, Client()) != b"tea")) == 0
+            assert met(port, Client()) == b"tea"
+    assert found[0] == errno.ECONNREFUSED
+    assert found[1] in {b"", errno.ECONNRESET}
+    assert found[2] == b"tea"
+
+
+THREADS, CALLS = 100, 5
+AT_RANDOM = (
+    ("network_failure", {"mode": "refuse", "rate": 0.5}),
+    ("network_failure", {"mode": "reset", "rate": 0.5}),
+    ("network_latency", {"delay": "1ms"}),
+)
+POSSIBLE = {b"tea", b"", errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_each_meets_what_can_happen_and_all_is_given_back(inject: Inject, engine: Engine) -> None:
+    of_others = set(threading.enumerate())
+    with inject("network_latency", delay="1ms"):
+        pass
+    before, found = pointers(all_slots()), set[bytes | int | None]()
+
+    def call() -> None:
+        for _ in range(CALLS):
+            found.add(met(port, Client()))
+
+    with serve(echo) as port:
+        threads = [threading.Thread(target=call) for _ in range(THREADS)]
+        for each in threads:
+            each.start()
+        for number in itertools.count():
+            kind, given = AT_RANDOM[number % len(AT_RANDOM)]
+            with inject(kind, target=f"{HOST}:{port}", **given):
+                assert in_fork(lambda: int(met(port, ClientOfAnAddress()) not in POSSIBLE)) == 0
+            if not any(each.is_alive() for each in threads):
+                break
+    assert b"tea" in found
+    assert found <= POSSIBLE
+    assert pointers(all_slots()) == before
+    for each in set(threading.enumerate()) - of_others:
+        if each.name == "clients in C":  # it is on its way
+            each.join(60)
+            assert not each.is_alive()

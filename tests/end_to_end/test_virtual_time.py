@@ -365,5 +365,5 @@ def test_the_table_is_that_of_these_tests() -> None:
         PAGE.write_text(before + HEAD + "".join(rows) + rest, encoding="utf-8")
         return
     assert head + after[: len(after) - len(rest)] == HEAD + "".join(rows), (
-        "UPDATE_DOCS=1 python -m pytest tests/virtual_time/test_libraries.py"
+        "UPDATE_DOCS=1 python -m pytest tests/end_to_end/test_virtual_time.py"
     )
