@@ -314,15 +314,14 @@ ALWAYS = (
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_in_between_goes_on_in_both_processes(inject: Inject) -> None:
+def test_a_fork_in_between_goes_on_in_both_processes(port: int, inject: Inject) -> None:
     found = list[bytes | int | None]()
-    with serve(echo) as port:
-        for kind, given in ALWAYS:
-            with inject(kind, target=f"{HOST}:{port}", **given):
-                found.append(met(port, Client()))
-                assert in_fork(lambda: int(met(port, Client()) != found[-1])) == 0
-            assert in_fork(lambda: int(met(port, Client()) != b"tea")) == 0
-            assert met(port, Client()) == b"tea"
+    for kind, given in ALWAYS:
+        with inject(kind, target=f"{HOST}:{port}", **given):
+            found.append(met(port, Client()))
+            assert in_fork(lambda: int(met(port, Client()) != found[-1])) == 0
+        assert in_fork(lambda: int(met(port, Client()) != b"tea")) == 0
+        assert met(port, Client()) == b"tea"
     assert found[0] == errno.ECONNREFUSED
     assert found[1] in {b"", errno.ECONNRESET}
     assert found[2] == b"tea"
@@ -338,7 +337,9 @@ POSSIBLE = {b"tea", b"", errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_each_meets_what_can_happen_and_all_is_given_back(inject: Inject, engine: Engine) -> None:
+def test_each_meets_what_can_happen_and_all_is_given_back(
+    port: int, inject: Inject, engine: Engine
+) -> None:
     of_others = set(threading.enumerate())
     with inject("network_latency", delay="1ms"):
         pass
@@ -348,16 +349,15 @@ def test_each_meets_what_can_happen_and_all_is_given_back(inject: Inject, engine
         for _ in range(CALLS):
             found.add(met(port, Client()))
 
-    with serve(echo) as port:
-        threads = [threading.Thread(target=call) for _ in range(THREADS)]
-        for each in threads:
-            each.start()
-        for number in itertools.count():
-            kind, given = AT_RANDOM[number % len(AT_RANDOM)]
-            with inject(kind, target=f"{HOST}:{port}", **given):
-                assert in_fork(lambda: int(met(port, ClientOfAnAddress()) not in POSSIBLE)) == 0
-            if not any(each.is_alive() for each in threads):
-                break
+    threads = [threading.Thread(target=call) for _ in range(THREADS)]
+    for each in threads:
+        each.start()
+    for number in itertools.count():
+        kind, given = AT_RANDOM[number % len(AT_RANDOM)]
+        with inject(kind, target=f"{HOST}:{port}", **given):
+            assert in_fork(lambda: int(met(port, ClientOfAnAddress()) not in POSSIBLE)) == 0
+        if not any(each.is_alive() for each in threads):
+            break
     assert b"tea" in found
     assert found <= POSSIBLE
     assert pointers(all_slots()) == before

@@ -1,4 +1,4 @@
-"""Settings: whatever a flag or an ini option is told is taken, or the run ends with one sentence."""
+"""Whatever a flag or an ini option is told: it is taken, or the run ends with one sentence."""
 
 from __future__ import annotations
 
