@@ -55,8 +55,8 @@ patterns.circuit_breaker.breaker: CircuitBreaker CircuitBreakerRegistry
 patterns.circuit_breaker.config: CircuitBreakerConfig
 patterns.circuit_breaker.states: CircuitState
 patterns.circuit_breaker.store: RedisStore
-patterns.degradation.features: FeatureFlag NOTHING ServiceLevel
-patterns.degradation.manager: DegradationManager
+patterns.features: FeatureFlag NOTHING ServiceLevel
+patterns.degradation: DegradationManager
 patterns.hedging: Hedging HedgingConfig
 patterns.pipeline: Pipeline
 patterns.retry.config: RetryBudget RetryConfig RetryDetails RetryTesting set_retry_testing

@@ -72,10 +72,10 @@ from pytest_resilience.patterns.circuit_breaker.config import (
 )
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState as CircuitState
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore as RedisStore
-from pytest_resilience.patterns.degradation.features import NOTHING as NOTHING
-from pytest_resilience.patterns.degradation.features import FeatureFlag as FeatureFlag
-from pytest_resilience.patterns.degradation.features import ServiceLevel as ServiceLevel
-from pytest_resilience.patterns.degradation.manager import DegradationManager as DegradationManager
+from pytest_resilience.patterns.degradation import DegradationManager as DegradationManager
+from pytest_resilience.patterns.features import NOTHING as NOTHING
+from pytest_resilience.patterns.features import FeatureFlag as FeatureFlag
+from pytest_resilience.patterns.features import ServiceLevel as ServiceLevel
 from pytest_resilience.patterns.hedging import Hedging as Hedging
 from pytest_resilience.patterns.hedging import HedgingConfig as HedgingConfig
 from pytest_resilience.patterns.pipeline import Pipeline as Pipeline

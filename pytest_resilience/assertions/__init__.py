@@ -18,15 +18,15 @@ from pytest_resilience.assertions.breakers_and_retries import assert_retry_exhau
 from pytest_resilience.assertions.bulkhead import assert_bulkhead_rejected
 from pytest_resilience.assertions.bulkhead import assert_isolated
 from pytest_resilience.assertions.bulkhead import assert_rate_limited
-from pytest_resilience.assertions.degradation import assert_degraded
-from pytest_resilience.assertions.degradation import assert_fallback_used
+from pytest_resilience.assertions.degradation_and_recovery import assert_degraded
+from pytest_resilience.assertions.degradation_and_recovery import assert_fallback_used
+from pytest_resilience.assertions.degradation_and_recovery import assert_recovers
 from pytest_resilience.assertions.integrity import assert_file_intact
 from pytest_resilience.assertions.integrity import assert_no_partial_write
 from pytest_resilience.assertions.readers import add_reader
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading
-from pytest_resilience.assertions.recovery import assert_recovers
 
 
 __all__ = [

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
-    from pytest_resilience.patterns.degradation.manager import DegradationManager
+    from pytest_resilience.patterns.degradation import DegradationManager
     from pytest_resilience.patterns.retry.config import RetryTesting
     from pytest_resilience.plugin.fixtures.chaos import Chaos
     from pytest_resilience.plugin.fixtures.chaos import ProxyFactory

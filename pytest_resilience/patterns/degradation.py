@@ -29,10 +29,10 @@ from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
-from pytest_resilience.patterns.degradation.features import NOTHING
-from pytest_resilience.patterns.degradation.features import FeatureFlag
-from pytest_resilience.patterns.degradation.features import HealthCheck
-from pytest_resilience.patterns.degradation.features import ServiceLevel
+from pytest_resilience.patterns.features import NOTHING
+from pytest_resilience.patterns.features import FeatureFlag
+from pytest_resilience.patterns.features import HealthCheck
+from pytest_resilience.patterns.features import ServiceLevel
 
 
 __all__ = ["DegradationManager", "FellBack", "LevelChanged"]

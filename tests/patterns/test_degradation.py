@@ -29,12 +29,12 @@ from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import UnknownNameError
-from pytest_resilience.patterns.degradation.features import NOTHING
-from pytest_resilience.patterns.degradation.features import FeatureFlag
-from pytest_resilience.patterns.degradation.features import ServiceLevel
-from pytest_resilience.patterns.degradation.manager import DegradationManager
-from pytest_resilience.patterns.degradation.manager import FellBack
-from pytest_resilience.patterns.degradation.manager import LevelChanged
+from pytest_resilience.patterns.degradation import DegradationManager
+from pytest_resilience.patterns.degradation import FellBack
+from pytest_resilience.patterns.degradation import LevelChanged
+from pytest_resilience.patterns.features import NOTHING
+from pytest_resilience.patterns.features import FeatureFlag
+from pytest_resilience.patterns.features import ServiceLevel
 from tests.patterns.ways import PoorListener
 
 

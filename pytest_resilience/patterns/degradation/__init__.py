@@ -1,1 +1,0 @@
-"""Graceful degradation: service levels, fallbacks, health checks."""
