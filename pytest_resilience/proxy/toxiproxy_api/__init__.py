@@ -1,1 +1,0 @@
-"""Toxiproxy's HTTP API."""
