@@ -114,7 +114,7 @@ _FIXTURES = frozenset(  # ours that need more than themselves
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
     """Describe our hooks where somebody has one, before pytest refuses those it does not know."""
     report = yield
-    if not _HOOKS.isdisjoint(vars(collector.config.hook)):
+    if _has_hooks(collector.config):
         from pytest_resilience.plugin.newhooks import describe
 
         describe(collector.config.pluginmanager)
@@ -210,7 +210,7 @@ def pytest_collection_modifyitems(
         fixtures
         or not _MARKS.isdisjoint(names)
         or config.pluginmanager.has_plugin(_STARTING)
-        or not _HOOKS.isdisjoint(vars(config.hook))
+        or _has_hooks(config)
         or config.getini("virtual_time")
     ):
         _starting(config).prepare(config, items, names, fixtures)
@@ -347,6 +347,14 @@ def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
     from pytest_resilience.plugin.fixtures import patterns
 
     return patterns.degradation(patterns.clock_of(request))
+
+
+def _has_hooks(config: pytest.Config) -> bool:
+    """Whether a plugin or a conftest file has one of ours.
+
+    `config.hook` does not say so before pytest 9.1.
+    """
+    return not _HOOKS.isdisjoint(vars(config.pluginmanager.hook))
 
 
 def _may_be_a_flag(arg: str) -> bool:
