@@ -15,7 +15,6 @@ from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.faults.response import Truncation
-from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
@@ -37,6 +36,7 @@ from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.callers import Cancellation
 from pytest_resilience.chaos.types.database import DatabaseFailure
+from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.errors import NeverFired
 from pytest_resilience.errors import NeverFiredError
 

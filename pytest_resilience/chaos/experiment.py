@@ -15,10 +15,6 @@ from typing import Protocol
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Observation
 from pytest_resilience.chaos.faults.network import Outage
-from pytest_resilience.chaos.faults.streams import BOTH
-from pytest_resilience.chaos.faults.streams import DOWNSTREAM
-from pytest_resilience.chaos.faults.streams import UPSTREAM
-from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import MESSAGES
@@ -46,8 +42,12 @@ from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.types.constructor import ExperimentConstructor
 from pytest_resilience.chaos.types.resources import Pressure
+from pytest_resilience.chaos.types.schema import BOTH
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
+from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.chaos.types.schema import TypeSchema
+from pytest_resilience.chaos.types.schema import in_stream
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError

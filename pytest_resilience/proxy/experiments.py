@@ -19,7 +19,6 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import ServiceError
-from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
@@ -28,6 +27,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
+from pytest_resilience.chaos.types.schema import in_stream
 from pytest_resilience.diagnosis import missed_by_chance
 from pytest_resilience.diagnosis import never_entered
 from pytest_resilience.diagnosis import never_fired

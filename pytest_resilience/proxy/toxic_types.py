@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
 
-from pytest_resilience.chaos.faults.streams import DOWNSTREAM
-from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
+from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError

@@ -19,11 +19,11 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.faults.network import Silence
-from pytest_resilience.chaos.faults.streams import STREAMS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.types.catalog import SCHEMAS
+from pytest_resilience.chaos.types.schema import STREAMS
 
 
 def test_the_seeds_members_fields_and_defaults() -> None:
