@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from pytest_resilience.errors import ResilienceError
-from pytest_resilience.exploration.numbering import Seen
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.stacks import is_library

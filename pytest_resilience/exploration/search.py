@@ -1,4 +1,4 @@
-"""Which schedules are tried, in which order, and which need not be.
+"""Which schedules are tried, in which order, and how small one that fails can be made.
 
 First each operation under each fault, once and from there on; then pairs, where the run under the
 first fault came to operations after it: crashes, then those that are new. Never two orders of the
@@ -16,6 +16,8 @@ failures, as a circuit breaker does, has changed all the same.
 
 from __future__ import annotations
 
+import itertools
+
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -24,11 +26,14 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
 
+from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.operation_log import OperationLog
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.outcome import Outcome
+from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 
-__all__ = ["Budget", "Search", "fault_schedules", "singles"]
+__all__ = ["Budget", "Search", "fault_schedules", "shrink", "singles"]
 
 
 @dataclass(slots=True)
@@ -263,3 +268,60 @@ def fault_schedules(
         unique_by=lambda step: step.point,
     )
     return chosen.map(lambda drawn: tuple(sorted(drawn, key=steps.index)))
+
+
+_MOST_SIMPLER = 2  # faults that are tried in place of one
+
+
+def shrink(
+    schedule: Schedule,
+    outcome: Outcome,
+    attempt: Callable[[Schedule], Outcome | None],
+    *,
+    meant: Callable[[str], bool] = lambda _: True,
+) -> tuple[Schedule, Outcome]:
+    """Leave out what is not needed, then take what is simpler; with what comes of the result.
+
+    Two failures are the same where verdict, type of the exception and the project's own function
+    are: else a schedule would shrink to another bug than the one that was found.
+
+    What never happened is left out without a run. `attempt` gives None when no run may begin any
+    more: then the smallest so far is the result. `meant`: the faults that may stand for others.
+    """
+    wanted = outcome.signature
+    smallest = tuple(step for step in schedule if step in outcome.hit) or schedule
+    removed = 0
+    while removed < len(smallest) and len(smallest) > 1:
+        without = (*smallest[:removed], *smallest[removed + 1 :])
+        found = _same(attempt(without), wanted)
+        if found is None:
+            removed += 1
+        else:
+            smallest, outcome = without, found
+    for number, step in enumerate(smallest):
+        for simpler in _simpler(step, meant):
+            changed = (*smallest[:number], simpler, *smallest[number + 1 :])
+            found = _same(attempt(changed), wanted)
+            if found is not None:
+                smallest, outcome = changed, found
+                break
+    return smallest, outcome
+
+
+def _same(outcome: Outcome | None, wanted: Signature) -> Outcome | None:
+    return outcome if outcome is not None and outcome.signature == wanted else None
+
+
+def _simpler(step: Step, meant: Callable[[str], bool]) -> Iterator[Step]:
+    """What could stand for a step, the simplest first: a fault that goes away, a plainer one."""
+    if step.is_of_others:
+        return
+    if step.is_crash:
+        names = list(CRASHES)
+    else:
+        names = [each.name for each in possible_faults(step.point.site.kind)]
+    if step.lasts:
+        yield Step(step.point, step.fault)
+    simpler = filter(meant, names[: names.index(step.fault)])
+    for name in itertools.islice(simpler, _MOST_SIMPLER):
+        yield Step(step.point, name, step.lasts)

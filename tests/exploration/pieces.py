@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.possible_faults import possible_faults
-from pytest_resilience.exploration.numbering import Seen
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Point

@@ -23,18 +23,18 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.possible_faults import CANCEL
-from pytest_resilience.exploration.call_limit import CallLimit
-from pytest_resilience.exploration.call_limit import StormError
-from pytest_resilience.exploration.call_limit import calls_by_line
 from pytest_resilience.exploration.operation_log import AtStep
+from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
+from pytest_resilience.exploration.operation_log import StormError
+from pytest_resilience.exploration.operation_log import calls_by_line
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.operation_log import shared
+from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
-from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.seeds import Stream
 
 

@@ -30,17 +30,17 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.errors import UnavailableError
-from pytest_resilience.exploration.call_limit import CallLimit
+from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.operation_log import is_at
+from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.outcome import signature_of
 from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
-from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.runtime import recording_crashes
 

@@ -15,9 +15,11 @@ from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.operation_log import shared
+from pytest_resilience.exploration.operation_names import Seen
+from pytest_resilience.exploration.operation_names import may_be_random
+from pytest_resilience.exploration.operation_names import varying
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Schedule
@@ -25,10 +27,8 @@ from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.search import Budget
 from pytest_resilience.exploration.search import Search
+from pytest_resilience.exploration.search import shrink
 from pytest_resilience.exploration.search import singles
-from pytest_resilience.exploration.shrink import shrink
-from pytest_resilience.exploration.target_names import may_be_random
-from pytest_resilience.exploration.target_names import varying
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.found import Failure
 from pytest_resilience.plugin.exploration.found import Found

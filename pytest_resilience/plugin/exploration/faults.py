@@ -20,11 +20,11 @@ from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import Watch
+from pytest_resilience.exploration.operation_names import TargetNames
+from pytest_resilience.exploration.operation_names import patterns_in
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
-from pytest_resilience.exploration.target_names import TargetNames
-from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.plugin.pytest_internals import temporary_folder
 from pytest_resilience.seeds import derive
 

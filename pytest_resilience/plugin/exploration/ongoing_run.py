@@ -18,9 +18,9 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
-from pytest_resilience.exploration.call_limit import StormError
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
+from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import Outcome

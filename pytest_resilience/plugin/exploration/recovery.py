@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.exploration.numbering import Seen
 from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule

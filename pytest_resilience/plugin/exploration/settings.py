@@ -24,9 +24,9 @@ from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.exploration.call_limit import CallLimit
-from pytest_resilience.exploration.call_limit import calls_by_line
-from pytest_resilience.exploration.numbering import Seen
+from pytest_resilience.exploration.operation_log import CallLimit
+from pytest_resilience.exploration.operation_log import calls_by_line
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.markers import DEADLINE

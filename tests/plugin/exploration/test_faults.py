@@ -13,7 +13,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import Watch
-from pytest_resilience.exploration.target_names import TargetNames
+from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.plugin.exploration.faults import place_in
 
 

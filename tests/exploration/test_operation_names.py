@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.operation_names import TargetNames
+from pytest_resilience.exploration.operation_names import patterns_in
+from pytest_resilience.exploration.operation_names import varying
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import parse_schedule
-from pytest_resilience.exploration.target_names import TargetNames
-from pytest_resilience.exploration.target_names import patterns_in
-from pytest_resilience.exploration.target_names import varying
 
 
 def files(*targets: str, function: str = "shop.pay") -> list[Site]:
