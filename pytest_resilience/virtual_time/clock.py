@@ -56,7 +56,7 @@ from pytest_resilience.virtual_time.waiting import Wake
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["GRAIN", "VirtualClock", "WallClock", "Zero", "install_clocks", "start_of"]
+__all__ = ["VirtualClock", "start_of"]
 
 
 # What threads have to end in after their test, in nanoseconds.
@@ -93,8 +93,8 @@ class VirtualClock:
             network=self._sockets, run_queue=RunQueue(chance, order), kick=self._driver.kick
         )
         self._signals = Signals(self._scheduler, self._driver.kick)
-        self._wall: WallClock | None = None
-        self._zero = Zero(0)
+        self._wall: _WallClock | None = None
+        self._zero = _Zero(0)
 
     # What users call.
 
@@ -171,11 +171,11 @@ class VirtualClock:
         if reader() is not None:
             raise ConfigurationError("there is a virtual clock already; a test has one")
         check_surroundings()
-        self._wall = WallClock()
-        self._zero = Zero(self._start)
+        self._wall = _WallClock()
+        self._zero = _Zero(self._start)
         try:
             self._wall.install(self._zero)
-            install_clocks(self._patches, self._zero)
+            _install_clocks(self._patches, self._zero)
             install_locks(self._patches)
             install_threads(self._patches)
             self._signals.install(self._patches)
@@ -275,7 +275,7 @@ def start_of(start: object) -> int:
     )
 
 
-GRAIN = 15_625_000
+_GRAIN = 15_625_000
 """Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
 
 _REAL: dict[str, Any] = {
@@ -294,7 +294,7 @@ _MONOTONIC = {
 }
 
 
-class Zero:
+class _Zero:
     """What each clock shows when virtual time begins, in nanoseconds."""
 
     def __init__(self, start: int | None) -> None:
@@ -305,7 +305,7 @@ class Zero:
 
 
 def _grain(now: int) -> int:
-    return -(-now // GRAIN) * GRAIN
+    return -(-now // _GRAIN) * _GRAIN
 
 
 def _sleep(seconds: float, /) -> None:
@@ -400,7 +400,7 @@ def _asctime(*at: Any) -> str:
     return str(_REAL["asctime"](*(at or (time.localtime(),))))
 
 
-def install_clocks(patches: Patches, zero: Zero) -> None:
+def _install_clocks(patches: Patches, zero: _Zero) -> None:
     """Let members read virtual time, by whatever name they call the clocks."""
     found: dict[str, Callable[..., Any]] = {"sleep": _sleep, "ctime": _ctime, "asctime": _asctime}
     for name in ("monotonic", "perf_counter"):
@@ -428,7 +428,7 @@ def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:
     return read
 
 
-class WallClock:
+class _WallClock:
     """The date, by time-machine."""
 
     def __init__(self) -> None:
@@ -438,7 +438,7 @@ class WallClock:
         self._machine = time_machine
         self._travel: Any = None
 
-    def install(self, zero: Zero) -> None:
+    def install(self, zero: _Zero) -> None:
         """Let members read the virtual date, and everybody else the real one."""
         real = self._machine.escape_hatch.time.time_ns
 
