@@ -101,6 +101,7 @@ _SAYS_CHAOS = (
     rb"|\bchaos(_monkey|_proxy|_responses|_schedules)?\s*[,:=)]"
     rb"|\b(usefixtures|getfixturevalue)\(.*[\"']chaos"
 )
+_IN_FLAGS = ("chaos", "resilience", "virtual-time", "no-prune")
 _MARKS = frozenset(  # of tests that ask for something, or for nothing in a wrong way
     {"chaos", "chaos_explore", "chaos_replay", "no_chaos", "resilience", "virtual_time"}
 )
@@ -359,7 +360,7 @@ def _has_hooks(config: pytest.Config) -> bool:
 
 def _may_be_a_flag(arg: str) -> bool:
     if arg.startswith("--"):
-        return "chaos" in arg or "resilience" in arg or "virtual-time" in arg or arg == "--help"
+        return arg == "--help" or any(each in arg for each in _IN_FLAGS)
     return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 

@@ -116,6 +116,7 @@ def prepare(
     """
     from pytest_resilience.plugin.markers import check_expectation
     from pytest_resilience.plugin.markers import check_marks
+    from pytest_resilience.plugin.markers import raise_problems
 
     if not names.isdisjoint({"resilience", "no_chaos"}):
         check_marks(config, items, check_expectation)
@@ -128,6 +129,10 @@ def prepare(
 
         check_marks(config, items, check_mark)
         register(config, session_of(config), own_chaos=_OWN_CHAOS)
+    if "chaos_explore" not in names and config.pluginmanager.has_plugin(_SESSION):
+        from pytest_resilience.plugin.exploration.settings import ignored_flags
+
+        raise_problems(config, items, ignored_flags(config))
     adapters: list[Any] = getattr(config.hook, "pytest_resilience_adapters", list)()
     if adapters:
         from pytest_resilience.plugin.newhooks import add_readers

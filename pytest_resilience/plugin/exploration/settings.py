@@ -33,6 +33,7 @@ from pytest_resilience.plugin.markers import DEADLINE
 from pytest_resilience.plugin.markers import Expectation
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
+from pytest_resilience.plugin.options import times_typed
 
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Oracle",
     "Plan",
     "explores",
+    "ignored_flags",
     "plan_of",
     "read_settings",
     "replays_of",
@@ -51,6 +53,7 @@ _DEPTH, _RUNS, USUAL_DEADLINE = 2, 200, 10.0  # where nothing else is said
 _MOST_DEPTH = 4
 _TIMES = re.compile(r"(\d{1,6})x")
 _USUAL_TIMES, _USUAL_LEAST = 4, 20  # calls, of those without faults, and in any case
+_ONLY_EXPLORING: Final = ("chaos-explore-budget", "no-prune")  # the flags that say how
 _EXPLORE_KEYS: Final = (
     "faults", "depth", "allowed", "invariant", "probe", "deadline", "max_calls", "budget",
 )  # fmt: skip
@@ -88,6 +91,22 @@ def explores(config: pytest.Config) -> bool:
     """Whether a flag asks for an exploration, or for what one has found."""
     settings = ExploreSettings.of(config)
     return settings.suite or settings.replay is not None or settings.file is not None
+
+
+def ignored_flags(config: pytest.Config) -> list[str]:
+    """What is wrong with typed flags that say how to explore, where no selected test asks for it.
+
+    `addopts` may have them for the runs in which tests are explored.
+    """
+    settings = ExploreSettings.of(config)
+    if settings.suite:
+        return []
+    return [
+        f"{option_name(config, flag)} needs {option_name(config, 'chaos-explore')}, or a test that "
+        "is marked chaos_explore: without them nothing is explored"
+        for flag in _ONLY_EXPLORING
+        if times_typed(config, flag)
+    ]
 
 
 def read_settings(config: pytest.Config, profiles: Iterable[Profile]) -> ExploreSettings:

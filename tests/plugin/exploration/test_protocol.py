@@ -994,6 +994,38 @@ def test_what_makes_no_sense_is_refused_before_a_test_runs(
     result.stderr.fnmatch_lines([told])
 
 
+@pytest.fixture
+def marked_and_unmarked(pytester: pytest.Pytester) -> pytest.Pytester:
+    unmarked = "def test_it(tmp_path): (tmp_path / 'a').touch()"
+    marked = f"import pytest\n@pytest.mark.chaos_explore\n{unmarked}"
+    pytester.makepyfile(test_marked=marked, test_unmarked=unmarked)
+    return pytester
+
+
+@pytest.mark.parametrize("arguments", [("--no-prune",), ("--chaos-explore-budget=5", "-n", "1")])
+def test_flags_that_say_how_to_explore_are_refused_where_nothing_is_explored(
+    marked_and_unmarked: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    result = run(marked_and_unmarked, *arguments, "test_unmarked.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    told = f"*{arguments[0].partition('=')[0]} needs --chaos-explore, or a test that is marked *"
+    result.stderr.fnmatch_lines([told])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--chaos-explore-budget=1", "test_marked.py"),
+        ("--no-prune", "test_marked.py"),
+        ("-o", "addopts=--chaos-explore-budget=1", "test_unmarked.py"),
+    ],
+)
+def test_flags_that_say_how_to_explore_are_taken_where_a_test_does_or_addopts_have_them(
+    marked_and_unmarked: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    run(marked_and_unmarked, *arguments).assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("mark", "told"),
     [
