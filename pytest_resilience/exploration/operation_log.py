@@ -186,7 +186,7 @@ class OperationLog:
 
         `place`: where in the user's code.
         """
-        if not self.is_open:
+        if not (self.is_open and fault_names(kind)):
             return
         others = self._others
         if self._names_at_once or (others is not None and others.may_go_first()) or in_a_loop():

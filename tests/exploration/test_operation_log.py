@@ -15,6 +15,7 @@ import pytest
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import WRITE
@@ -23,6 +24,7 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.possible_faults import CANCEL
+from pytest_resilience.chaos.types.files import FILE_KINDS
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
@@ -193,6 +195,13 @@ def test_what_is_done_with_files_before_and_after_is_not_the_tests_own() -> None
     log.is_open = False
     log.note_file(WRITE, ("/a",), "src/shop.py:7 in pay")
     assert points(log) == []
+
+
+def test_what_is_noted_of_a_file_that_nothing_can_happen_to_has_no_name() -> None:
+    log = log_of()
+    for kind in FILE_KINDS:
+        log.note_file(kind, ("/a",), "src/shop.py:7 in pay")
+    assert {each.point.site.kind for each in log.seen} == FILE_KINDS - {OPEN_IN_VAIN}
 
 
 def strikes(log: OperationLog, each: Operation) -> list[bool]:
