@@ -27,7 +27,6 @@ GROUND = frozenset(
         "deaf_sockets",
         "errors",
         "events",
-        "import_hook",
         "locks",
         "patching",
         "poll_objects",

@@ -20,7 +20,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
-from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
 
 

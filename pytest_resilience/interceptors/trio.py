@@ -25,8 +25,8 @@ from pytest_resilience.chaos.cancelling import note_scope
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.types.callers import Cancellation
-from pytest_resilience.import_hook import LibraryPatches
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patching import LibraryPatches
 from pytest_resilience.patching import Patches
 from pytest_resilience.stacks import is_library
 

@@ -26,7 +26,7 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import LeakedThreadsError
-from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.members import Order
 from pytest_resilience.virtual_time.members import RunQueue

@@ -25,8 +25,8 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
-from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.children.parent import Starts
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.seeds import derive
 
 

@@ -34,10 +34,10 @@ from pytest_resilience.chaos.forked_children import Pages
 from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.interceptors.children.folder import add_hook
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
 
 

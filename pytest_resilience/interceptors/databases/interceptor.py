@@ -12,12 +12,12 @@ from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.database import DatabaseFailure
-from pytest_resilience.import_hook import LibraryPatches
 from pytest_resilience.interceptors.databases.driver import DATABASE_KINDS
 from pytest_resilience.interceptors.databases.driver import DriverHooks
 from pytest_resilience.interceptors.databases.driver import Injection
 from pytest_resilience.interceptors.databases.driver import hooked
 from pytest_resilience.interceptors.databases.driver import hooked_async
+from pytest_resilience.patching import LibraryPatches
 from pytest_resilience.patching import Patches
 
 

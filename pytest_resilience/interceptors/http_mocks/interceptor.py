@@ -31,12 +31,12 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.import_hook import LibraryPatches
 from pytest_resilience.interceptors.http_mocks.httpx_mocks import install_pytest_httpx
 from pytest_resilience.interceptors.http_mocks.httpx_mocks import install_respx
 from pytest_resilience.interceptors.http_mocks.in_process_apps import IN_PROCESS
 from pytest_resilience.interceptors.http_mocks.requests_mocks import install_requests_mock
 from pytest_resilience.interceptors.http_mocks.requests_mocks import install_responses
+from pytest_resilience.patching import LibraryPatches
 
 
 __all__ = ["HttpMockInterceptor"]

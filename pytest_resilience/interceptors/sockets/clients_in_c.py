@@ -21,8 +21,8 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Observer
 from pytest_resilience.patching import Patches
 

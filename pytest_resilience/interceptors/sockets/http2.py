@@ -31,7 +31,6 @@ from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.parsing.http_requests import read_pairs
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -45,6 +44,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
 
 

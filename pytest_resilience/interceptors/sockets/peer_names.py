@@ -30,10 +30,10 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.parsing.http_requests import REQUEST_LINE
 from pytest_resilience.clock import running_loop
-from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
+from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
 
 
