@@ -194,7 +194,7 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
         fault=experiment.fault_text,
         target=experiment.target_text,
         why=NeverFired.NOT_CHOSEN,
-        chose=str(experiment.trigger),
+        chose=experiment.triggers_text,
         seen=counted_operations(active_experiment),
         advice="Choose some of these, which pytest --chaos-operations shows for any test, or say "
         "must_fire=False if firing is not what you test.",
@@ -275,7 +275,7 @@ def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:
     counted = active_experiment.counted
     if counted is None:
         return ()
-    by_time = goes_by_time(active_experiment.experiment.trigger)
+    by_time = goes_by_time(active_experiment.experiment.triggers)
     return counted.lines(active_experiment.matched, with_times=by_time)
 
 
@@ -295,7 +295,7 @@ def missed_by_chance(active_experiment: ActiveExperiment) -> list[str]:
     """A line about the operations that chance, and nothing else, kept it from hitting."""
     experiment, matched = active_experiment.experiment, active_experiment.matched
     missed = matched - active_experiment.hits
-    if not missed or not is_left_to_chance(experiment.trigger):
+    if not missed or not is_left_to_chance(experiment.triggers):
         return []
     which = f"{missed} of {matched} operations"
     return [f"{experiment.name}: by chance it spared {which}{chance_of(active_experiment)}"]
@@ -303,8 +303,9 @@ def missed_by_chance(active_experiment: ActiveExperiment) -> list[str]:
 
 def chance_of(active_experiment: ActiveExperiment) -> str:
     """How likely a hit was, and what leaves nothing to chance; "" where nothing was left to it."""
-    trigger = active_experiment.experiment.trigger
-    return f" ({trigger}); rate=1 hits them all" if is_left_to_chance(trigger) else ""
+    experiment = active_experiment.experiment
+    by_chance = is_left_to_chance(experiment.triggers)
+    return f" ({experiment.triggers_text}); rate=1 hits them all" if by_chance else ""
 
 
 def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:

@@ -185,13 +185,13 @@ class ActiveExperiment:
         self.experiment = experiment
         self.must_fire = must_fire
         self.started_at = started_at
-        numbered = experiment.names_connections or chooses(experiment.trigger)
+        numbered = experiment.names_connections or chooses(experiment.triggers)
         connections = ConnectionNumbers(experiment) if numbered else None
         shown = numbered or experiment.awaits
         self.counted = CountedOperations(connections) if shown else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
-        self.counts = SharedCounts(in_total=goes_by_number(experiment.trigger))
+        self.counts = SharedCounts(in_total=goes_by_number(experiment.triggers))
         self._clock = clock
         self._on_stop = on_stop
         self._draws = Stream(seed)
@@ -236,7 +236,7 @@ class ActiveExperiment:
         if not self.matched:
             return True
         experiment = self.experiment
-        by_chance = is_left_to_chance(experiment.trigger)
+        by_chance = is_left_to_chance(experiment.triggers)
         return not (self.hits or experiment.is_nothing or by_chance)
 
     @property
@@ -319,10 +319,11 @@ class ActiveExperiment:
             self.unmatched.note(operation)
             return ()
         number = self.counts.add(matched=1)
-        elapsed, trigger = now - self.started_at, experiment.trigger
+        elapsed = now - self.started_at
         if counted is not None and (numbers is not None or not self.counts.has_hit):
             counted.note(number, operation, elapsed)
-        if experiment.is_nothing or not trigger.hits(number, elapsed, self._draws):
+        chosen = all(each.hits(number, elapsed, self._draws) for each in experiment.triggers)
+        if experiment.is_nothing or not chosen:
             return ()
         if experiment.varies:
             # A stream of its own: which operations are hit does not depend on how long delays are.

@@ -31,7 +31,6 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
-from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Between
 from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.triggers import Trigger
@@ -137,7 +136,7 @@ class ChaosExperiment(ExperimentConstructor):
         self._set("target_services", _services(kind, target_services))
         self._set("parameters", tuple(parsed.items()))
         self._set("services", ())
-        _ = self.faults, self.trigger  # raise for parameters that contradict each other
+        _ = self.faults, self.triggers  # raise for parameters that contradict each other
         self._check_window()
         if self.names_connections and self.kinds == {RESOLVE}:
             raise ConfigurationError(
@@ -204,9 +203,9 @@ class ChaosExperiment(ExperimentConstructor):
 
         Unchanged where `rate` or `intensity` is given, or another parameter chooses operations.
         """
-        if vars(self)["_share_was_given"] or not is_left_to_chance(self.trigger):
+        if vars(self)["_share_was_given"] or not is_left_to_chance(self.triggers):
             return self
-        return self._changed("trigger", parameters=(*self.parameters, ("rate", 1.0)))
+        return self._changed("triggers", parameters=(*self.parameters, ("rate", 1.0)))
 
     def counting_only(self) -> ChaosExperiment:
         """This experiment, started for certain, which counts what it matches and hits nothing."""
@@ -214,15 +213,15 @@ class ChaosExperiment(ExperimentConstructor):
 
     def triggered_by(self, trigger: Trigger) -> ChaosExperiment:
         """This experiment, started for certain, which hits what `trigger` says."""
-        # The trigger is where its property keeps it.
-        return self._changed(probability=1.0, trigger=trigger)
+        # They are where their property keeps them.
+        return self._changed(probability=1.0, triggers=(trigger,))
 
     @staticmethod
     def observing(name: str, kinds: frozenset[str]) -> ChaosExperiment:
         """One that matches every operation of these kinds, and does nothing to any."""
         made = ChaosExperiment(name, ChaosType.NETWORK_LATENCY, 1.0, math.inf, children=False)
         # They are where their properties keep them.
-        vars(made).update(faults=(Observation(of=kinds),), trigger=Always())
+        vars(made).update(faults=(Observation(of=kinds),), triggers=())
         for derived in ("kinds", "is_nothing", "only_observes"):
             vars(made).pop(derived, None)
         return made
@@ -311,7 +310,7 @@ class ChaosExperiment(ExperimentConstructor):
     @property
     def hits_all(self) -> bool:
         """Whether it happens to all that it matches, for its whole time or within its window."""
-        return isinstance(self.trigger, (Always, Between))
+        return all(isinstance(each, Between) for each in self.triggers)
 
     @cached_property
     def varies(self) -> bool:
@@ -319,9 +318,14 @@ class ChaosExperiment(ExperimentConstructor):
         return any(fault.varies for fault in self.faults)
 
     @cached_property
-    def trigger(self) -> Trigger:
-        """Chooses which of the matching operations are hit."""
-        return self.schema.trigger(dict(self.parameters), self.intensity)
+    def triggers(self) -> tuple[Trigger, ...]:
+        """Choose which of the matching operations are hit: those that each of them hits."""
+        return self.schema.triggers(dict(self.parameters), self.intensity)
+
+    @property
+    def triggers_text(self) -> str:
+        """Which of the matching operations are hit, for people."""
+        return ", ".join(map(str, self.triggers)) or "always"
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -440,7 +444,7 @@ class ChaosExperiment(ExperimentConstructor):
     def _text(self) -> str:
         if all(isinstance(fault, Pressure) for fault in self.faults):
             return f"{self.name}: {self.fault_text}"
-        which = "" if self.trigger == Never() else f", {self.trigger}"
+        which = "" if Never() in self.triggers else f", {self.triggers_text}"
         return f"{self.name}: {self.fault_text}{which}, target {self.target_text}"
 
 

@@ -1,11 +1,13 @@
 """Which of the matching operations a fault happens to.
 
 A trigger is a pure function of the operation's number (1, 2, 3 … as matched by its
-experiment), the seconds since the experiment started, and a seeded stream.
+experiment), the seconds since the experiment started, and a seeded stream. Where an experiment has
+several, each of them has to hit; without one every operation is hit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +15,8 @@ from pytest_resilience.seeds import Stream
 
 
 __all__ = [
-    "All", "Always", "Between", "Every", "First", "From", "Never", "Nth", "Rate", "Trigger",
-    "chooses", "goes_by_number", "goes_by_time", "is_left_to_chance",
+    "Between", "Every", "First", "From", "Never", "Nth", "Rate", "Trigger", "chooses",
+    "goes_by_number", "goes_by_time", "is_left_to_chance",
 ]  # fmt: skip
 
 
@@ -22,17 +24,6 @@ class Trigger(Protocol):
     """Decides; see the module."""
 
     def hits(self, number: int, elapsed: float, stream: Stream) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Always:
-    """Every operation."""
-
-    def hits(self, number: int, elapsed: float, stream: Stream) -> bool:  # noqa: ARG002
-        return True
-
-    def __str__(self) -> str:
-        return "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,40 +116,21 @@ class Between:
         return f"from {self.start:g} s to {self.end:g} s"
 
 
-@dataclass(frozen=True, slots=True)
-class All:
-    """Where every one of several triggers hits."""
-
-    triggers: tuple[Trigger, ...]
-
-    def hits(self, number: int, elapsed: float, stream: Stream) -> bool:
-        return all(trigger.hits(number, elapsed, stream) for trigger in self.triggers)
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.triggers))
+def is_left_to_chance(triggers: Sequence[Trigger]) -> bool:
+    """Whether the seed decides which operations they hit."""
+    return any(isinstance(each, Rate) for each in triggers)
 
 
-def is_left_to_chance(trigger: Trigger) -> bool:
-    """Whether the seed decides which operations it hits."""
-    if isinstance(trigger, All):
-        return any(map(is_left_to_chance, trigger.triggers))
-    return isinstance(trigger, Rate)
+def chooses(triggers: Sequence[Trigger]) -> bool:
+    """Whether it is for certain which operations they hit, and not every one of them."""
+    return bool(triggers) and not is_left_to_chance(triggers)
 
 
-def chooses(trigger: Trigger) -> bool:
-    """Whether it is for certain which operations it hits, and not every one of them."""
-    return not is_left_to_chance(trigger) and not isinstance(trigger, Always)
+def goes_by_number(triggers: Sequence[Trigger]) -> bool:
+    """Whether it matters to them which operation of all it is."""
+    return any(isinstance(each, (Nth, First, From, Every)) for each in triggers)
 
 
-def goes_by_number(trigger: Trigger) -> bool:
-    """Whether it matters to it which operation of all it is."""
-    if isinstance(trigger, All):
-        return any(map(goes_by_number, trigger.triggers))
-    return isinstance(trigger, (Nth, First, From, Every))
-
-
-def goes_by_time(trigger: Trigger) -> bool:
-    """Whether it matters to it when an operation is done."""
-    if isinstance(trigger, All):
-        return any(map(goes_by_time, trigger.triggers))
-    return isinstance(trigger, Between)
+def goes_by_time(triggers: Sequence[Trigger]) -> bool:
+    """Whether it matters to them when an operation is done."""
+    return any(isinstance(each, Between) for each in triggers)

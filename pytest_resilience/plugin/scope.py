@@ -182,7 +182,7 @@ class ExperimentLog:
 
 def _counted(active_experiment: ActiveExperiment) -> tuple[str, ...]:
     """What is shown of an experiment that only counts."""
-    only_counts = active_experiment.experiment.trigger == Never()
+    only_counts = Never() in active_experiment.experiment.triggers
     return counted_operations(active_experiment) if only_counts else ()
 
 

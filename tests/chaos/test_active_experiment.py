@@ -66,6 +66,12 @@ def test_each_hit_knows_its_number() -> None:
     assert hits[1][0].fault == running.experiment.faults[0]
 
 
+def test_where_several_triggers_choose_each_has_to() -> None:
+    running = active_experiment(from_nth=3, every=2, first=7)
+    hits = chain.from_iterable(running.decide(operation(), 100.0) for _ in range(10))
+    assert [hit.number for hit in hits] == [4, 6]
+
+
 def test_time_counts_from_its_start() -> None:
     running = active_experiment(between="1s..2s")
     assert [bool(running.decide(operation(), at)) for at in (100.5, 101.0, 102.0)] == [

@@ -47,7 +47,7 @@ def test_each_is_made_by_an_experiment_that_hits_the_kind_here_and_always(
 ) -> None:
     experiment = fault.experiment("it", "stock")
     assert kind in experiment.kinds
-    assert str(experiment.trigger) == "always"
+    assert experiment.triggers_text == "always"
     assert not experiment.reaches_children
     assert fault_named(kind, fault.name) is fault
 

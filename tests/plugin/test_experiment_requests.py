@@ -10,7 +10,6 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
-from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Rate
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.catalog import SCHEMAS
@@ -29,11 +28,11 @@ CHOSEN = [each for each in ChaosType if any(p.name == "rate" for p in SCHEMAS[ea
 FAILURES = [each for each in CHOSEN if each.value.endswith("_failure")]
 
 
-def trigger(
+def triggers(
     kind: Any, requested_by: RequestedBy, defaults: Defaults | None = None, **given: Any
 ) -> object:
     defaults = defaults or Defaults()
-    return from_parameters(kind, given, defaults, requested_by=requested_by).experiment.trigger
+    return from_parameters(kind, given, defaults, requested_by=requested_by).experiment.triggers
 
 
 @pytest.mark.parametrize("requested_by", ["marker", "fixture"])
@@ -42,8 +41,8 @@ def test_asked_for_in_a_test_it_happens_every_time(
     kind: ChaosType, requested_by: RequestedBy
 ) -> None:
     required = REQUIRED.get(kind, {})
-    assert trigger(kind, requested_by, **required) == Always()
-    assert trigger(ChaosExperiment("x", kind, **required), requested_by) == Always()
+    assert triggers(kind, requested_by, **required) == ()
+    assert triggers(ChaosExperiment("x", kind, **required), requested_by) == ()
 
 
 @pytest.mark.parametrize("requested_by", ["marker", "fixture"])
@@ -52,10 +51,12 @@ def test_unless_it_is_said_how_often(kind: ChaosType, requested_by: RequestedBy)
     required = REQUIRED.get(kind, {})
     ways: list[dict[str, Any]] = [{"rate": 0.3}, {"intensity": 0.3}]
     for said in ways:
-        assert trigger(kind, requested_by, **said, **required) == Rate(0.3)
-        assert trigger(ChaosExperiment("x", kind, **said, **required), requested_by) == Rate(0.3)
-    assert trigger(kind, requested_by, Defaults(intensity=0.2), **required) == Rate(0.2)
-    assert trigger(kind, requested_by, Defaults(intensity=0.2), rate=0.3, **required) == Rate(0.3)
+        assert triggers(kind, requested_by, **said, **required) == (Rate(0.3),)
+        by_experiment = ChaosExperiment("x", kind, **said, **required)
+        assert triggers(by_experiment, requested_by) == (Rate(0.3),)
+    assert triggers(kind, requested_by, Defaults(intensity=0.2), **required) == (Rate(0.2),)
+    defaults = Defaults(intensity=0.2)
+    assert triggers(kind, requested_by, defaults, rate=0.3, **required) == (Rate(0.3),)
 
 
 @pytest.mark.parametrize("requested_by", ["flag", "profile", "monkey"])
@@ -63,15 +64,15 @@ def test_unless_it_is_said_how_often(kind: ChaosType, requested_by: RequestedBy)
 def test_asked_for_all_tests_the_intensity_says_how_often(
     kind: ChaosType, requested_by: RequestedBy
 ) -> None:
-    assert trigger(kind, requested_by, **REQUIRED.get(kind, {})) == Rate(0.5)
+    assert triggers(kind, requested_by, **REQUIRED.get(kind, {})) == (Rate(0.5),)
 
 
 def test_through_a_proxy_it_happens_every_time_too() -> None:
     with ChaosProxy("127.0.0.1:1") as proxy:
         with proxy.inject("network_failure", mode="reset", must_fire=False) as reset:
-            assert reset.experiment.trigger == Always()
+            assert reset.experiment.triggers == ()
         with proxy.inject("network_failure", mode="reset", rate=0.5, must_fire=False) as half:
-            assert half.experiment.trigger == Rate(0.5)
+            assert half.experiment.triggers == (Rate(0.5),)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -335,7 +336,7 @@ def test_each_that_comes_with_the_package_says_how_much(
     assert profile.description
     for each in profile.experiments:
         assert "intensity" not in each.parameters
-        assert not is_left_to_chance(each.make().trigger), each.name
+        assert not is_left_to_chance(each.make().triggers), each.name
         delays = {"delay", "bandwidth"} & each.parameters.keys()
         assert delays or each.kind not in {"network_latency", "database_slowdown"}
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 from typing import Final
 
-from pytest_resilience.chaos import triggers
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.operation import CALL
@@ -36,6 +35,13 @@ from pytest_resilience.chaos.parsing.quantities import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import make_distribution
 from pytest_resilience.chaos.parsing.targets import parse_targets
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.triggers import Between
+from pytest_resilience.chaos.triggers import Every
+from pytest_resilience.chaos.triggers import First
+from pytest_resilience.chaos.triggers import From
+from pytest_resilience.chaos.triggers import Nth
+from pytest_resilience.chaos.triggers import Rate
+from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -129,7 +135,7 @@ class TypeSchema:
         ]
         return f", which is for {', '.join(having)}" if having else nearest(name, allowed)
 
-    def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
+    def triggers(self, given: Mapping[str, Any], intensity: float) -> tuple[Trigger, ...]:
         """Which operations are hit, from parsed parameters.
 
         Raises ConfigurationError for parameters that no operation can fulfil together.
@@ -138,13 +144,11 @@ class TypeSchema:
         # Who chooses operations wants each of them hit.
         usual = 1.0 if _CHOOSING & given.keys() else self.rate(given, intensity)
         rate = given.get("rate", usual)
-        chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
+        chosen: list[Trigger] = [] if rate == 1 else [Rate(rate)]
         chosen += [make(given[name]) for name, make in _COUNTED.items() if name in given]
         if "between" in given:
-            chosen.append(triggers.Between(*given["between"]))
-        if len(chosen) > 1:
-            return triggers.All(tuple(chosen))
-        return chosen[0] if chosen else triggers.Always()
+            chosen.append(Between(*given["between"]))
+        return tuple(chosen)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -166,11 +170,11 @@ _LONGEST_NAME = 100
 _LEAST_PART = 4  # letters of a name that somebody has remembered
 _MOST_NAMES = 1000
 
-_COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
-    "nth": triggers.Nth,
-    "first": triggers.First,
-    "from_nth": triggers.From,
-    "every": triggers.Every,
+_COUNTED: dict[str, Callable[[int], Trigger]] = {
+    "nth": Nth,
+    "first": First,
+    "from_nth": From,
+    "every": Every,
 }
 _CHOOSING = frozenset({*_COUNTED, "between"})
 

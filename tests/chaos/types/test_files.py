@@ -161,9 +161,9 @@ def test_how_much_is_written(wanted: int | None, size: int, short: int, torn: in
 
 
 def test_intensity_is_the_rate() -> None:
-    assert str(failure(intensity=0.3).trigger) == "rate 0.3"
-    assert str(failure(intensity=1).trigger) == "always"
-    assert str(failure(rate=1, nth=3).trigger) == str(failure(intensity=1, nth=3).trigger)
+    assert failure(intensity=0.3).triggers_text == "rate 0.3"
+    assert failure(intensity=1).triggers_text == "always"
+    assert failure(rate=1, nth=3).triggers == failure(intensity=1, nth=3).triggers
 
 
 def test_delays_can_differ() -> None:
