@@ -408,9 +408,17 @@ class ResponseStream:
         if not self.begun:
             if now < due and self.effect.left():
                 return WaitUntil(due)
-            # A client that comes later than `due` would find all of it carried, and it is the
-            # line that it came to test: nothing is carried before the client asks.
-            self._begin(now if first else due)
+            self.begun = True
+            if self.effect.left():
+                # A client that comes later than `due` would find all of it carried, and it is the
+                # line that it came to test: nothing is carried before the client asks.
+                self._prepare(now if first else due)
+                if isinstance(self._line, _Line):
+                    self.effect.happen(PACED)
+            if self.content is not None:
+                self._update(self.content)
+            else:
+                self.is_unchanged = self._line is None
         if self.content is not None and (end := self._end(self.content)) is not None:
             return end
         if now < since and self.effect.left():
@@ -429,18 +437,6 @@ class ResponseStream:
             # What the peer goes on to send was not taken, so the connection cannot go on with it.
             return WaitUntil(math.inf) if self.effect.left() else ResetConnection()
         return ReadReplacement() if self.is_replaced else None
-
-    def _begin(self, line_free: float) -> None:
-        """The wait for the response is over, because it is due or the experiments have ended."""
-        self.begun = True
-        if self.effect.left():
-            self._prepare(line_free)
-            if isinstance(self._line, _Line):
-                self.effect.happen(PACED)
-        if self.content is not None:
-            self._update(self.content)
-        else:
-            self.is_unchanged = self._line is None
 
     def _prepare(self, line_free: float) -> None:
         """Make what changes its bytes, and what carries them, unless they go on."""

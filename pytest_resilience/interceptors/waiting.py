@@ -42,8 +42,8 @@ _APART = 1.0  # seconds between the time of a loop and the machine's, where one 
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
 _SPIN = 0.0001  # seconds: even the shortest sleep takes that long, so the rest is spun
 _NAP = 1e-6  # seconds: the others go on meanwhile
+_LOOK = 2e-8  # seconds that it takes at least to look at the time
 _HEAD_START = 0.0002  # seconds
-_MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
 
 
 def head_start() -> float:
@@ -67,8 +67,7 @@ def wait_for_change(changed: threading.Condition, rest: float) -> None:
     else:
         changed.release()
         try:
-            due = MACHINE_CLOCK.monotonic() + rest
-            _sleep_exactly(MACHINE_CLOCK, MACHINE_CLOCK.sleep, due, rest)
+            wait(MACHINE_CLOCK, rest, lambda: math.inf)
         finally:
             changed.acquire()
 
@@ -96,11 +95,11 @@ def wait(
     sleep = clock.sleep if ended is None or not is_machine else ended.wait
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)
-        if is_machine and step == rest:
-            _sleep_exactly(clock, sleep, started + seconds, rest)
-        else:
+        if is_machine and step == rest:  # nearly all of that, then yield to others, then spin
+            step = max(rest - _LATE, _NAP) if rest > _SPIN else 0.0
+        if step:
             sleep(step)
-        rest = min(rest - step, started + seconds - clock.monotonic())
+        rest = min(rest - (step or _LOOK), started + seconds - clock.monotonic())
     return clock.monotonic() - started
 
 
@@ -110,19 +109,6 @@ def _sleep_in_one(
     with experiment_ends.watched(exact.wake):
         while (seconds := rest()) > 0 and not (ended is not None and ended.is_set()):
             exact.sleep(seconds)
-
-
-def _sleep_exactly(clock: Clock, sleep: Callable[[float], object], due: float, rest: float) -> None:
-    """Sleep for nearly the `rest`, then yield to other threads, then spin until it is `due`."""
-    if rest > _LATE:
-        sleep(rest - _LATE)
-    for _ in range(_MOST_YIELDS):
-        if due - clock.monotonic() <= _SPIN:
-            break
-        sleep(_NAP)
-    for _ in range(_MOST_SPINS):
-        if clock.monotonic() >= due:
-            return
 
 
 async def wait_async(clock: Clock, seconds: float, left: Callable[[], float]) -> float:

@@ -289,14 +289,13 @@ class Exchange:
             if effect is None:
                 raise LeftToMock
             self._stream = ResponseStream(effect)
-        stream = self._stream
+        stream, now = self._stream, self._peer.clock.monotonic()
         while not (ready := self._head.read(size)):
             available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
-            now = self._peer.clock.monotonic()
             step = stream.next(available, now)
             if isinstance(step, WaitUntil):
                 yield Hold(stream.effect, step.due - now)
-                stream.waited(step.due)
+                now = step.due  # as far as the client's timeout and the clock let it come
             elif isinstance(step, ResetConnection):
                 raise os_error(errno.ECONNRESET)
             elif isinstance(step, CloseConnection):

@@ -152,10 +152,9 @@ class AsyncioReceiver:
         peeks = not call.is_plain and flags_of(call) & socket.MSG_PEEK  # which no transport does
         if inbound.ended.is_set() or peeks or (needs_response and not effects.readable(sock, 0)):
             return call()  # only what is there is a response, unless nobody takes any
-        self._begin(connection, protocol)
+        now = self._begin(connection, protocol)
         stream = inbound.stream
         if stream is not None:
-            now = self._engine.clock.monotonic()
             there = 0 if stream.effect.pace is None else effects.available(sock)
             match stream.next(there, now):
                 case WaitUntil(due):
@@ -196,28 +195,32 @@ class AsyncioReceiver:
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)
 
-    def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
-        """Something has come: if it begins a response, what happens to that?"""
+    def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> float:
+        """Something has come: if it begins a response, what happens to that?
+
+        Returns when the client is told of it, in monotonic seconds: now, or later, if `protocol`
+        holds back what comes.
+        """
         turn, inbound = connection.turn, connection.inbound
-        stream = inbound.stream
+        stream, now = inbound.stream, self._engine.clock.monotonic()
         if inbound.expected:
             inbound.expected = False
             if stream is not None and stream.due is not None:
-                return  # it needed none
+                return now  # it needed none
         elif not turn.receiving and not protocol.is_closing_tls:
             stream = self._decide(connection, protocol)
         elif inbound.tickets:
             inbound.tickets = False
         else:
-            return
+            return now
         if stream is None:
-            return
-        now = self._engine.clock.monotonic()
+            return now
         arrived = self._loops.iterations.arrival(protocol.loop, turn.sent_at, now)
         due = stream.arrive(arrived)
         if stream.effect.delay and stream.effect.pace is None:
             protocol.hold(stream, max(arrived, now - stream.effect.delay))
-            stream.waited(due)
+            return max(now, due)
+        return now
 
     def _decide(
         self,
