@@ -58,6 +58,7 @@ class ConnectionTable:
         targeted: those that an experiment has for a target, or may have, by descriptor.
         by_number: those that are used by the number of their descriptor alone.
         proxies: the connections that may be to a forward proxy.
+        experiments: those that are active, as far as it was told; None while it is closed.
     """
 
     def __init__(self, engine: Engine, names: HostNames) -> None:
@@ -67,7 +68,7 @@ class ConnectionTable:
         # Of those that were there before, with their ends: it takes long to find out.
         self._origins = weakref.WeakKeyDictionary[socket.socket, tuple[object, Origin]]()
         self._engine = engine
-        self._known: tuple[ActiveExperiment, ...] = ()
+        self.experiments: tuple[ActiveExperiment, ...] | None = ()
         self.by_number = SocketsByNumber()
         self._pairs = EmulatedSocketPairs[TcpConnection]()
         self.proxies = ForwardProxies[TcpConnection](names)
@@ -79,6 +80,15 @@ class ConnectionTable:
     def names(self) -> HostNames:
         """What is known of host names."""
         return self.proxies.names
+
+    def open(self) -> None:
+        """Operations are intercepted from now on."""
+        self.forget()  # a thread may have looked while it was closed
+        self.experiments = ()
+
+    def close(self) -> None:
+        """No operation is intercepted any more: there is nobody who has to know a connection."""
+        self.experiments = None
 
     def opened(self, sock: socket.socket, address: Any) -> TcpConnection | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
@@ -127,15 +137,23 @@ class ConnectionTable:
                     each.number, each.stale = 0, True
 
     def of(self, sock: socket.socket, kind: str) -> TcpConnection | None:
-        """The connection of a socket that is about to do `kind`; None if it has none of TCP."""
-        connection = self._by_descriptor.get(sock.fileno())
-        if connection is None or connection.owner() is not sock:
-            with self._lock:  # a reader and a sender may be the first at the same time
-                connection = self._by_descriptor.get(sock.fileno())
-                if connection is None or connection.owner() is not sock:
-                    connection = self._adopt(sock, connection)
-        if connection is not None and connection.stale:
-            self._target(sock, connection, kind)
+        """The connection of a socket that is about to do `kind`; None if it has none of TCP.
+
+        None for an odd object too, and while this is closed.
+        """
+        if self.experiments is None:
+            return None
+        try:
+            connection = self._by_descriptor.get(sock.fileno())
+            if connection is None or connection.owner() is not sock:
+                with self._lock:  # a reader and a sender may be the first at the same time
+                    connection = self._by_descriptor.get(sock.fileno())
+                    if connection is None or connection.owner() is not sock:
+                        connection = self._adopt(sock, connection)
+            if connection is not None and connection.stale:
+                self._target(sock, connection, kind)
+        except Exception:  # whatever is wrong about it, the real call will say so
+            return None
         return connection
 
     def sends(self, sock: socket.socket, connection: TcpConnection, message: object) -> None:
@@ -216,7 +234,7 @@ class ConnectionTable:
         with self._lock:
             self.passing.clear()
             self.by_number.passing.clear()
-            known, self._known = self._known, self._engine.active
+            known, self.experiments = self.experiments or (), self._engine.active
             self.targeted.clear()
             for descriptor, connection in [*self._by_descriptor.items()]:  # others add some
                 connection.stale = True
@@ -248,7 +266,6 @@ class ConnectionTable:
             self.targeted.clear()
             self._by_descriptor.clear()
             self.by_number.forget()
-            self._known = ()
             self._pairs = EmulatedSocketPairs[TcpConnection]()
             self.proxies.forget()
 

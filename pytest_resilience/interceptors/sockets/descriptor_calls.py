@@ -149,7 +149,7 @@ class DescriptorCalls:
         @functools.wraps(original)
         def sendfile(sock: Any, *args: Any, **named: Any) -> Any:
             __tracebackhide__ = True
-            or_none(self._connections.of, sock, SEND)
+            self._connections.of(sock, SEND)
             return original(sock, *args, **named)
 
         return sendfile
@@ -157,7 +157,7 @@ class DescriptorCalls:
     def _knowing_in_loop(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def sock_sendfile(loop: Any, sock: Any, *args: Any, **named: Any) -> Any:
-            or_none(self._connections.of, sock, SEND)
+            self._connections.of(sock, SEND)
             return original(loop, sock, *args, **named)
 
         return sock_sendfile

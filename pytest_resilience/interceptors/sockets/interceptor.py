@@ -110,7 +110,7 @@ class SocketInterceptor:
             each.import_hook.install()
 
     def refresh(self) -> None:
-        if self._socket_patches is not None:
+        if self._installed and self._socket_patches is not None:
             self._socket_patches.refresh()
 
     def remove(self) -> bool:
@@ -151,7 +151,6 @@ class SocketPatches:
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
-        self._installed = False
         self._connections = ConnectionTable(engine, names)
         self._resolution = NameResolution(engine, names, patches)
         self._connects = LoopConnects(engine, self._connections)
@@ -183,7 +182,7 @@ class SocketPatches:
         for connection in self._connections.all():
             self._receiver.give_up(connection)
         self._sender.partitions.remove()  # who sends meanwhile comes after what was kept
-        self._installed = False
+        self._connections.close()
         self._receiver.nonblocking.readiness.remove()
         self._datagrams.remove()
         self._outages.remove()
@@ -194,8 +193,7 @@ class SocketPatches:
 
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
-        self._connections.forget()  # a thread may have looked during the removal, and noted after
-        self._installed = True
+        self._connections.open()
         plain, accepting = socket_classes(), accepting_classes()
         encrypted = [tls.SSLSocket for tls in tls_modules()]
 
@@ -267,7 +265,7 @@ class SocketPatches:
 
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
-        connection = self._look(self._connections.of, sock, RECEIVE)
+        connection = self._connections.of(sock, RECEIVE)
         if connection is None:
             is_datagram = self._look(is_udp, sock)
             return self._datagrams.receive(sock, call) if is_datagram else call()
@@ -293,7 +291,7 @@ class SocketPatches:
 
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
-        connection = self._look(self._connections.of, sock, SEND)
+        connection = self._connections.of(sock, SEND)
         if connection is None and self._look(is_udp, sock):
             return self._datagrams.send(sock, call)
         if connection is None:
@@ -360,8 +358,8 @@ class SocketPatches:
             or_none(self._connections.connected, connection, sock)
 
     def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
-        """The result of `look`; None where it raises, on odd objects, or nothing is installed."""
-        if not self._installed:
+        """The result of `look`; None where it raises, on odd objects, or nothing is intercepted."""
+        if self._connections.experiments is None:
             return None
         try:
             return look(*args)
@@ -383,7 +381,7 @@ class SocketPatches:
     def _shake_hands(self, sock: ssl.SSLSocket, proceed: _Proceed) -> Any:
         """A round trip that happens within one call. What is there to receive comes after it."""
         __tracebackhide__ = True
-        connection = self._look(self._connections.of, sock, RECEIVE)
+        connection = self._connections.of(sock, RECEIVE)
         if connection is None or connection.untargeted or sock.gettimeout() == 0:
             return proceed()
         effect = self._engine.decide(connection.operation(HANDSHAKE))

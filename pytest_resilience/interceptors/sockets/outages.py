@@ -227,7 +227,7 @@ class Outages:
         sock = getattr(transport, "_sock", None)
         if sock is None or transport.is_closing():
             return None, None
-        return sock, or_none(self._connections.of, sock, RECEIVE)
+        return sock, self._connections.of(sock, RECEIVE)
 
     def _strike_late_waits(self, loop: Any) -> bool:
         """Strike tasks of the loop here that have come to wait, and have asked for nothing.

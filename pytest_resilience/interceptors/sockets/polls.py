@@ -186,8 +186,8 @@ class Polls:
 
     def meet(self, file: Any) -> None:
         """`file` is polled: know its connection, if it is one."""
-        if self._installed and is_a(file, KernelSocket):
-            or_none(self._connections.of, file, RECEIVE)
+        if is_a(file, KernelSocket):
+            self._connections.of(file, RECEIVE)
 
     def hear(self, file: Any) -> None:
         """`file` can be read, before anything was sent: who speaks first is no proxy."""

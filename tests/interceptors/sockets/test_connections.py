@@ -26,6 +26,7 @@ from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from tests.hostile_objects import Prickly
 
 
 ELSEWHERE = "elsewhere.example"
@@ -81,6 +82,21 @@ def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
         assert table.of(client, SEND) is connection
         assert id(client) in table.passing
     assert never_fired(elsewhere).seen
+
+
+@pytest.mark.parametrize("kind", [RECEIVE, SEND])
+def test_it_knows_nothing_of_an_odd_object_nor_of_any_while_it_is_closed(
+    engine: Engine, table: ConnectionTable, listener: socket.socket, kind: str
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    with socket.create_connection(listener.getsockname()) as client:
+        assert table.of(Prickly(), kind) is None  # type: ignore[arg-type]
+        table.close()
+        assert table.of(client, kind) is None
+        table.open()
+        connection = table.of(client, kind)
+        assert connection is not None
+        assert not connection.untargeted
 
 
 def test_what_has_become_a_target_passes_no_more(
