@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -104,12 +105,8 @@ class TcpDetails(NamedTuple):
     in_conversation: bool = False
 
 
-_connections = itertools.count(1)
-
-
-def new_connection() -> int:
-    """What tells one connection of this process from all others."""
-    return next(_connections)
+# What tells one connection of this process from all others.
+new_connection: Callable[[], int] = itertools.count(1).__next__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,19 +236,20 @@ class UnmatchedOperations:
             return
         if self._is_full:
             return
-        remark = operation.remark
+        remark, tcp = operation.remark, operation.tcp
         request: str | None = ""
-        if self._experiment.filters or operation.tcp.form == BODILESS:
+        if self._experiment.filters or tcp.form == BODILESS:
             remark, request = self._remark_on(operation), self._request_of(operation)
+        unwritable = "more of a response" if tcp.partial else "no HTTP" * tcp.other
         found = UnmatchedOperation(
             operation.kind,
             operation.target,
             operation.sql.statement[:_LONGEST],
             remark,
             operation.blocking,
-            operation.tcp.encrypted,
-            _remark_on_response(operation),
-            operation.tcp.form == FRAMED,
+            tcp.encrypted,
+            unwritable if operation.kind == RECEIVE else "",
+            tcp.form == FRAMED,
             operation.sql.conditions,
             request,
         )
@@ -356,13 +357,6 @@ class UnmatchedOperations:
         if not targets or len(self._kept) <= _MOST_NEAREST:
             return self.all[:_MOST_NEAREST]
         return _nearest(self.all, targets, _MOST_NEAREST, _likeness)
-
-
-def _remark_on_response(operation: Operation) -> str:
-    tcp = operation.tcp
-    if operation.kind != RECEIVE:
-        return ""
-    return "more of a response" if tcp.partial else "no HTTP" * tcp.other
 
 
 def _nearest(

@@ -89,8 +89,7 @@ class FakeSocket:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _decref_socketios(self) -> None:
-        """A file of it is closed, as `socket.SocketIO` tells."""
+    _decref_socketios = close  # `socket.SocketIO` tells that a file of it is closed
 
     def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
