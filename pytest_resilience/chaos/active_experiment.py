@@ -1,16 +1,22 @@
-"""An experiment while it runs: its counts, and what it decides for each operation."""
+"""An experiment while it runs: its counts, what it decides for each operation, and its end.
+
+Those who wait for it are told of an end, or a pause: there may be less to wait for. Whoever looks
+every so often needs none of it. But in virtual time each look is a jump.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
@@ -37,7 +43,10 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["ActiveExperiment", "ExpectedExperiments", "Hit", "SharedCounts"]
+__all__ = [
+    "ActiveExperiment", "ExpectedExperiments", "Hit", "SharedCounts", "ends_watched",
+    "tell_of_ends", "unwatch_ends", "watch_ends",
+]  # fmt: skip
 
 
 class SharedCounts:
@@ -277,12 +286,12 @@ class ActiveExperiment:
     @paused.setter
     def paused(self, paused: bool) -> None:
         self.counts.set_state(PAUSED, paused)
-        experiment_ends.tell()
+        tell_of_ends()
 
     def stop(self) -> None:
         """End it, in child processes as well; harmless when it has ended. A child ends its copy."""
         self.counts.set_state(STOPPED, True)
-        experiment_ends.tell()
+        tell_of_ends()
         self._on_stop(self)
 
     def left(self, now: float, *, transient: bool = False) -> float:
@@ -420,3 +429,37 @@ class ExpectedExperiments:
             not kinds.isdisjoint(each.kinds) and each.matches_target(operation, ahead=True)
             for each in self._all.values()
         )
+
+
+_watchers: dict[object, Callable[[], None]] = {}
+
+
+def tell_of_ends() -> None:
+    """Let all who wait look again."""
+    for look in [*_watchers.values()]:
+        look()
+
+
+def watch_ends(who: object, look: Callable[[], None]) -> None:
+    """Call `look` from now on, in whatever thread; it must not wait."""
+    _watchers[who] = look
+
+
+def unwatch_ends(who: object) -> None:
+    """Do so no more; harmless where nobody does."""
+    _watchers.pop(who, None)
+
+
+@contextmanager
+def ends_watched(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` while in the block."""
+    who = object()
+    watch_ends(who, look)
+    try:
+        yield
+    finally:
+        unwatch_ends(who)
+
+
+if hasattr(os, "register_at_fork"):  # nobody waits in a child
+    os.register_at_fork(after_in_child=_watchers.clear)

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
-from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.active_experiment import ends_watched
+from pytest_resilience.chaos.active_experiment import unwatch_ends
+from pytest_resilience.chaos.active_experiment import watch_ends
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -81,7 +83,7 @@ def wait(
     """Sleep until `seconds` have passed or none are `left()`; returns the seconds it took.
 
     Either may be infinite. Another thread can end it early: it sets `ended`, and tells of that by
-    `experiment_ends`. On a clock that stands still, as a frozen one does, it ends after as many
+    `tell_of_ends`. On a clock that stands still, as a frozen one does, it ends after as many
     slices as fit. In virtual time it is one sleep.
     """
     __tracebackhide__ = True
@@ -106,7 +108,7 @@ def wait(
 def _sleep_in_one(
     exact: ExactSleep, rest: Callable[[], float], ended: threading.Event | None
 ) -> None:
-    with experiment_ends.watched(exact.wake):
+    with ends_watched(exact.wake):
         while (seconds := rest()) > 0 and not (ended is not None and ended.is_set()):
             exact.sleep(seconds)
 
@@ -133,7 +135,7 @@ async def _sleep_in_one_task(rest: Callable[[], float]) -> None:
     def look() -> None:
         loop.call_soon_threadsafe(looks.set)
 
-    with experiment_ends.watched(look):
+    with ends_watched(look):
         while (seconds := rest()) > 0:
             looks.clear()
             with contextlib.suppress(TimeoutError):
@@ -279,12 +281,12 @@ class _Schedule:
     ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
-            experiment_ends.unwatch(self)
+            unwatch_ends(self)
             return None
         rest = self._waits[0][0] - now
         is_exact = MACHINE_CLOCK.is_exact
         if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
-            experiment_ends.watch(self, self._look_soon)
+            watch_ends(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE_IN_A_LOOP + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
@@ -306,7 +308,7 @@ class _Schedule:
                 return
         except RuntimeError:  # it was closed
             pass
-        experiment_ends.unwatch(self)
+        unwatch_ends(self)
 
     def _look(self) -> None:
         if self._handle is not None:

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Clock
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
+from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -132,7 +132,7 @@ def test_it_is_told_in_virtual_time_when_it_is_over(in_a_task: bool, seconds: fl
 
     def end() -> None:
         left[0] = 0
-        experiment_ends.tell()
+        tell_of_ends()
 
     with VirtualClock() as clock:
         timer = threading.Timer(10, end)

@@ -28,7 +28,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience import proc
-from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.active_experiment import ends_watched
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -281,7 +281,7 @@ def _wait_for_others(asked: Mapping[int, int], loud: _Early, rest: float) -> Non
         if MACHINE_CLOCK.is_exact:  # where each slice would be a jump
             ours, theirs = map(stack.enter_context, socket.socketpair())
             poll.register(ours.fileno(), _IN)
-            stack.enter_context(experiment_ends.watched(lambda: theirs.sendall(b".")))
+            stack.enter_context(ends_watched(lambda: theirs.sendall(b".")))
             poll.poll(None if seconds == math.inf else min(seconds, _MOST) * 1000)
         elif seconds >= _SHORT:
             poll.poll(int(seconds / _SHORT))

@@ -125,12 +125,13 @@ class Readiness:
         return held
 
     def release(self, connection: TcpConnection) -> None:
-        """Whoever uses the socket from now on polls no more, or uses another object for it."""
-        if connection not in self.held:
-            return
+        """Whoever uses the socket from now on polls no more, or uses another object for it.
+
+        For who has found it among those that are `held`.
+        """
         with self._changed:
             held = self.held.pop(connection, None)
-            if held is not None:
+            if held is not None:  # the watcher was not faster
                 held.end(self._clock.monotonic())
                 self._changed.notify()
 

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -237,7 +237,7 @@ class Receiver:
             connection.send_queue.ended.set()
         if not takes:
             connection.inbound.ended.set()
-        experiment_ends.tell()
+        tell_of_ends()
         if is_held and not takes:
             self.nonblocking.readiness.release(connection)
         if not takes:
@@ -366,14 +366,16 @@ class Receiver:
                     effects.hold_until(
                         sock, due, stream, since=since, ended=ended, asked_at=asked_at
                     )
-                    readiness.release(connection)
+                    if connection in readiness.held:
+                        readiness.release(connection)
                     if ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
                     # As far as the socket's timeout and the clock let it come.
                     now, since = due, clock.monotonic()
                 case ReadPeer(most):
-                    readiness.release(connection)  # it may have ended just now
+                    if connection in readiness.held:  # and has ended just now
+                        readiness.release(connection)
                     return most
                 case ReadReplacement():
                     inbound.unread = b""

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos import experiment_ends
+from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
@@ -412,7 +412,7 @@ class PartitionedSends:
             watcher, self._watcher = self._watcher, None
         if watcher is not None:
             self._over.set()
-            experiment_ends.tell()
+            tell_of_ends()
         self.flush_all()
         if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
             watcher.join(_PATIENCE)
@@ -440,7 +440,7 @@ class PartitionedSends:
 
     def _watch(self) -> None:
         """Have a thread see when it is over, where nobody else would."""
-        experiment_ends.tell()  # there may be less to wait for
+        tell_of_ends()  # there may be less to wait for
         with self._lock:
             if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
                 self._over = threading.Event()
