@@ -8,6 +8,7 @@ import threading
 import weakref
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -22,7 +23,6 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
-from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
@@ -36,6 +36,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_tried
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
+from pytest_resilience.interceptors.sockets.tcp_connection import Peer
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
@@ -98,10 +99,11 @@ class ConnectionTable:
         known = self.known(sock)  # a loop decides about it first, and then connects
         number = known.number if known and known.ends is None else new_connection()
         number = 0 if is_made_here(address) else number
-        connection = TcpConnection(sock, self.names.of(*address[:2]), number=number)
+        peer = Peer(self.names.of(*address[:2]))
+        connection = TcpConnection(sock, peer, number=number)
         self._by_descriptor[sock.fileno()] = connection
         if connection.client:
-            self.proxies.begin(connection, connection.names)
+            self.proxies.begin(connection, peer.names)
         self._target(sock, connection, CONNECT)
         return connection
 
@@ -159,8 +161,8 @@ class ConnectionTable:
     def sends(self, sock: socket.socket, connection: TcpConnection, message: object) -> None:
         """The client sends this to who may be a proxy, and may say whom it wants by way of it."""
         names = self.proxies.hear(connection, beginning(message))
-        if names is not None and names != connection.names:
-            connection.names = names
+        if names is not None and names != connection.peer.names:
+            connection.peer = replace(connection.peer, names=names)
             self._target(sock, connection, SEND)
         elif connection.untargeted:
             self._let_pass_if_known(sock, connection)
@@ -284,7 +286,7 @@ class ConnectionTable:
                 if not operation.tcp.accepted:
                     self._engine.note_unmatched(operation)
                 elif not self._pairs.is_of_server(connection, self.all()):
-                    self._engine.note_unmatched(_accepting(connection.names[0]))
+                    self._engine.note_unmatched(_accepting(connection.peer.names[0]))
                 # As long as somebody wants to know what else is done, it is looked at again.
                 is_recorded = self._engine.is_recording(MESSAGES)
                 connection.stale = is_recorded and not operation.tcp.accepted
@@ -310,13 +312,15 @@ class ConnectionTable:
             return None
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
-            known.names = self.proxies.encrypt(known) or known_by_tls(sock, known.names)
+            names = self.proxies.encrypt(known) or known_by_tls(sock, known.peer.names)
+            known.peer = replace(known.peer, names=names)
             return known
         connection = self._add(sock.fileno(), ends, self._origin(sock, ends))
         # By way of whom the peer has opened one is unseen.
-        if connection.client and not is_accepted(connection.names[0]):
-            connection.names = known_by_tls(sock, connection.names)
-            self.proxies.begin(connection, connection.names)
+        if connection.client and not connection.peer.accepted:
+            names = known_by_tls(sock, connection.peer.names)
+            connection.peer = Peer(names)
+            self.proxies.begin(connection, names)
         connection.owner, connection.stale = weakref.ref(sock), True
         connection.inbound.tickets = may_bring_tickets(sock)
         return connection
@@ -330,10 +334,11 @@ class ConnectionTable:
     def _made(self, ends: tuple[Any, Any] | None, origin: Origin) -> TcpConnection:
         """What stands for one that is connected now, or was and has no `ends` any more."""
         names = () if ends is None else self.names.of(*ends[1][:2])
-        if origin is Origin.ACCEPTED:
+        is_accepted = origin is Origin.ACCEPTED
+        if is_accepted:
             names = tuple(map(accepted_from, names))
         number = new_connection() if names and origin is not Origin.PAIR else 0
-        connection = TcpConnection(None, names, number=number)
+        connection = TcpConnection(None, Peer(names, is_accepted), number=number)
         connection.ends = ends
         connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
         return connection

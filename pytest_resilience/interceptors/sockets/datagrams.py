@@ -47,6 +47,7 @@ from pytest_resilience.interceptors.sockets.datagram_endpoint import is_place
 from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
 from pytest_resilience.interceptors.sockets.datagram_endpoint import resolved
 from pytest_resilience.interceptors.sockets.deliveries import DatagramsBefore
+from pytest_resilience.interceptors.sockets.socket_calls import NOTHING
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
@@ -63,7 +64,6 @@ _LARGEST: Final = 65507  # bytes of a datagram, beside the headers of IPv4 and U
 _PATIENCE = 1.0  # seconds for the thread to end
 _EXACT = 0.001  # seconds: polls count in those
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
-_NOTHING = object()
 
 
 class DatagramSockets:
@@ -112,7 +112,7 @@ class DatagramSockets:
 
         @functools.wraps(original)
         def send(
-            sock: socket.socket, data: Any = _NOTHING, where: Any = _NOTHING, /, *more: Any
+            sock: socket.socket, data: Any = NOTHING, where: Any = NOTHING, /, *more: Any
         ) -> Any:
             __tracebackhide__ = True
             try:
@@ -121,10 +121,10 @@ class DatagramSockets:
                 passes = False
             if passes:
                 return original(sock, data, where)
-            args = [each for each in (data, where) if each is not _NOTHING]
+            args = [each for each in (data, where) if each is not NOTHING]
             if id(sock) not in known:
                 return method(sock, *args, *more)
-            return self.send(sock, SocketCall.of(name, original, (sock, *args, *more)))
+            return self.send(sock, SocketCall.of(name, original, sock, data, (*args[1:], *more)))
 
         return send
 
@@ -134,14 +134,14 @@ class DatagramSockets:
         listening = self._listening
 
         @functools.wraps(original)
-        def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any) -> Any:
+        def recvfrom(sock: socket.socket, size: Any = NOTHING, /, *more: Any) -> Any:
             __tracebackhide__ = True
             try:
                 note = listening[id(sock)]
             except KeyError:  # as long as something may happen to what it receives
                 note = None
-            if note is None or more or size is _NOTHING:
-                args = () if size is _NOTHING else (size,)
+            if note is None or more or size is NOTHING:
+                args = () if size is NOTHING else (size,)
                 return method(sock, *args, *more)
             result = original(sock, size)
             note(result[1])

@@ -53,6 +53,7 @@ from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
+from pytest_resilience.interceptors.sockets.socket_calls import NOTHING
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
@@ -133,7 +134,6 @@ _Handle = Callable[[socket.socket, SocketCall], Any]
 
 _R = TypeVar("_R")
 
-_NOTHING = object()
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
 _SENDING = ("send", "sendall", "sendmsg", "sendto")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
@@ -240,26 +240,25 @@ class SocketPatches:
 
         @functools.wraps(original)
         def taking_keywords(
-            sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any
+            sock: socket.socket, given: Any = NOTHING, /, *more: Any, **named: Any
         ) -> Any:
             __tracebackhide__ = True
-            if not more and not named and id(sock) in passing and given is not _NOTHING:
+            if id(sock) in passing and given is not NOTHING:
+                if more or named:
+                    return original(sock, given, *more, **named)
                 return original(sock, given)
-            args = (sock,) if given is _NOTHING else (sock, given, *more)
-            if id(sock) in passing:
-                return original(*args, **named)
-            return handle(sock, SocketCall.of(name, original, args, named))
+            return handle(sock, SocketCall.of(name, original, sock, given, more, named=named))
 
         if type(original) is not types.MethodDescriptorType or name in _WITH_KEYWORDS:
             return self._datagrams.shortened(name, original, taking_keywords)
 
         # A dictionary of keywords is made for each call of a function that takes any.
         @functools.wraps(original)
-        def method(sock: socket.socket, given: Any = _NOTHING, /, *more: Any) -> Any:
+        def method(sock: socket.socket, given: Any = NOTHING, /, *more: Any) -> Any:
             __tracebackhide__ = True
-            if not more and id(sock) in passing and given is not _NOTHING:
-                return original(sock, given)
-            return taking_keywords(sock, *(() if given is _NOTHING else (given, *more)))
+            if id(sock) in passing and given is not NOTHING:
+                return original(sock, given, *more) if more else original(sock, given)
+            return handle(sock, SocketCall.of(name, original, sock, given, more))
 
         return self._datagrams.shortened(name, original, method)
 
@@ -333,7 +332,7 @@ class SocketPatches:
             return proceed()
         unresolvable = self._resolution.unresolvable
         if self._look(unresolvable.knows, address):
-            whom = connection.names, connection.number
+            whom = connection.peer.names, connection.number
             proceed = functools.partial(unresolvable.connect, *whom, proceed.func, sock, address)
         effect = None
         if decided:

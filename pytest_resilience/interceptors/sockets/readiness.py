@@ -91,7 +91,7 @@ class Readiness:
         """Let a connect that is about to be begun be answered when the experiments have ended."""
         with self._changed:
             # A connection of its own, for which no receive is held up.
-            pending = TcpConnection(sock, connection.names, number=connection.number)
+            pending = TcpConnection(sock, connection.peer, number=connection.number)
             held = self.held[pending] = Held(sock, ResponseStream(effect), math.inf, 0)
             held.begin(sock, self._clock.monotonic(), deaf=True)
             self._watch()

@@ -26,7 +26,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 
 __all__ = [
-    "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
+    "NOTHING", "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
     "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "message_of",
     "untaken",
 ]  # fmt: skip
@@ -60,7 +60,7 @@ _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 
 _DEFAULT_SIZE = 1024
 _NO_BUFFER = bytearray()
 _NO_KEYWORDS: Mapping[str, Any] = {}
-_ONE_MORE = 2  # arguments: the socket, and another one
+NOTHING = object()  # where no argument is given
 _WITHOUT_BYTES = (
     "recv",
     "recv_into",
@@ -89,14 +89,16 @@ class SocketCall(functools.partial[Any]):
         cls,
         name: str,
         method: Callable[..., Any],
-        args: tuple[Any, ...],
+        sock: Any,
+        given: Any,
+        more: tuple[Any, ...],
+        *,
         named: Mapping[str, Any] = _NO_KEYWORDS,
     ) -> SocketCall:
-        """That of the `method` of this name; the first of `args` is the socket."""
-        call = cls(method, *args, **named)
+        """That of the `method` of this name; `given` is the first argument, or `NOTHING`."""
+        call = cls(method, sock, *(() if given is NOTHING else (given,)), *more, **named)
         call.name, call.is_plain = name, False
-        if len(args) == _ONE_MORE and not named:
-            given = args[1]
+        if not (more or named):
             if type(given) is int:
                 call.is_plain = 0 < given < sys.maxsize and not name.endswith("_into")
             elif name in _FILLING and type(given) is memoryview:

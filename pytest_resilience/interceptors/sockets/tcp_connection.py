@@ -11,6 +11,8 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -26,7 +28,6 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
-from pytest_resilience.chaos.parsing.targets import is_accepted
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -39,7 +40,7 @@ from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Inbound", "TcpConnection", "answer_nothing", "moment", "other_ends"]
+__all__ = ["Inbound", "Peer", "TcpConnection", "answer_nothing", "moment", "other_ends"]
 
 _NO_TIME = 0.001  # seconds that nobody waits: a peer near by and cold caches take them
 
@@ -251,6 +252,19 @@ class _GivenBack:
         return getattr(self._tls, name)
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection.
+
+    Attributes:
+        names: every `host:port` that it is known by, the best first.
+        accepted: it has opened the connection, which this process accepted.
+    """
+
+    names: tuple[str, ...]
+    accepted: bool = False
+
+
 class TcpConnection:
     """One TCP connection.
 
@@ -258,7 +272,7 @@ class TcpConnection:
         owner: the socket object that was seen on it last.
         ends: own and peer's address, once connected: what stays when a descriptor moves
             to another socket object, as in TLS.
-        names: every `host:port` the peer is known by, the best first.
+        peer: who is at the other end.
         number: what `new_connection` gave it; 0 if nothing can happen to it.
         stale: the active experiments have changed since `untargeted` was decided.
         untargeted: no active experiment has it for a target.
@@ -269,15 +283,15 @@ class TcpConnection:
     """
 
     __slots__ = (
-        "__weakref__", "ends", "inbound", "names", "number", "owner", "send_queue", "stale", "task",
+        "__weakref__", "ends", "inbound", "number", "owner", "peer", "send_queue", "stale", "task",
         "turn", "untargeted",
     )  # fmt: skip
 
-    def __init__(self, owner: socket.socket | None, names: tuple[str, ...], *, number: int) -> None:
+    def __init__(self, owner: socket.socket | None, peer: Peer, *, number: int) -> None:
         self.owner: Callable[[], socket.socket | None]
         self.owner = (lambda: None) if owner is None else weakref.ref(owner)
         self.ends: tuple[Any, Any] | None = None
-        self.names = names
+        self.peer = peer
         self.number = number
         self.stale = True
         self.untargeted = False
@@ -448,16 +462,15 @@ class TcpConnection:
         mid_message: bool = False,
     ) -> Operation:
         """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
-        turn, requests = self.turn, self.turn.requests
-        accepted = is_accepted(self.names[0])
+        turn, requests, peer = self.turn, self.turn.requests, self.peer
         return Operation(
             kind=kind,
-            target=self.names[0],
-            names=self.names,
+            target=peer.names[0],
+            names=peer.names,
             blocking=blocking,
             tcp=TcpDetails(
                 connection=self.number,
-                accepted=accepted,
+                accepted=peer.accepted,
                 partial=kind == SEND and self.inbound.expected,
                 mid_message=mid_message,
                 in_conversation=requests.conversation.is_on,
@@ -465,7 +478,7 @@ class TcpConnection:
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,
-                accepted=accepted,
+                accepted=peer.accepted,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 other=requests.is_other,

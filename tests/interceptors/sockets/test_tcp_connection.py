@@ -14,6 +14,7 @@ import pytest
 
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.tcp_connection import Peer
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
@@ -103,7 +104,7 @@ def test_nothing_happens_to_a_connection_that_another_thread_has_found_to_be_ove
     engine: Engine, inject: Inject
 ) -> None:
     """As one that sends, while this one has begun to receive."""
-    connection = TcpConnection(None, ("here:80",), number=1)
+    connection = TcpConnection(None, Peer(("here:80",)), number=1)
     with inject("network_failure", mode="reset") as reset:
         connection.is_over()
         assert connection.begin_response(engine) is None
