@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import RECEIVED
@@ -44,8 +45,8 @@ from pytest_resilience.seeds import Stream
 
 
 __all__ = [
-    "ActiveExperiment", "ExpectedExperiments", "Hit", "SharedCounts", "ends_watched",
-    "tell_of_ends", "unwatch_ends", "watch_ends",
+    "ActiveExperiment", "ActiveExperiments", "ExpectedExperiments", "Hit", "SharedCounts",
+    "ends_watched", "tell_of_ends", "unwatch_ends", "watch_ends",
 ]  # fmt: skip
 
 
@@ -402,6 +403,24 @@ class ActiveExperiment:
             f"<ActiveExperiment {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
         )
+
+
+class ActiveExperiments(tuple[ActiveExperiment, ...]):
+    """Those that run at the same time, and what is asked of them at every operation.
+
+    Attributes:
+        kinds: the kinds of operation that one of them can happen to.
+        strikes_waiting: one of them happens to who waits for a response, though none may come.
+    """
+
+    kinds: frozenset[str]
+    strikes_waiting: bool
+
+    def __new__(cls, those: Iterable[ActiveExperiment] = ()) -> Self:
+        made = super().__new__(cls, those)
+        made.kinds = frozenset[str]().union(*(each.kinds for each in made))
+        made.strikes_waiting = any(each.experiment.strikes_waiting for each in made)
+        return made
 
 
 class ExpectedExperiments:

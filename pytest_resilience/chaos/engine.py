@@ -34,11 +34,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 from typing import Protocol
 from typing import runtime_checkable
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.active_experiment import ActiveExperiments
 from pytest_resilience.chaos.active_experiment import ExpectedExperiments
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
@@ -60,8 +60,6 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Engine", "FaultInjected", "FileTrace", "Interceptor"]
-
-_NO_KINDS: Final[frozenset[str]] = frozenset()
 
 
 class Interceptor(Protocol):
@@ -193,7 +191,6 @@ class Engine:
         services: what experiments that fail services can name.
         listeners: told of every `FaultInjected`.
         active: the experiments that run now, the oldest first.
-        active_kinds: the kinds of operation that one of them can happen to.
         recorder: notes what is done; None while nobody wants to know.
         folder: call sites in files below it are told without it.
     """
@@ -214,8 +211,7 @@ class Engine:
         self.services = services or Services()
         self.listeners = Listeners()
         # Replaced, never changed in place: operations read them without a lock.
-        self.active: tuple[ActiveExperiment, ...] = ()
-        self.active_kinds: frozenset[str] = frozenset()
+        self.active = ActiveExperiments()
         self.recorder: Recorder | None = None
         self.folder = folder
         self._approve = approve
@@ -240,12 +236,7 @@ class Engine:
     def kinds(self) -> frozenset[str]:
         """The kinds of operation to intercept, for a fault or for the recorder."""
         watching = [each for each in (self.recorder, self.file_trace) if each is not None]
-        return self.active_kinds.union(*(each.kinds for each in watching))
-
-    @property
-    def strikes_waiting(self) -> bool:
-        """Whether an experiment happens to who waits for a response, though none may come."""
-        return any(each.experiment.strikes_waiting for each in self.active)
+        return self.active.kinds.union(*(each.kinds for each in watching))
 
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
@@ -336,9 +327,8 @@ class Engine:
             if not self.active:
                 self._interceptors.preload()
 
-    def _set_active(self, active: tuple[ActiveExperiment, ...]) -> None:
-        self.active = active
-        self.active_kinds = _NO_KINDS.union(*(each.kinds for each in active))
+    def _set_active(self, active: Iterable[ActiveExperiment]) -> None:
+        self.active = ActiveExperiments(active)
         if not self._interceptors.waits:
             self._interceptors.use(self.kinds)
 

@@ -250,7 +250,7 @@ class Decisions:
             return any(kind in fault.kinds and fault.transient for fault in faults)
         # An experiment that never fires tells which connections and responses there were.
         is_noted = kind in (CONNECT, RECEIVE) and bool(self.active)
-        return is_noted or kind in self._engine.active_kinds
+        return is_noted or kind in self._engine.active.kinds
 
     def is_newly_targeted(self, known: tuple[ActiveExperiment, ...]) -> bool:
         """True if an experiment runs that is not `known`, and is about this connection."""

@@ -225,7 +225,7 @@ class AsyncioLoops:
         @functools.wraps(original)
         async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            place = self._engine.call_site() if RESOLVE in self._engine.active_kinds else ""
+            place = self._engine.call_site() if RESOLVE in self._engine.active.kinds else ""
             port = args[0] if args else kwargs.get("port")
             with self._names.resolved_elsewhere(host, port, place):
                 found = await original(loop, host, *args, **kwargs)  # which asks another thread

@@ -269,7 +269,7 @@ class Http2Streams:
         while (rest := shared.rest(clock.monotonic())) > 0:
             if inbound.unread or inbound.ended.is_set():
                 return False
-            if self._engine.strikes_waiting and connection.is_struck:
+            if self._engine.active.strikes_waiting and connection.is_struck:
                 return False
             if rest <= _A_MOMENT:
                 wait(clock, rest, functools.partial(float, rest))

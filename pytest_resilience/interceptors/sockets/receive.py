@@ -190,7 +190,7 @@ class Receiver:
         now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
         ends = math.inf if limit is None else now() + limit
         while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - now()))):
-            if self._engine.strikes_waiting and connection.is_struck:
+            if self._engine.active.strikes_waiting and connection.is_struck:
                 return
             if now() >= ends:
                 raise effects.timed_out(sock)
@@ -302,7 +302,7 @@ class Receiver:
         if connection.send_queue.messages:
             connection.send_queue.flush(sock)
         plain = stream is None or stream.is_unchanged
-        if plain and not inbound.unread and CLOSE not in self._engine.active_kinds:
+        if plain and not inbound.unread and CLOSE not in self._engine.active.kinds:
             return call()
         arguments = ReceiveArguments(call)
         if not inbound.unread and not arguments.size:

@@ -59,7 +59,7 @@ class AsyncioReceiver:
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Something was sent. Whoever sends no more for a while waits for the response."""
         protocol = self._loops.delaying_protocol(sock)
-        if protocol is None or not self._engine.strikes_waiting:
+        if protocol is None or not self._engine.active.strikes_waiting:
             return
         if connection in self._listening:
             self._listening.discard(connection)
@@ -117,7 +117,7 @@ class AsyncioReceiver:
         if (
             (turn.receiving and not begun)
             or protocol.is_closing
-            or not self._engine.strikes_waiting
+            or not self._engine.active.strikes_waiting
         ):
             return
         is_coming = turn.receiving or turn.partial  # what others do to it is decided
@@ -180,7 +180,7 @@ class AsyncioReceiver:
         """Read `most` bytes at most, where something happens to them."""
         __tracebackhide__ = True
         stream = connection.inbound.stream
-        if (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active_kinds:
+        if (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active.kinds:
             return call()
         arguments = ReceiveArguments(call)
         data = arguments.fetch(*[most] if stream is not None else [])

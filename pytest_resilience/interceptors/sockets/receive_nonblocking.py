@@ -142,7 +142,8 @@ class NonblockingReceiver:
         turn, inbound = connection.turn, connection.inbound
         if connection.is_sending:
             return False
-        if self._engine.strikes_waiting and not turn.receiving and (turn.asked or turn.partial):
+        awaits = not turn.receiving and (turn.asked or turn.partial)
+        if awaits and self._engine.active.strikes_waiting:
             connection.begin_response(self._engine, early=True)
         stream = inbound.stream
         if not inbound.expected or stream is None or stream.needs_response:
@@ -188,7 +189,7 @@ class NonblockingReceiver:
         __tracebackhide__ = True
         inbound, stream = connection.inbound, connection.inbound.stream
         tls = effects.speaks_tls(sock)
-        plain = (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active_kinds
+        plain = (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active.kinds
         try:
             if plain and not inbound.asked_early:
                 result = call()

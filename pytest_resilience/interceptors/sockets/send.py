@@ -114,7 +114,7 @@ class Sender:
             raise
         turn.sent_at = moment(began, self._engine.clock.monotonic())
         if not blocking:
-            if self._engine.strikes_waiting:
+            if self._engine.active.strikes_waiting:
                 self._receiver.asyncio.expect(sock, connection)
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)

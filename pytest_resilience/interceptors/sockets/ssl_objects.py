@@ -121,7 +121,7 @@ class SslObjects:
     def _recognize(self, connection: TcpConnection, record: bytes) -> None:
         """Whose is a `record` that is sent on a connection that was open before?"""
         written = self._strangers.that_wrote(record)
-        if written is None or SEND in self._engine.active_kinds:
+        if written is None or SEND in self._engine.active.kinds:
             return  # what is sent is met as records, which cannot be taken back
         made = written.made()
         if made is not None and made.selected_alpn_protocol() == "h2":
@@ -200,12 +200,12 @@ class SslObjects:
         @functools.wraps(original)
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            is_asked_of = SEND in self._engine.active_kinds
+            is_asked_of = SEND in self._engine.active.kinds
             if connection is not None and is_asked_of and made not in self._outgoing:
                 del self._connections[made]  # it was open before: see `_recognize`
                 connection.turn.decrypted = False
                 return original(made, data)
-            if connection is None and self._installed and RECEIVE in self._engine.active_kinds:
+            if connection is None and self._installed and RECEIVE in self._engine.active.kinds:
                 active = self._engine.active
                 if self._strangers.ignored.get(made) is not active:
                     or_none(self._strangers.wrote, made, data, active)

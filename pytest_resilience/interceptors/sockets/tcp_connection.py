@@ -417,7 +417,7 @@ class TcpConnection:
     def begin_request(self, engine: Engine, message: bytes) -> None:
         """The client sends `message`: what happens to it, if it is a new one?"""
         requests = self.send_queue.requests
-        if not self.client or (SEND not in engine.active_kinds and requests.is_idle):
+        if not self.client or (SEND not in engine.active.kinds and requests.is_idle):
             return
         # Of TLS, what comes first may be its own, such as tickets.
         answered = requests.is_answered if self.turn.decrypted else self.turn.receiving
@@ -426,7 +426,7 @@ class TcpConnection:
         if requests.is_cut or requests.is_ending:
             return
         effect = None
-        if SEND in engine.active_kinds:
+        if SEND in engine.active.kinds:
             effect = engine.decide(self.operation(SEND, asked=True, mid_message=not begins))
             newer = self.send_queue.newer(engine, begins=begins)
             if newer and effect is None:

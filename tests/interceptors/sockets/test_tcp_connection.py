@@ -113,7 +113,7 @@ def test_nothing_happens_to_a_connection_that_another_thread_has_found_to_be_ove
 
 def test_of_two_who_come_for_a_response_the_first_asks(inject: Inject, engine: Engine) -> None:
     """As a thread, and who begins an outage just then: what one decides the other finds."""
-    connection = TcpConnection(None, ("peer.example:1",), number=1)
+    connection = TcpConnection(None, Peer(("peer.example:1",)), number=1)
 
     def begin() -> None:
         connection.begin_response(engine)
