@@ -184,7 +184,13 @@ class Wait:
         seconds = min(seconds, effect.left())
         self._ends = now + seconds
         self.due = _time_of(loop) + max(0.0, seconds - early)
-        _schedule_of(loop).add(self)
+        # While it waits, its timer keeps a schedule: a loop that is closed lets go of both, and of
+        # what the waits know, such as its transports.
+        schedule = _schedules[loop]() if loop in _schedules else None
+        if schedule is None:
+            schedule = _Schedule(loop)
+            _schedules[loop] = weakref.ref(schedule)
+        schedule.add(self)
 
     def cancel(self) -> None:
         """Never call, if it has not."""
@@ -350,17 +356,6 @@ def _call_by_the_machine(
     with limits_lifted():
         timer.start()
     return timer
-
-
-def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
-    """While it waits, its timer keeps it: a loop that is closed lets go of both, and of what
-    the waits know, such as its transports.
-    """
-    found = _schedules[loop]() if loop in _schedules else None
-    if found is None:
-        found = _Schedule(loop)
-        _schedules[loop] = weakref.ref(found)
-    return found
 
 
 _schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Schedule]] = (

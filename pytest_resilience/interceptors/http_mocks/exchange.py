@@ -21,6 +21,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field
 from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
@@ -260,24 +261,26 @@ _R = TypeVar("_R")
 Steps = Generator[Hold | AskMock, MockResponse | None, _R]
 
 
+@dataclass(slots=True)
 class Exchange:
     """See the module. Raises what a socket raises, or LeftToMock."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._stream: ResponseStream | None = None
-        self._head = io.BytesIO()  # what has come and is not paced: a mock sends it at once
-        self._body: io.BytesIO | None = None  # what has not been read of it; None before it came
+    peer: Peer
+    _stream: ResponseStream | None = field(default=None, init=False)
+    # What has come and is not paced: a mock sends it at once.
+    _head: io.BytesIO = field(default_factory=io.BytesIO, init=False)
+    # What has not been read of it; None before it came.
+    _body: io.BytesIO | None = field(default=None, init=False)
 
     def call(self, kind: str) -> Steps[None]:
         """RESOLVE the host's name, or CONNECT to it."""
         __tracebackhide__ = True
-        effect = self._peer.decide(kind)
+        effect = self.peer.decide(kind)
         if effect is None:
             return
         if effect.delay:
             yield Hold(effect, effect.delay)
-        error = effect.error(self._peer.name)
+        error = effect.error(self.peer.name)
         if error is not None:
             raise error
 
@@ -285,11 +288,11 @@ class Exchange:
         """The next bytes of the response, `size` at most; none at EOF."""
         __tracebackhide__ = True
         if self._stream is None:
-            effect = self._peer.decide(RECEIVE)
+            effect = self.peer.decide(RECEIVE)
             if effect is None:
                 raise LeftToMock
             self._stream = ResponseStream(effect)
-        stream, now = self._stream, self._peer.clock.monotonic()
+        stream, now = self._stream, self.peer.clock.monotonic()
         while not (ready := self._head.read(size)):
             available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
             step = stream.next(available, now)

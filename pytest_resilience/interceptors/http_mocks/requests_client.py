@@ -17,6 +17,8 @@ import types
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from dataclasses import field
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,33 +44,26 @@ __all__ = ["SENT_HERE", "Sender", "peer_of"]
 SENT_HERE = "_pytest_resilience"  # an attribute of the adapters of requests that are sent here
 
 
+@dataclass(slots=True)
 class Sender:
     """requests' own way to send one request, with nobody at the other end.
 
     Attributes:
+        peers: whom it is for, at each try.
+        request: what is sent.
+        ask_mock: gives the mock's response.
+        adapter: the user's own, if there is one.
         retries: those that are left.
+        waiting: entered for the length of each wait.
     """
 
-    def __init__(
-        self,
-        peers: Iterator[Peer],
-        request: requests.PreparedRequest,
-        ask_mock: Callable[[], requests.Response],
-        *,
-        adapter: HTTPAdapter | None = None,
-        retries: Any = 0,
-        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-    ) -> None:
-        """`peers`: whom it is for, at each try; `adapter`: the user's own, if there is one;
-        `waiting` is entered for the length of each wait.
-        """
-        self.retries = retries
-        self._peers = peers
-        self._request = request
-        self._ask_mock = ask_mock
-        self._adapter = adapter
-        self._waiting = waiting
-        self._response: requests.Response | None = None  # the mock's
+    peers: Iterator[Peer]
+    request: requests.PreparedRequest
+    ask_mock: Callable[[], requests.Response]
+    adapter: HTTPAdapter | None = None
+    retries: Any = 0
+    waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    _response: requests.Response | None = field(default=None, init=False)  # the mock's
 
     def send(self, options: dict[str, Any]) -> requests.Response | None:
         """Send the request with these options of `HTTPAdapter.send`.
@@ -78,17 +73,17 @@ class Sender:
         __tracebackhide__ = True
         from requests import RequestException
 
-        unread = self._request.copy()
+        unread = self.request.copy()
         unread.body = None  # the mock reads it
         try:
             response = self._own_adapter().send(unread, **options)
         except RequestException as error:
-            error.request = self._request
+            error.request = self.request
             raise
         except LeftToMock as left:
             error_of_mock = left.__cause__
         else:
-            response.request = self._request
+            response.request = self.request
             if self._response is not None:  # has what its user or the mock has added to it
                 response.cookies.update(self._response.cookies)
                 vars(response).update(vars(self._response) | vars(response))
@@ -102,7 +97,7 @@ class Sender:
         from requests.adapters import HTTPAdapter
         from urllib3.connectionpool import connection_from_url
 
-        pool = connection_from_url(str(self._request.url))
+        pool = connection_from_url(str(self.request.url))
         urlopen = pool.urlopen
 
         @functools.wraps(urlopen)
@@ -123,8 +118,8 @@ class Sender:
             get_connection=lambda *_, **__: pool,  # its name in older versions
             cert_verify=lambda *_, **__: None,
         )
-        if self._adapter is not None:
-            vars(own)["build_response"] = self._adapter.build_response
+        if self.adapter is not None:
+            vars(own)["build_response"] = self.adapter.build_response
         return own
 
     def _connection(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +143,7 @@ class Sender:
     def _connect(self, _address: object, timeout: Any, **_options: object) -> FakeSocket:
         """In place of urllib3's `create_connection`. Raises what a socket raises."""
         __tracebackhide__ = True
-        sock = FakeSocket(next(self._peers), self._ask, self._waiting)
+        sock = FakeSocket(next(self.peers), self._ask, self.waiting)
         sock.connect(timeout if isinstance(timeout, (int, float)) else None)
         return sock
 
@@ -156,7 +151,7 @@ class Sender:
         """The mock's response, which it and its user can still read afterwards."""
         from urllib3 import HTTPResponse
 
-        response = self._response = self._ask_mock()
+        response = self._response = self.ask_mock()
         raw: Any = response.raw
         body = raw.read(decode_content=False)
         response.raw = HTTPResponse(
