@@ -109,13 +109,13 @@ class Effect:
         """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)
 
-    def happen(self, what: str, fault: Fault | None = None) -> None:
+    def happen(self, what: str | Fault) -> None:
         """Count those pending hits that await bytes to be that, as they are now, and tell of them.
 
-        `what`: as `Fault.awaits`. `fault`: which of several does so. An operation counts once,
+        `what`: as `Fault.awaits`, or the fault that has changed them. An operation counts once,
         though several faults of an experiment can happen to it.
         """
-        happening = [hit for hit in self._pending_of(fault) if hit.awaits == what]
+        happening = [hit for hit in self.pending if what in (hit.awaits, hit.fault)]
         if not happening:
             return
         counted = set()

@@ -51,7 +51,6 @@ from typing import Final
 from typing import TypeAlias
 
 from pytest_resilience.chaos.effect import Effect
-from pytest_resilience.chaos.faults.network import CHANGED
 from pytest_resilience.chaos.faults.network import PACED
 from pytest_resilience.chaos.faults.network import RECEIVED
 from pytest_resilience.chaos.faults.network import Fault
@@ -194,7 +193,7 @@ class Content:
             elif delivered != before:
                 changing.append(part)
         for part in changing if end is None else [*changing, end]:
-            effect.happen(CHANGED, part.fault)
+            effect.happen(part.fault)
         if end is not None:
             self._end(end.fault)
         if effect.pending:
