@@ -5,7 +5,7 @@ of pytest-httpx it is the mock that its fixture puts in place of transports. Wha
 be httpx2, its successor, which is of the same making.
 
 A call that an experiment is aimed at goes through httpx's and httpcore's own code, with a
-fake network. See `requests_client`, which does the same for requests.
+fake network. See `requests_mocks`, which does the same for requests.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Nor is there one below an application that is called in this process (see `in_pr
     requests_mocks, httpx_mocks   Is the host targeted, and has the mock a response?
         |                         No: the mock is asked, as always.
         |  yes
-    requests_client, httpx_mocks  The client's own code sends the request once more, so that
+    the same modules              The client's own code sends the request once more, so that
         |                         errors, timeouts and retries are the client's,
         |
     fake_network                  over a socket that leads nowhere,
