@@ -2,6 +2,10 @@
 
 One who blocks waits here. A loop of asyncio goes on meanwhile, and is told by a `Wait` when it is
 over; nothing here imports asyncio before there is a loop.
+
+What waits in between is written once for both, as a generator of steps. It decides and does no
+I/O: it yields what is to be done, is sent what came of it or has thrown at it what that raised,
+and returns the result. `run_steps` and `run_steps_async` have the steps done.
 """
 
 from __future__ import annotations
@@ -14,9 +18,12 @@ import select
 import threading
 import weakref
 
+from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.chaos.active_experiment import ends_watched
 from pytest_resilience.chaos.active_experiment import unwatch_ends
@@ -37,7 +44,13 @@ if TYPE_CHECKING:
     import asyncio
 
 
-__all__ = ["SLICE", "Wait", "head_start", "pause", "wait", "wait_async", "wait_for_change"]
+__all__ = [
+    "SLICE", "Wait", "head_start", "pause", "run_steps", "run_steps_async", "wait", "wait_async",
+    "wait_for_change",
+]  # fmt: skip
+
+_Step = TypeVar("_Step")
+_R = TypeVar("_R")
 
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
 _APART = 1.0  # seconds between the time of a loop and the machine's, where one of them is another's
@@ -407,3 +420,41 @@ async def _pause_in_trio(effect: Effect, seconds: float) -> None:
                 slept += 0.0 if is_frozen() else trio.current_time() - before
     finally:
         effect.add_delay(passed())
+
+
+def run_steps(steps: Generator[_Step, Any, _R], perform: Callable[[_Step], object]) -> _R:
+    """Have each step performed; returns or raises what the generator does."""
+    __tracebackhide__ = True
+    result, error = None, None
+    while True:
+        try:
+            step = steps.send(result) if error is None else steps.throw(error)
+        except StopIteration as done:
+            returned: _R = done.value
+            return returned
+        finally:
+            error = None  # its traceback leads to this frame: a cycle otherwise
+        try:
+            result = perform(step)
+        except BaseException as raised:  # for the generator, which may expect it
+            error = raised
+
+
+async def run_steps_async(
+    steps: Generator[_Step, Any, _R], perform: Callable[[_Step], Awaitable[object]]
+) -> _R:
+    """As `run_steps`, for steps that are awaited."""
+    __tracebackhide__ = True
+    result, error = None, None
+    while True:
+        try:
+            step = steps.send(result) if error is None else steps.throw(error)
+        except StopIteration as done:
+            returned: _R = done.value
+            return returned
+        finally:
+            error = None  # as above
+        try:
+            result = await perform(step)
+        except BaseException as raised:  # as above
+            error = raised

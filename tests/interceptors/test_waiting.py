@@ -10,6 +10,8 @@ import threading
 import time
 import weakref
 
+from collections.abc import Callable
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -28,6 +30,8 @@ from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import Wait
 from pytest_resilience.interceptors.waiting import pause
+from pytest_resilience.interceptors.waiting import run_steps
+from pytest_resilience.interceptors.waiting import run_steps_async
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
 from pytest_resilience.interceptors.waiting import wait_for_change
@@ -411,3 +415,79 @@ def test_one_that_ends_may_begin_another_or_fail() -> None:
     finally:
         loop.close()
     assert failures == ["the user's own"]
+
+
+Steps = Generator[str, Any, str]
+
+
+def run_awaited(steps: Steps, perform: Callable[[str], object]) -> str:
+    async def awaited(step: str) -> object:
+        await asyncio.sleep(0)
+        return perform(step)
+
+    return asyncio.run(run_steps_async(steps, awaited))
+
+
+@pytest.fixture(params=[run_steps, run_awaited])
+def runner(request: pytest.FixtureRequest) -> Callable[..., str]:
+    found: Callable[..., str] = request.param
+    return found
+
+
+def upper(step: str) -> str:
+    if step == "bad":
+        raise LookupError(step)
+    return step.upper()
+
+
+def test_results_are_sent_and_the_last_is_returned(runner: Callable[..., str]) -> None:
+    def steps() -> Steps:
+        first = yield "one"
+        second = yield "two"
+        return f"{first} {second}"
+
+    assert runner(steps(), upper) == "ONE TWO"
+
+
+def test_a_generator_can_handle_what_a_step_raises(runner: Callable[..., str]) -> None:
+    def steps() -> Steps:
+        try:
+            yield "bad"
+        except LookupError as error:
+            return f"caught {error}"
+        return ""
+
+    assert runner(steps(), upper) == "caught bad"
+
+
+def test_what_it_does_not_handle_is_raised_without_a_context(runner: Callable[..., str]) -> None:
+    def steps() -> Steps:
+        yield "bad"
+        return ""
+
+    with pytest.raises(LookupError) as caught:
+        runner(steps(), upper)
+    assert caught.value.__context__ is None
+
+
+def test_an_error_leaves_no_cycle_behind() -> None:
+    class MarkedError(Exception):
+        pass
+
+    def fail(_: str) -> None:
+        raise MarkedError
+
+    def steps() -> Steps:
+        yield "one"
+        return ""
+
+    seen: list[weakref.ref[MarkedError]] = []
+    gc.disable()
+    try:
+        try:
+            run_steps(steps(), fail)
+        except MarkedError as error:
+            seen.append(weakref.ref(error))
+        assert seen[0]() is None
+    finally:
+        gc.enable()

@@ -30,8 +30,8 @@ from pytest_resilience.chaos.parsing.targets import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.sync_or_async import run
-from pytest_resilience.interceptors.sync_or_async import run_async
+from pytest_resilience.interceptors.waiting import run_steps
+from pytest_resilience.interceptors.waiting import run_steps_async
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
 
@@ -219,7 +219,7 @@ def inject(injection: Injection | None, proceed: Callable[[], Any]) -> Any:
     effect = injection.effect
     if effect.delay:
         effect.add_delay(wait(effect.clock, effect.delay, effect.left))
-    return run(_steps(injection, proceed), operator.call)
+    return run_steps(_steps(injection, proceed), operator.call)
 
 
 async def _inject_async(injection: Injection, proceed: Callable[[], Any]) -> Any:
@@ -228,7 +228,7 @@ async def _inject_async(injection: Injection, proceed: Callable[[], Any]) -> Any
     effect = injection.effect
     if effect.delay:
         effect.add_delay(await wait_async(effect.clock, effect.delay, effect.left))
-    return await run_async(_steps(injection, proceed), operator.call)
+    return await run_steps_async(_steps(injection, proceed), operator.call)
 
 
 def _steps(

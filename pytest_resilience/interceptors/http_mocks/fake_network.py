@@ -29,9 +29,9 @@ from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
 from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sync_or_async import run
-from pytest_resilience.interceptors.sync_or_async import run_async
 from pytest_resilience.interceptors.waiting import pause
+from pytest_resilience.interceptors.waiting import run_steps
+from pytest_resilience.interceptors.waiting import run_steps_async
 
 
 __all__ = ["AsyncFakeSocket", "AsyncNetwork", "FakeSocket", "Network"]
@@ -56,9 +56,9 @@ class FakeSocket:
     def connect(self, timeout: float | None) -> None:
         """Resolve and connect. Raises what a socket raises."""
         __tracebackhide__ = True
-        run(self._exchange.call(RESOLVE), self._perform)  # which has no timeout
+        run_steps(self._exchange.call(RESOLVE), self._perform)  # which has no timeout
         self._timeout = timeout
-        run(self._exchange.call(CONNECT), self._perform)
+        run_steps(self._exchange.call(CONNECT), self._perform)
         if self._tls:
             self.pending = int  # by which a socket is known to speak TLS
 
@@ -74,11 +74,11 @@ class FakeSocket:
     def recv(self, size: int) -> bytes:
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
         __tracebackhide__ = True
-        return run(self._exchange.receive(size), self._perform)
+        return run_steps(self._exchange.receive(size), self._perform)
 
     def recv_into(self, buffer: Any) -> int:
         __tracebackhide__ = True
-        data = run(self._exchange.receive(len(buffer)), self._perform)
+        data = run_steps(self._exchange.receive(len(buffer)), self._perform)
         buffer[: len(data)] = data
         return len(data)
 
@@ -219,12 +219,12 @@ class AsyncFakeSocket:
         """Resolve and connect. Raises what a socket raises."""
         __tracebackhide__ = True
         for kind in (RESOLVE, CONNECT):
-            await run_async(self._exchange.call(kind), self._perform)
+            await run_steps_async(self._exchange.call(kind), self._perform)
 
     async def recv(self, size: int) -> bytes:
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
         __tracebackhide__ = True
-        return await run_async(self._exchange.receive(size), self._perform)
+        return await run_steps_async(self._exchange.receive(size), self._perform)
 
     async def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
