@@ -44,22 +44,22 @@ class FakeSocket:
         self,
         peer: Peer,
         ask_mock: Callable[[], MockResponse],
+        timeout: float | None,
         waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`waiting` is entered for the length of each wait."""
+        """Resolve and connect. Raises what a socket raises.
+
+        `waiting` is entered for the length of each wait.
+        """
+        __tracebackhide__ = True
         self._exchange = Exchange(peer)
         self._ask_mock = ask_mock
         self._waiting = waiting
         self._timeout: float | None = None
-        self._tls = peer.tls
-
-    def connect(self, timeout: float | None) -> None:
-        """Resolve and connect. Raises what a socket raises."""
-        __tracebackhide__ = True
         run_steps(self._exchange.call(RESOLVE), self._perform)  # which has no timeout
         self._timeout = timeout
         run_steps(self._exchange.call(CONNECT), self._perform)
-        if self._tls:
+        if peer.tls:
             self.pending = int  # by which a socket is known to speak TLS
 
     def settimeout(self, timeout: float | None) -> None:
@@ -116,10 +116,8 @@ class Network:
     def connect_tcp(self, *, timeout: float | None = None, **_where: Any) -> _Stream:
         """Resolve and connect. Raises what httpcore does of what a socket raises."""
         __tracebackhide__ = True
-        stream = _Stream(self._core, self._peer, self._ask_mock)
         with _translated(self._core.ConnectTimeout, self._core.ConnectError):
-            stream.connect(timeout)
-        return stream
+            return _Stream(self._core, self._peer, self._ask_mock, timeout)
 
     def sleep(self, seconds: float) -> None:
         """Between two tries of the client's own."""
@@ -129,9 +127,12 @@ class Network:
 class _Stream(FakeSocket):
     """A connection to a mocked peer. See `httpcore.NetworkStream`."""
 
-    def __init__(self, core: Any, peer: Peer, ask_mock: Callable[[], MockResponse]) -> None:
-        super().__init__(peer, ask_mock)
+    def __init__(
+        self, core: Any, peer: Peer, ask_mock: Callable[[], MockResponse], timeout: float | None
+    ) -> None:
+        __tracebackhide__ = True
         self._core = core
+        super().__init__(peer, ask_mock, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         __tracebackhide__ = True

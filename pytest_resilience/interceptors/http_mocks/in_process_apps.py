@@ -349,9 +349,8 @@ class _Received(bytes):
 def _exchange(peer: Peer, method: str, ask: Callable[[], MockResponse]) -> _Reply | None:
     """The response that a client of `http.client` would read; None if nothing happens to it."""
     __tracebackhide__ = True
-    sock = FakeSocket(peer, ask)
     try:
-        sock.connect(socket.getdefaulttimeout())
+        sock = FakeSocket(peer, ask, socket.getdefaulttimeout())
         received = b"".join(iter(functools.partial(sock.recv, _PIECE), b""))
     except LeftToMock as left:
         error_of_app = left.__cause__

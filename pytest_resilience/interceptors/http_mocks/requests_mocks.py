@@ -310,11 +310,10 @@ class _Sender:
         vars(pool).update(ConnectionCls=connection, urlopen=noting)
         own = HTTPAdapter(max_retries=self.retries)
         setattr(own, _SENT_HERE, True)
-        vars(own).update(
-            get_connection_with_tls_context=lambda *_, **__: pool,
-            get_connection=lambda *_, **__: pool,  # its name in older versions
-            cert_verify=lambda *_, **__: None,
-        )
+        # `cert_verify` prepares a pool for a certificate, of which there is none. `get_connection`
+        # is what the other is in older versions.
+        asked = ("get_connection_with_tls_context", "get_connection", "cert_verify")
+        vars(own).update(dict.fromkeys(asked, lambda *_, **__: pool))
         if self.adapter is not None:
             vars(own)["build_response"] = self.adapter.build_response
         return own
@@ -340,9 +339,8 @@ class _Sender:
     def _connect(self, _address: object, timeout: Any, **_options: object) -> FakeSocket:
         """In place of urllib3's `create_connection`. Raises what a socket raises."""
         __tracebackhide__ = True
-        sock = FakeSocket(next(self.peers), self._ask, self.waiting)
-        sock.connect(timeout if isinstance(timeout, (int, float)) else None)
-        return sock
+        seconds = timeout if isinstance(timeout, (int, float)) else None
+        return FakeSocket(next(self.peers), self._ask, seconds, self.waiting)
 
     def _ask(self) -> MockResponse:
         """The mock's response, which it and its user can still read afterwards."""
