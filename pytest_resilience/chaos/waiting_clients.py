@@ -83,12 +83,16 @@ class Wait(NamedTuple):
 
 
 def waits(
-    threads: Iterable[threading.Thread] | None = None, *, settled: bool = False
+    threads: Iterable[threading.Thread] | None = None,
+    *,
+    settled: bool = False,
+    but: AbstractSet[int | None] = frozenset(),
 ) -> Iterator[Wait]:
     """What is waited for by these threads; by all, if they are not given.
 
     `settled`: one that runs may be on its way into the kernel, or out of it, and so wait for
     nothing yet, or no more. It is looked at again until it waits. Those that work may go on.
+    `but`: not in these epoll objects.
     """
     polls = set[int]()
     if (selector := _selector_here()) is not None:
@@ -113,7 +117,7 @@ def waits(
                 polls.add(given[0])
         if not (left := running):
             break
-    for poll in polls:
+    for poll in polls - but:
         yield from _registered(poll)
 
 
@@ -242,14 +246,23 @@ def _waited_for(loops: Iterable[Any]) -> set[int]:
 
     A library that polls in a thread of its own does so for ever, whether anybody waits or not.
     """
-    selectors = [getattr(loop, "_selector", None) for loop in loops]
-    # uvloop has none, and what it polls says nothing of who waits.
-    hows = _BY_A_THREAD if None in selectors else _HOWS
-    found = {each.descriptor for each in waits(proc.threads_of_python()) if each.how in hows}
-    for each in filter(None, selectors):
+    # uvloop has no selector, and what it polls says nothing of who waits.
+    in_c = {
+        _epoll_of(loop) for loop in loops if not hasattr(loop, "_selector") and loop.is_running()
+    }
+    hows = _BY_A_THREAD if None in in_c else _HOWS
+    everywhere = waits(proc.threads_of_python(), but=in_c)
+    found = {each.descriptor for each in everywhere if each.how in hows}
+    for loop in loops:
         with contextlib.suppress(Exception):  # of whatever kind it is
-            found.update(_listed(each.get_map() or ()))
+            found.update(_listed(loop._selector.get_map() or ()))  # noqa: SLF001  # has no public name
     return found
+
+
+def _epoll_of(loop: Any) -> int | None:
+    """The epoll object of a loop in C; None if it does not tell."""
+    number = getattr(loop, "_get_backend_id", lambda: None)()
+    return number if isinstance(number, int) else None
 
 
 def _transports_of(loop: Any) -> Iterator[tuple[int, Any]]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
 import itertools
 import os
 import platform
+import queue
 import socket
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
+import uvloop
 
 from pytest_resilience import proc
 from pytest_resilience.chaos import waiting_clients
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.forks import in_fork
+from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.test_outages import in_a_selector
@@ -26,6 +34,7 @@ from tests.interceptors.sockets.test_outages import in_recv_with_a_timeout
 from tests.interceptors.sockets.test_outages import in_select
 from tests.interceptors.sockets.test_outages import in_trio
 from tests.interceptors.sockets.test_outages import waiting
+from tests.waiting import PATIENCE
 from tests.waiting import eventually
 
 
@@ -48,6 +57,60 @@ def test_it_is_known_what_is_waited_for(wait: Callable[[socket.socket], bytes], 
     before = set(waiting_clients.waits())
     with serve(silent) as port, waiting(wait, port):
         assert how in {each.how for each in set(waiting_clients.waits()) - before}
+
+
+@contextlib.contextmanager
+def a_loop_in_c(port: int) -> Iterator[set[Any]]:
+    """Addresses of a connection that uvloop keeps, while a task waits for something else."""
+    addresses: queue.Queue[Any] = queue.Queue()
+    over: queue.Queue[Callable[[], object]] = queue.Queue()
+
+    async def keep() -> None:
+        ended = asyncio.Event()
+        over.put(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set))
+        _, writer = await asyncio.open_connection(HOST, port)
+        addresses.put(writer.get_extra_info("sockname"))
+        await ended.wait()
+        writer.close()
+
+    thread = threading.Thread(target=lambda: uvloop.run(keep()))
+    thread.start()
+    try:
+        yield {addresses.get(timeout=PATIENCE)}
+    finally:
+        over.get(timeout=PATIENCE)()
+        thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def a_loop_in_c_that_is_left_alone(_port: int) -> Iterator[set[Any]]:
+    """As by who has had enough of a test, and goes on."""
+    with contextlib.closing(uvloop.new_event_loop()) as loop:
+        task = loop.create_task(asyncio.Event().wait())
+        loop.run_until_complete(asyncio.sleep(0))
+        yield set()
+        task.cancel()
+        loop.run_until_complete(asyncio.wait([task]))
+
+
+@pytest.mark.parametrize("loop", [a_loop_in_c, a_loop_in_c_that_is_left_alone])
+@pytest.mark.parametrize("wait", [in_recv, in_poll, in_a_selector, in_trio])
+def test_a_loop_in_c_says_nothing_of_who_waits_and_hides_nobody_else(
+    wait: Callable[[socket.socket], bytes],
+    loop: Callable[[int], AbstractContextManager[set[Any]]],
+) -> None:
+    with (
+        serve(silent) as port,
+        loop(port) as kept,
+        socket.create_connection((HOST, port)) as sock,
+    ):
+        thread = threading.Thread(target=lambda: wait(sock))
+        thread.start()
+        ours = sock.getsockname()
+        known = eventually(lambda: waiting_clients.awaited_among({ours} | kept) == {ours})
+        sock.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        thread.join(PATIENCE)
+    assert known
 
 
 def show_another(

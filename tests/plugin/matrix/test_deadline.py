@@ -34,6 +34,7 @@ from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.waiting import PATIENCE
 from tests.waiting import asleep
 from tests.waiting import eventually
 
@@ -399,7 +400,9 @@ def _in_asyncio(run: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 _RUNS_OF_TRIO = [trio.run, _in_a_queue, _in_asyncio]
-_LOOKS = 10  # a signal wakes a guest run too, whose thread may be on its way back to wait
+# Looks, a hundredth of a second apart, of which one tells that a run hangs, or none. A signal wakes
+# a guest run too, whose thread may be on its way back to wait: as long as a busy machine likes.
+_UNTIL_TOLD, _NEVER_TOLD = PATIENCE * 100, 10
 
 
 def _told_of_trio(
@@ -409,11 +412,12 @@ def _told_of_trio(
     *,
     at_deadline: bool = False,
     first: Callable[[], object] = lambda: None,
+    looks: int = _NEVER_TOLD,
 ) -> str:
     """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or "".
 
     `at_deadline`: or when that is over, which makes it a known one. `first`: called before each
-    look.
+    look. `looks`: at most so many.
     """
     hangs, told = known or KnownHangs(0.1), list[str]()
 
@@ -429,7 +433,7 @@ def _told_of_trio(
                 first()
                 is_told = at_deadline or hangs.is_one(frame, 10.0)
                 told.append(hangs.add(frame) if is_told else "")
-                if told[-1] or len(told) == _LOOKS:
+                if told[-1] or len(told) == looks:
                     signal.setitimer(signal.ITIMER_REAL, 0)
                     token.run_sync_soon(scope.cancel)
 
@@ -476,7 +480,7 @@ async def _for_each_other_in_trio(ends: list[int] | None = None) -> None:
 def test_trio_that_waits_for_nothing_need_not_wait_for_the_deadline(
     waiting: Callable[[], Coroutine[Any, Any, object]], start: Callable[..., object]
 ) -> None:
-    assert f"in {waiting.__name__}" in _told_of_trio(waiting, start)
+    assert f"in {waiting.__name__}" in _told_of_trio(waiting, start, looks=_UNTIL_TOLD)
 
 
 async def _for_somebody_elsewhere_in_trio() -> None:
@@ -536,7 +540,7 @@ def test_trio_that_goes_on_is_no_hang_though_another_run_of_it_has_hung(
     hangs = KnownHangs(0.1)
     assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs, at_deadline=True)
     assert not _told_of_trio(_again_and_again_in_trio, start, hangs)
-    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs)
+    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs, looks=_UNTIL_TOLD)
 
 
 async def _for_somebody_elsewhere() -> None:
@@ -649,8 +653,9 @@ def _hang_in_uvloop(known: KnownHangs, waiting: Callable[[], Coroutine[Any, Any,
             stack.enter_context(deadline(0.3, known))
             await waiting()
 
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         with pytest.raises(DeadlineError) as raised:
-            asyncio.Runner(loop_factory=uvloop.new_event_loop).run(run())
+            runner.run(run())
     return str(raised.value)
 
 
