@@ -39,7 +39,6 @@ __all__ = [
     "UnknownNameError",
 ]
 
-
 _SIMPLE = (str, int, float, bool, bytes, type(None))
 
 

@@ -33,7 +33,6 @@ __all__ = [
     "stop_experiment",
 ]
 
-
 # Those that have ended as well: their counts can be asked for later.
 _started: dict[str, ActiveExperiment] = {}
 _lock = fork_safe(sys.modules[__name__], "_lock", threading.Lock)

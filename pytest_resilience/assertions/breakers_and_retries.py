@@ -31,6 +31,9 @@ __all__ = [
     "assert_circuit_state", "assert_circuit_transitions", "assert_fails_fast", "assert_retried",
     "assert_retry_exhausted",
 ]  # fmt: skip
+_T = TypeVar("_T")
+_EPSILON = 1e-9  # seconds: what adding up floats leaves
+_SHOWN = 20  # lines of a timeline
 
 
 def assert_circuit_open(breaker: object) -> None:
@@ -129,12 +132,6 @@ def _path(states: Sequence[str]) -> str:
 
 def _circuit_timeline(reading: CircuitReading) -> str:
     return "\n".join(f"  {line}" for line in reading.timeline)
-
-
-_T = TypeVar("_T")
-
-_EPSILON = 1e-9  # seconds: what adding up floats leaves
-_SHOWN = 20  # lines of a timeline
 
 
 def assert_retried(retry: object, *, attempts: int | None = None) -> None:

@@ -28,6 +28,8 @@ from pytest_resilience.patterns.features import ServiceLevel
 __all__ = ["assert_degraded", "assert_fallback_used", "assert_recovers"]
 
 _EVENTS_SHOWN = 10  # events in a message
+_R = TypeVar("_R")
+_FAILURES_SHOWN = 20  # failures in a message
 
 
 def assert_degraded(
@@ -99,10 +101,6 @@ def _told(event: Event) -> str:
         return f"{event.old.value} -> {event.new.value}: {event.reason}"
     assert isinstance(event, FellBack)
     return f"answered by its {event.used}: {event.reason}"
-
-
-_R = TypeVar("_R")
-_SHOWN = 20  # failures in a message
 
 
 @overload
@@ -195,8 +193,10 @@ class _Attempts:
 
     def _message(self, what: str) -> str:
         name = getattr(self._call, "__qualname__", repr(self._call))
-        hidden = len(self._failures) - _SHOWN
+        hidden = len(self._failures) - _FAILURES_SHOWN
         lines = [f"({hidden} failures before)"] if hidden > 0 else []
-        lines += [f"+{at:.3f}s {describe(error)}" for at, error in self._failures[-_SHOWN:]]
+        lines += [
+            f"+{at:.3f}s {describe(error)}" for at, error in self._failures[-_FAILURES_SHOWN:]
+        ]
         timeline = "".join(f"\n  {line}" for line in lines)
         return f"expected {name} to recover within {self._within:g} s, but it {what}{timeline}"

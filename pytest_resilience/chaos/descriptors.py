@@ -30,7 +30,6 @@ __all__ = [
     "readable_descriptors", "taken", "unacknowledged", "unread",
 ]  # fmt: skip
 
-
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
 _CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives

@@ -57,7 +57,6 @@ __all__ = [
     "shared",
 ]
 
-
 _MAIN = threading.main_thread().ident
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "usual_requests",
 ]  # fmt: skip
 
-
 # One of each way in which operations are numbered, for tests that ask for none.
 _USUAL = (
     "network_failure:mode=refuse",

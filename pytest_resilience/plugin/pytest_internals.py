@@ -29,7 +29,6 @@ __all__ = [
     "write_lines",
 ]
 
-
 _LOGREPORT = "pytest_runtest_logreport"
 
 _PROGRESS = "resilience-progress"

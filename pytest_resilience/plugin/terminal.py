@@ -44,13 +44,14 @@ from pytest_resilience.report.chaos_record import numbered_operations
 
 __all__ = ["RECORD", "ChaosSummary", "configure_node", "list_profiles", "list_types"]
 
-
 RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
 
 _NAME = "resilience-summary"
 _QUIET = -1  # the verbosity below which nothing is said
 _MOST_COMMANDS = 5  # that are shown unless all are asked for
+_NAMES = 14  # columns for the names of parameters
+_LEAST = 79  # columns of a line, however narrow the terminal is
 
 
 def configure_node(node: Any) -> None:
@@ -150,8 +151,6 @@ class ChaosSummary:
             terminalreporter.line(f"… and {more} more to repeat: -v shows them")
 
 
-_NAMES = 14  # columns for the names of parameters
-_LEAST = 79  # columns of a line, however narrow the terminal is
 _USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)
 
 _COMMON = (

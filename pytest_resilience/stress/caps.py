@@ -36,7 +36,6 @@ __all__ = [
     "memory_size",
 ]
 
-
 _LOADS = (CpuLoad, GilLoad, MemoryLoad, DiskLoad, DiskFill)
 _TENTH, _HALF, _ALL = Amount(share=0.1), Amount(share=0.5), Amount(share=1.0)
 

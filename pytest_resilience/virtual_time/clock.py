@@ -58,7 +58,6 @@ from pytest_resilience.virtual_time.waiting import nanoseconds
 
 __all__ = ["VirtualClock", "start_of"]
 
-
 # What threads have to end in after their test, in nanoseconds.
 _LAST = 60_000_000_000  # virtual
 _LAST_REAL = 10_000_000_000  # for those who compute, or wait for what is real

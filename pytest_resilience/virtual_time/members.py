@@ -33,10 +33,13 @@ __all__ = [
 # Names that are made from counters of the process.
 _COUNTED = re.compile(r"^(Thread|ThreadPoolExecutor)-\d+")
 _REAL = {"clock_gettime_ns": getattr(time, "clock_gettime_ns", None)}
-
-
 # Whose threads are no members, though one started them: they watch over the test.
 _WATCHERS = frozenset({"_pytest", "coverage", "execnet", "xdist"})
+
+MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
+_MOST_WAITS = 10_000  # of the thread of the test, where it has a limit
+_MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
+_CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
 
 
 def module_of(thread: threading.Thread) -> str:
@@ -235,12 +238,6 @@ class Members:
     def untold(self) -> bool:
         """Whether an error was raised that the test's thread has not seen."""
         return self._untold
-
-
-MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
-_MOST_WAITS = 10_000  # of the thread of the test, where it has a limit
-_MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
-_CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
 
 
 class Order(Protocol):

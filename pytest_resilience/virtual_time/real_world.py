@@ -45,7 +45,6 @@ from pytest_resilience.virtual_time.waiting import real_ns
 
 __all__ = ["Driver", "Signals"]
 
-
 # As it is now: with a clock what it starts is a member.
 _start_new_thread = _thread.start_new_thread
 

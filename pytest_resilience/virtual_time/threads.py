@@ -40,7 +40,6 @@ __all__ = [
     "outside",
 ]  # fmt: skip
 
-
 # Whose threads wait for other processes; what they bring is awaited in real time.
 _OF_PROCESSES = ("multiprocessing", "concurrent.futures.process")
 

@@ -29,12 +29,14 @@ __all__ = [
     "Wake", "is_machinery", "locks_of_tasks", "nanoseconds", "poll", "real_ns",
 ]  # fmt: skip
 
-
 _HERE = os.path.dirname(__file__) + os.sep
 _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
 # As it is without virtual time, whose own it is replaced by for others.
 _POLL = {"poll": getattr(select, "poll", None)}
 LARGEST = 2**62  # nanoseconds; timeouts beyond 146 years end then
+_MOST_WAKES = 10_000  # that are remembered
+# What a rebinding of names cannot reach: see `clock.py`.
+_REAL = {"monotonic_ns": time.monotonic_ns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +217,6 @@ def poll(waiters: Iterable[Waiter], milliseconds: int) -> dict[int, int]:
     return dict(poller.poll(milliseconds))
 
 
-_MOST = 10_000  # wakes that are remembered
-
-# What a rebinding of names cannot reach: see `clock.py`.
-_REAL = {"monotonic_ns": time.monotonic_ns}
-
-
 def real_ns() -> int:
     """The machine's monotonic clock."""
     return _REAL["monotonic_ns"]()
@@ -252,7 +248,7 @@ class Timeline:
 
     def __init__(self) -> None:
         self.jumps = 0
-        self.wakes: deque[Wake] = deque(maxlen=_MOST)
+        self.wakes: deque[Wake] = deque(maxlen=_MOST_WAKES)
 
 
 class Elapsed:

@@ -25,7 +25,6 @@ from pytest_resilience.patterns import validation
 
 __all__ = ["CircuitBreakerConfig", "CountWindow", "Outcome", "TimeWindow", "Window"]
 
-
 _BUCKETS = 10  # of a time window: it slides by tenths of its length
 _PLENTY = sys.maxsize  # calls: never that many
 

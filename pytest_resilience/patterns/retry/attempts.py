@@ -50,7 +50,6 @@ __all__ = [
     "RetrySucceeded",
 ]
 
-
 # No part of what an event says, nor of its text, which may be long.
 _error: Any = field(default=None, compare=False, repr=False)
 

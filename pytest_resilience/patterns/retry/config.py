@@ -34,7 +34,6 @@ __all__ = [
     "set_retry_testing", "who_asks", "with_jitter",
 ]  # fmt: skip
 
-
 Jitter = Literal["full", "equal", "decorrelated"] | bool
 JITTERS: Final = (True, False, "full", "equal", "decorrelated")
 

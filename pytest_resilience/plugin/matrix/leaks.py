@@ -21,7 +21,6 @@ from pytest_resilience.proc import threads_of_python
 
 __all__ = ["LeakedResources", "Snapshot", "old_objects_kept"]
 
-
 _PATIENCE = 5  # times that threads are waited for
 _KINDS = ("threads", "sockets", "files")
 
