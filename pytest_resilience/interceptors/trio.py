@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from collections.abc import Coroutine
 from types import FrameType
-from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.cancelling import note_nursery
@@ -29,10 +28,6 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import LibraryPatches
 from pytest_resilience.patching import Patches
 from pytest_resilience.stacks import is_library
-
-
-if TYPE_CHECKING:
-    from pytest_resilience.interceptors.sockets.connect import LoopConnects
 
 
 __all__ = ["CancelScopeInterceptor", "TrioSockets"]
@@ -49,10 +44,11 @@ class TrioSockets:
         wakes: what it receives then, unless something has come; None for nothing.
     """
 
-    def __init__(self, connects: LoopConnects, patches: Patches) -> None:
+    def __init__(self, connect: Callable[..., Coroutine[Any, Any, None]], patches: Patches) -> None:
+        """`connect`: as of `LoopConnects`."""
         self.patience: Callable[[socket.socket], float | None] = lambda _: None
         self.wakes: Callable[[socket.socket], bytes | None] = lambda _: None
-        self._connects = connects
+        self._connect = connect
         self._patches = patches
         self._reached = False
         self._retired = False
@@ -119,7 +115,7 @@ class TrioSockets:
         @functools.wraps(original)
         async def connect(sock: Any, address: Any) -> None:
             __tracebackhide__ = True
-            await self._connects.connect(
+            await self._connect(
                 sock._sock,  # noqa: SLF001  # trio has no name for it
                 address,
                 proceed=functools.partial(original, sock, address),

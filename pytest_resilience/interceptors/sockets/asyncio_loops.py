@@ -7,12 +7,14 @@ Event loops written in C, as uvloop, call no method of a Python socket and are n
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import sys
 import threading
 import weakref
 
+from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -22,13 +24,16 @@ from typing import Any
 from pytest_resilience.chaos.call_site import current_task_of_user
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import running_loop
-from pytest_resilience.interceptors.sockets.connect import LoopConnects
+from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.trio import TrioSockets
 from pytest_resilience.interceptors.waiting import Wait
+from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches
 
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
 
     from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
-__all__ = ["AsyncioLoops", "LoopIterations"]
+__all__ = ["AsyncioLoops", "LoopConnects", "LoopIterations"]
 
 
 class LoopIterations:
@@ -110,7 +115,7 @@ class AsyncioLoops:
         self._connects = connects
         self._names = names
         self._patches = patches
-        self.trio = TrioSockets(connects, patches)
+        self.trio = TrioSockets(connects.connect, patches)
         self.iterations = LoopIterations()
         self._delaying: type[DelayingProtocol] | None = None
         self._reached = False
@@ -249,3 +254,53 @@ class AsyncioLoops:
             )
 
         return sock_connect
+
+
+class LoopConnects:
+    """Connects that event loops begin and await, those of trio too.
+
+    They are held up first, and what happens to them is decided before they begin.
+
+    Attributes:
+        decided: by the `id` of the socket, as long as they are tried.
+    """
+
+    def __init__(self, engine: Engine, connections: ConnectionTable) -> None:
+        self.decided: dict[int, Effect | None] = {}
+        self._engine = engine
+        self._connections = connections
+        self._installed = False
+
+    def install(self) -> None:
+        self._installed = True
+
+    def remove(self) -> None:
+        self._installed = False
+
+    async def connect(
+        self,
+        sock: socket.socket,
+        address: Any,
+        *,
+        proceed: Callable[[], Awaitable[None]],
+        failed: str,
+    ) -> None:
+        """`proceed` to connect to `address`, when its delay is over.
+
+        Past the end of a silence raises TimeoutError with the text `failed`.
+        """
+        __tracebackhide__ = True
+        connection = or_none(self._connections.opened, sock, address) if self._installed else None
+        if connection is None or connection.untargeted:
+            await proceed()
+            return
+        effect = self._engine.decide(connection.operation(CONNECT))
+        if effect is not None and effect.delay:
+            await pause(effect)
+            if effect.delay == float("inf") and not effect.transient:
+                raise TimeoutError(errno.ETIMEDOUT, failed)
+        self.decided[id(sock)] = effect
+        try:
+            await proceed()
+        finally:
+            self.decided.pop(id(sock), None)

@@ -38,9 +38,8 @@ from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.asyncio_loops import LoopConnects
 from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
-from pytest_resilience.interceptors.sockets.connect import LoopConnects
-from pytest_resilience.interceptors.sockets.connect import try_on
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCalls
@@ -351,7 +350,7 @@ class SocketPatches:
             return self._attempt(sock, connection, effect, "timed out", proceed)
         except OSError as error:
             if effect and effect.delay == math.inf and error.errno in {None, errno.EINPROGRESS}:
-                try_on(self._receiver.nonblocking.readiness, sock, connection, effect, address)
+                self._receiver.nonblocking.readiness.try_on(sock, connection, effect, address)
             raise
         finally:
             or_none(self._connections.connected, connection, sock)

@@ -7,11 +7,14 @@ come; and so is everything where there is no such mark.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import socket
 import threading
 import weakref
+
+from typing import Any
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -22,8 +25,10 @@ from pytest_resilience.clock import in_a_loop
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import given_up
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
@@ -86,6 +91,24 @@ class Readiness:
             deaf = stream.is_stalled or not stream.effect.passes
             held.begin(sock, self._clock.monotonic(), deaf=deaf, sends=sends)
             self._watch()
+
+    def try_on(
+        self, sock: socket.socket, connection: TcpConnection, effect: Effect, address: Any
+    ) -> None:
+        """Let the kernel go on with a connect to `address`, for which the client waits no longer.
+
+        It ends its wait by a timeout of Python (no errno), or of the kernel (EINPROGRESS).
+        """
+        if not is_literal(address[0]):
+            return  # to find out whose name it is may take any time
+        self.keep_pending(sock, connection, effect)
+        timeout = sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            with contextlib.suppress(OSError):  # it is pending
+                KernelSocket.connect(kernel_socket(sock), address)
+        finally:
+            sock.settimeout(timeout)
 
     def keep_pending(self, sock: socket.socket, connection: TcpConnection, effect: Effect) -> None:
         """Let a connect that is about to be begun be answered when the experiments have ended."""

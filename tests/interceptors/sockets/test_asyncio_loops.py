@@ -17,8 +17,8 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.asyncio_loops import LoopConnects
 from pytest_resilience.interceptors.sockets.asyncio_loops import LoopIterations
-from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
