@@ -248,13 +248,14 @@ class _Line:
         self._ready = 0  # bytes that it has carried and nobody has read
         self._new = False  # what comes next is only now put on the line: all before was read
 
-    def next(self, available: int, now: float, since: float, *, whole: bool) -> Step:
+    def next(self, available: int, now: float, since: float, least: int, *, whole: bool) -> Step:
         """As `ResponseStream.next`."""
         if not (available or whole):
             self.drained()
         while True:
             if self._piece is None:
-                wanted = available if whole else self._ready or min(self._pace.piece, available)
+                wanted = min(max(self._pace.piece, least), available)
+                wanted = available if whole else self._ready if self._ready >= least else wanted
                 if wanted <= self._ready:
                     return ReadPeer() if whole else ReadPeer(self._ready or 1)
                 began = max(self._free, since, now if self._new else since)
@@ -287,7 +288,7 @@ class _Interruption:
         self._effect = effect
         self._due: float | None = None
 
-    def next(self, available: int, now: float, _since: float, *, whole: bool) -> Step:
+    def next(self, available: int, now: float, _since: float, _least: int, *, whole: bool) -> Step:
         """As `ResponseStream.next`."""
         if self._position is not None and not whole:
             return ReadPeer(1)  # and none that comes after the place
@@ -392,7 +393,13 @@ class ResponseStream:
         self._now = max(self._now, due)
 
     def next(
-        self, available: int, now: float, *, since: float = -math.inf, whole: bool = False
+        self,
+        available: int,
+        now: float,
+        *,
+        since: float = -math.inf,
+        whole: bool = False,
+        least: int = 1,
     ) -> Step:
         """What the driver has to do next.
 
@@ -400,6 +407,7 @@ class ResponseStream:
         `now`: monotonic seconds.
         `since`: when those bytes were put on the line, where the driver knows.
         `whole`: none of them can be read before all are there, as those of a TLS record.
+        `least`: so many are read at once, if there are as many.
         """
         first, self._now = self._now == -math.inf, max(self._now, now)
         now = self._now
@@ -424,7 +432,7 @@ class ResponseStream:
             return WaitUntil(since)
         if self._line is None or not self.effect.left():
             return ReadPeer()
-        return self._line.next(available, now, since, whole=whole)
+        return self._line.next(available, now, since, least, whole=whole)
 
     def _end(self, content: Content) -> Step | None:
         """How it ends; None if more of it comes from the peer."""

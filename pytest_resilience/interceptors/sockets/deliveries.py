@@ -99,6 +99,9 @@ def take(
     if (stream := connection.inbound.stream) is None or not data:
         return data
     delivered = stream.take(data)
+    if len(delivered) < len(data):  # what comes behind what is lost, as if that was never sent
+        while (room := arguments.size - len(delivered)) and _follows(sock, connection.inbound):
+            delivered += stream.take(arguments.fetch(room, takes=True))
     while (stream.is_reset or stream.is_stalled) and getattr(sock, "pending", int)():
         arguments.fetch()  # the rest of the record is lost as well
     if stream.is_reset and not delivered:
@@ -107,6 +110,16 @@ def take(
     if stream.is_replaced or stream.is_reset:
         effects.end_of_stream(sock)  # whoever polls it is told, and then comes for the rest
     return delivered
+
+
+def _follows(sock: Any, inbound: Inbound) -> bool:
+    """Whether more is there of a response of which some is lost, and can be received at once."""
+    stream = inbound.stream
+    if stream is None or stream.is_replaced or stream.is_reset or stream.is_stalled:
+        return False
+    if stream.effect.pace is not None or inbound.unread or inbound.asked_early:
+        return False
+    return bool(sock.pending() if effects.speaks_tls(sock) else effects.available(sock))
 
 
 def end(sock: Any, connection: TcpConnection, step: ResetConnection | CloseConnection) -> None:

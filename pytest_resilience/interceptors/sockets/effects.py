@@ -39,6 +39,7 @@ from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
@@ -235,7 +236,8 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
 def await_more(sock: socket.socket) -> None:
     """Wait until there is something to receive, and take nothing; or the socket's timeout."""
     __tracebackhide__ = True
-    if not available(sock) and not readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
+    limit = timeout_of(sock, socket.SO_RCVTIMEO)
+    if available(sock) < mark_of(sock) and not readable(sock, limit):
         raise timed_out(sock)
 
 

@@ -40,6 +40,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
@@ -353,11 +354,12 @@ class Receiver:
         clock, there = self._engine.clock, len(inbound.unread)
         readiness = self.nonblocking.readiness
         now = since = self._await_arrival(sock, connection, stream)
+        least = 1 if stream.effect.pace is None else mark_of(sock)
         if not there and stream.effect.pace is not None and not stream.is_stalled:
-            there = _await_piece(sock, stream)
+            there = _await_piece(sock, stream, least)
             now = since = clock.monotonic()
         while True:
-            step = stream.next(there, now)
+            step = stream.next(there, now, least=least)
             if inbound.stream is not stream:  # given up, or overtaken by another
                 return self._await_turn(sock, connection, asked_at)
             match step:
@@ -430,11 +432,16 @@ class Receiver:
         return arguments.returned(b"")
 
 
-def _await_piece(sock: socket.socket, stream: ResponseStream) -> int:
-    """Wait for more of a paced response, if all that has come was read; how many bytes it is."""
+def _await_piece(sock: socket.socket, stream: ResponseStream, least: int) -> int:
+    """Wait for more of a paced response, if all that has come was read; how many bytes it is.
+
+    Or all but fewer than the client waits for, unless they are the last.
+    """
     __tracebackhide__ = True
-    if stream.begun and not effects.available(sock):
-        stream.drained()
+    there = effects.available(sock)
+    if stream.begun and there < least:
+        if not there:
+            stream.drained()
         effects.await_more(sock)
     return effects.available(sock)
 

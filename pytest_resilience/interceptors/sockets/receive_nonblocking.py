@@ -28,6 +28,7 @@ from pytest_resilience.interceptors.sockets.readiness import Held
 from pytest_resilience.interceptors.sockets.readiness import Readiness
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
@@ -164,7 +165,8 @@ class NonblockingReceiver:
             if tls:  # which gives nothing of a record before all of it is there
                 there = 0 if sock.pending() else min(RECORD, there)
             now = self._engine.clock.monotonic()
-            step = stream.next(there, now, whole=tls)
+            least = 1 if stream.effect.pace is None else mark_of(sock)
+            step = stream.next(there, now, whole=tls, least=least)
             if inbound.stream is not stream:  # overtaken by another
                 stream = inbound.stream
                 continue

@@ -53,7 +53,7 @@ _FILLING = ("recv_into", "recvfrom_into")
 _MOST_WITHOUT_FLAGS = 3  # arguments: the socket, what is sent, and to whom
 _OF_DESCRIPTORS = "os."
 # As numbers: the operators of enums take ten times as long.
-_PEEK, _ALL = int(socket.MSG_PEEK), int(socket.MSG_WAITALL)
+_PEEK, _ALL, _URGENT = int(socket.MSG_PEEK), int(socket.MSG_WAITALL), int(socket.MSG_OOB)
 _DONT_WAIT = int(getattr(socket, "MSG_DONTWAIT", 0))  # not on every system
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
@@ -131,9 +131,10 @@ def is_at_once(call: SocketCall) -> bool:
 def asks_for_bytes(call: SocketCall) -> bool:
     """Whether a receiving method may have to wait for bytes.
 
-    Not if it asks for none, or does not take what it was given: then it shall say so itself.
+    Not if it asks for none, or does not take what it was given: then it shall say so itself. Nor
+    for urgent data (MSG_OOB), which the kernel keeps beside all others.
     """
-    if not _is_valid(call):
+    if not _is_valid(call) or flags_of(call) & _URGENT:
         return False
     return call.name not in _WITHOUT_BYTES or bool(ReceiveArguments(call).size)
 

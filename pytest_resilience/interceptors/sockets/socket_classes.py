@@ -27,8 +27,9 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 __all__ = [
     "KernelSocket", "SocketsByNumber", "accepting_classes", "another", "ends_of", "given_up",
     "green_module", "has_room", "held", "is_address", "is_tcp", "is_tried", "is_udp",
-    "kernel_socket", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
-    "raise_mark", "selector_classes", "send_patience", "socket_classes", "tls_modules", "with_room",
+    "kernel_socket", "leave_no_room", "listening_ports", "lower_mark", "mark_of",
+    "python_socket_class", "raise_mark", "selector_classes", "send_patience", "socket_classes",
+    "tls_modules", "with_room",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -262,9 +263,18 @@ def raise_mark(sock: KernelSocket) -> int | None:
 
 
 def lower_mark(sock: KernelSocket, before: int) -> None:
-    """Put it back."""
+    """Put it back, unless its user has set another meanwhile."""
     with contextlib.suppress(OSError):  # closed
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, before)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) >= _HIGH:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, before)
+
+
+def mark_of(sock: KernelSocket) -> int:
+    """How many bytes its user waits for at least (SO_RCVLOWAT)."""
+    with contextlib.suppress(OSError, AttributeError):  # closed, or there is none
+        mark = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        return mark if mark < _HIGH else 1
+    return 1
 
 
 def send_patience(sock: Any) -> float:

@@ -156,6 +156,13 @@ def test_the_mark_is_put_back(plain: Polling, inject: Inject) -> None:
         assert mark() > 3
     assert mark() == 3
     assert plain.receive() == b"hello"
+    with inject("network_latency", delay=LONG):
+        plain.send(b"hello")
+        with pytest.raises(TimeoutError):
+            plain.receive(DELAY)
+        plain.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 5)
+    assert mark() == 5
+    assert plain.receive() == b"hello"
 
 
 def test_an_answer_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:

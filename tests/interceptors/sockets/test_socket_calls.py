@@ -22,6 +22,7 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.waiting import eventually
 
 
 PEEK, WAITALL, DONTWAIT = socket.MSG_PEEK, socket.MSG_WAITALL, socket.MSG_DONTWAIT
@@ -142,6 +143,54 @@ def test_what_is_looked_at_is_what_is_received_then(fault: str, way: Way, inject
     assert active_experiment.hits == 1
 
 
+@every_way
+@pytest.mark.parametrize("size", [1, 5, 6, 9])
+def test_so_it_is_in_parts_around_what_is_lost(size: int, way: Way, inject: Inject) -> None:
+    """Nothing stands for it, neither a part that is shorter nor a receive that finds nothing."""
+    lost = {"mode": "drop_message", "after_items": 1}
+    with (
+        serve(echo) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", rate=1, **lost) as active_experiment,
+    ):
+        way(sock, PATIENCE)
+        sock.sendall(LINES)
+        assert eventually(lambda: unread(sock) == len(LINES))
+        left = LINES.replace(b"two\n", b"")
+        while left:
+            seen = [receive(sock, size, flags, PATIENCE) for flags in (PEEK, 0)]
+            assert seen == [left[:size]] * 2
+            left = left[size:]
+    assert active_experiment.hits == 1
+
+
+@every_way
+def test_urgent_data_is_beside_what_is_late(way: Way, inject: Inject) -> None:
+    """As in the kernel, which tells of it in another way, and has it at once for who asks."""
+
+    def shouts(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"tea")
+        connection.send(b"!", socket.MSG_OOB)
+        silent(connection)
+
+    def story(sock: socket.socket) -> list[str]:
+        sock.sendall(b"?")
+        assert select.select([], [], [sock], PATIENCE)[2] == [sock]
+        way(sock, PATIENCE)
+        return [outcome(lambda: sock.recv(1, socket.MSG_OOB)) for _ in range(2)]
+
+    with serve(shouts) as port, socket.create_connection((HOST, port)) as sock:
+        real = story(sock)
+    with (
+        serve(shouts) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_latency", delay=LONG),
+    ):
+        assert story(sock) == real
+    assert real[0] == "b'!'"
+
+
 @pytest.mark.parametrize("flags", [PEEK, DONTWAIT, PEEK | DONTWAIT])
 def test_what_is_late_is_not_there_for_who_looks(flags: int, inject: Inject) -> None:
     with serve(echo) as port, socket.create_connection((HOST, port)) as sock:
@@ -156,6 +205,21 @@ def test_what_is_late_is_not_there_for_who_looks(flags: int, inject: Inject) -> 
             assert latency.hits == 1
         sock.settimeout(PATIENCE)
         assert sock.recv(100, PEEK) == sock.recv(100) == b"tea"
+
+
+@every_way
+def test_who_waits_for_more_bytes_gets_as_many_of_it_in_pieces(way: Way, inject: Inject) -> None:
+    with (
+        serve(echo) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_latency", piece=1, delay=0.001) as slow,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 3)
+        way(sock, PATIENCE)
+        sock.sendall(b"abcdefghi")
+        assert eventually(lambda: unread(sock) == len(b"abcdefghi"))
+        assert [receive(sock, 100, 0, PATIENCE) for _ in range(3)] == [b"abc", b"def", b"ghi"]
+    assert slow.hits == 1
 
 
 def test_who_wants_all_gets_all_of_it_in_pieces(inject: Inject) -> None:
