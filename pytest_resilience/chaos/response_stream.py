@@ -404,10 +404,9 @@ class ResponseStream:
         """What the driver has to do next.
 
         `available`: bytes that have come from the peer and nobody has read; 0 at EOF.
-        `now`: monotonic seconds.
-        `since`: when those bytes were put on the line, where the driver knows.
-        `whole`: none of them can be read before all are there, as those of a TLS record.
-        `least`: so many are read at once, if there are as many.
+        `now`, `since`: in monotonic seconds; since when they are on the line, where that is known.
+        `whole`: none of them can be read before all are there, as those of a TLS record; `least`:
+        so many are read at once, if there are as many.
         """
         first, self._now = self._now == -math.inf, max(self._now, now)
         now = self._now
