@@ -4,10 +4,16 @@ A blocking client is told at once that its five seconds of silence are over. In 
 timer that tells it, so the time of the loop is moved to that. Something else may be awaited there
 as well, of a server or a thread that works: nothing is moved before all tasks have waited, each for
 the same, as long as the whole test takes without faults.
+
+After a fault a client may wait as well for what no fault holds back: for the rest of an answer that
+was damaged, or for one to what was never sent. No one tells of that, so loops are looked at from
+outside now and then, and have twice that time. A sleep is none of these waits: who sleeps may have
+to, for a time that other clocks tell.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 
 from collections.abc import Callable
@@ -16,12 +22,15 @@ from typing import Any
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
 from pytest_resilience.plugin.matrix.loop_waits import awaited_in
+from pytest_resilience.plugin.matrix.loop_waits import next_timer
 from pytest_resilience.plugin.matrix.loop_waits import seconds_left
 
 
 __all__ = ["IdleLoops"]
 
 _LEAST_QUIET = 0.1  # seconds, in which a server of the test has answered
+_LEAST_REST = 0.5  # the same, where no fault is known to hold anything back
+_SLEEP = "_set_result_unless_cancelled"  # what asyncio's timers of sleeps call
 _REST = 0.002  # seconds that a loop waits by itself: timers so close to each other are one to it
 
 
@@ -33,29 +42,29 @@ class IdleLoops:
     """
 
     def __init__(
-        self, quiet: float, patience: float, silent: weakref.WeakSet[Any] | None = None
+        self,
+        quiet: float,
+        patience: float,
+        silent: weakref.WeakSet[Any] | None = None,
+        *,
+        most: float = math.inf,
     ) -> None:
         """`quiet`: seconds that the test takes without faults. `patience`: those that the timers
-        of a loop may let it wait in all.
+        of a loop may let it wait in all; at rest each of them, and all of them `most`.
         """
         self.silent: weakref.WeakSet[Any] = weakref.WeakSet() if silent is None else silent
         self._quiet = max(quiet, _LEAST_QUIET)
+        self._rest = max(2 * quiet, _LEAST_REST)
+        self._longest = patience
         self._patience = patience
+        self._most = most
         self._since: weakref.WeakKeyDictionary[Any, tuple[frozenset[Any], float]] = (
             weakref.WeakKeyDictionary()
         )
 
     def look(self, loop: Any) -> None:
         """A fault holds something back in the loop. Move its time on if nobody does anything."""
-        if not hasattr(loop, "_scheduled") or is_frozen():
-            return  # its time is not that of Python's loops
-        now, awaited = MACHINE_CLOCK.monotonic(), awaited_in(loop)
-        known, since = self._since.get(loop, (None, now))
-        if known != awaited or loop._ready:  # noqa: SLF001  # what the loop has to do
-            self._since[loop] = awaited, now
-            self.silent.discard(loop)
-            return
-        if now - since < self._quiet:
+        if self._quiet_for(loop) < self._quiet:
             return
         seconds = seconds_left(loop)
         if seconds > self._patience:
@@ -64,6 +73,36 @@ class IdleLoops:
             seconds -= _REST
             self._patience -= seconds
             _moved_time(loop).moved += seconds
+
+    def look_at_rest(self, loop: Any) -> None:
+        """The loop waits, and a fault has happened before. Move its time to its next timeout."""
+        if self._quiet_for(loop) < self._rest:
+            return
+        timer = next_timer(loop)
+        if timer is None or hasattr(getattr(timer._callback, "__self__", None), "resilience_due"):  # noqa: SLF001
+            return
+        seconds = timer.when() - loop.time() - _REST
+        is_sleep = getattr(timer._callback, "__name__", "") == _SLEEP  # noqa: SLF001  # nothing public tells
+        if not is_sleep and 0 < seconds <= min(self._longest, self._most):
+            self._most -= seconds
+            _moved_time(loop).moved += seconds
+            loop.call_soon_threadsafe(_nothing)  # its selector would wait as long as before
+
+    def _quiet_for(self, loop: Any) -> float:
+        """Seconds that all of its tasks have waited for; less than none where that is not known."""
+        if not hasattr(loop, "_scheduled") or is_frozen():
+            return -1.0  # its time is not that of Python's loops
+        now, awaited = MACHINE_CLOCK.monotonic(), awaited_in(loop)
+        known, since = self._since.get(loop, (None, now))
+        if known != awaited or loop._ready:  # noqa: SLF001  # what the loop has to do
+            self._since[loop] = awaited, now
+            self.silent.discard(loop)
+            return -1.0
+        return now - since
+
+
+def _nothing() -> None:
+    """For a loop that is only to look at its timers."""
 
 
 class _MovedTime:

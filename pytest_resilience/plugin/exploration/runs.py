@@ -246,10 +246,13 @@ class ExploredRuns:
         patience = run.oracle.patience
         silent = None if run.hangs is None else run.hangs.silent_loops
         faultless = item.stash.get(_FAULTLESS, 0.0)
-        loops = IdleLoops(faultless, patience, silent)
+        is_whole = patience == run.oracle.deadline  # one limit for all that is waited for
+        loops = IdleLoops(faultless, patience, silent, most=patience if is_whole else math.inf)
+        if run.hangs is not None:
+            run.hangs.at_rest = lambda loop: loops.look_at_rest(loop) if run.log.positions else None
         most = max(faultless, _LEAST_LOCKED) if run.log.schedule else math.inf
         clock = engine.clock
-        done = () if patience == run.oracle.deadline else run.log.noted  # one limit for all of them
+        done = () if is_whole else run.log.noted
         engine.clock = SkippingClock(patience, loops.look, most_locked=most, done=done)
         began = MACHINE_CLOCK.monotonic()
         self._watch.log = run.log

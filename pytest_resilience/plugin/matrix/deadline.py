@@ -6,6 +6,7 @@ import signal
 import threading
 import weakref
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +30,7 @@ from pytest_resilience.virtual_time.waiting import real_ns
 __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 
 _REPEAT = 0.5  # seconds between signals after the deadline
+_LOOK = 0.5  # and between looks before it
 
 
 class DeadlineError(BaseException):
@@ -53,6 +55,8 @@ class KnownHangs:
         silent: seconds after which one does that may yet be told something by a connection.
         folder: where pytest was called, which messages leave out.
         silent_loops: in which a fault holds back what they wait for, for ever.
+        at_rest: is told at each look of the event loop that waits; None for nobody, and then
+            there are no looks after `silent`.
     """
 
     def __init__(self, soon: float, folder: str = "", *, silent: float = 1.0) -> None:
@@ -60,13 +64,18 @@ class KnownHangs:
         self.silent = silent
         self.folder = folder
         self.silent_loops: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.at_rest: Callable[[Any], object] | None = None
         self._places: set[Place | frozenset[Place]] = set()
+        self._place: Place | None = None
         self._awaited: frozenset[tuple[Any, ...]] | None = None
         self._stuck: frozenset[tuple[int, Place]] | None = None
 
     def looks(self, seconds: float) -> list[float]:
         """When it is to be looked whether a run hangs that may take so many."""
-        return [each for each in (self.soon, self.silent) if each < seconds]
+        self._place = None
+        more = 0 if self.at_rest is None else int((seconds - self.silent) / _LOOK)
+        later = (self.silent + _LOOK * each for each in range(1, more + 1))
+        return [each for each in (self.soon, self.silent, *later) if each < seconds]
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
@@ -83,13 +92,20 @@ class KnownHangs:
 
         `left`: the seconds to the deadline.
         """
+        if self.at_rest is not None and (resting := LoopWait.of(frame, 0.0)) is not None:
+            self.at_rest(resting.loop)
         wait = LoopWait.of(frame, left)
         if wait is None:
             self._awaited = None
-            return frame is not None and (self._is_stuck(frame) or _place(frame) in self._places)
+            return frame is not None and (self._is_stuck(frame) or self._is_known(frame))
         before, self._awaited = self._awaited, wait.awaited
         is_known = before == wait.awaited and wait.places in self._places
         return is_known or wait.is_for_nothing or wait.loop in self.silent_loops
+
+    def _is_known(self, frame: FrameType) -> bool:
+        """Whether one has hung here, where this one was at the look before, if there was one."""
+        before, self._place = self._place, _place(frame)
+        return self._place in self._places and before in {None, self._place}
 
     def _is_stuck(self, frame: FrameType) -> bool:
         """Whether all threads wait for locks, as at the look before: who was just woken goes on."""

@@ -38,8 +38,8 @@ from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 
 
 __all__ = [
-    "LoopWait", "Place", "awaited_in", "guest_of_trio", "other_threads", "running_loop_in_c",
-    "runs_project", "seconds_left",
+    "LoopWait", "Place", "awaited_in", "guest_of_trio", "next_timer", "other_threads",
+    "running_loop_in_c", "runs_project", "seconds_left",
 ]  # fmt: skip
 
 Place = tuple[tuple[CodeType, int | None], ...]
@@ -286,8 +286,14 @@ def _step_of(task: Any) -> tuple[Any, ...]:
 
 def seconds_left(loop: Any) -> float:
     """Until a timer lets a loop do something."""
-    timers = [each for each in loop._scheduled if not each.cancelled()]  # noqa: SLF001
-    return min(map(_due, timers), default=math.inf) - float(loop.time())
+    timer = next_timer(loop)
+    return math.inf if timer is None else _due(timer) - float(loop.time())
+
+
+def next_timer(loop: Any) -> Any:
+    """Which lets a loop do something, the earliest; None if none does."""
+    timers = (each for each in loop._scheduled if not each.cancelled())  # noqa: SLF001
+    return min(timers, key=_due, default=None)
 
 
 def _due(timer: Any) -> float:

@@ -7,9 +7,12 @@ import contextlib
 
 from collections.abc import Callable
 from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
+from pytest_resilience.clock import ManualClock
+from pytest_resilience.plugin.exploration import idle_loops
 from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
 
 
@@ -60,6 +63,35 @@ def test_who_gives_up_after_a_time_does_so_at_once(pytester: pytest.Pytester) ->
     result = pytester.runpytest("-v")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines("*: 3 operations, 2 runs, * 0 ways to fail")
+
+
+# Whoever has lost a part of an answer waits for it, though nothing holds it back.
+REST = (
+    CLIENT.replace("reader.read()", "reader.readuntil(b'g')")
+    .replace(
+        'connection.recv(100)\n                connection.sendall(b"pong")',
+        'connection.recv(100)\n                connection.sendall(b"pong")\n'
+        "                connection.recv(100)",
+    )
+    .replace('faults=["timeout"]', 'faults=["corrupt"]')
+)
+
+
+def test_who_waits_for_the_rest_of_a_damaged_answer_gives_up_soon(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(REST.format(patience=45))  # the deadline of a run is 10 s
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("*: 3 operations, * 0 ways to fail")
+
+
+def test_who_would_not_has_until_the_deadline(pytester: pytest.Pytester) -> None:
+    code = REST.format(patience=45).replace("depth=1", "depth=1, deadline=2")
+    pytester.makepyfile(code)
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("hang: it was still running after *, at *in ask")
 
 
 @pytest.mark.parametrize("patience", [None, 600])
@@ -144,6 +176,49 @@ def test_a_loop_is_moved_to_its_next_timer_only_if_all_of_its_tasks_wait(
     with contextlib.suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "over"), [(50, 60, True), (50, 40, False), (70, 100, False)]
+)
+def test_a_loop_at_rest_is_moved_to_a_timeout_that_may_be_waited_for(
+    clock: ManualClock, seconds: float, most: float, *, over: bool
+) -> None:
+    assert _ends_at_rest(clock, lambda: asyncio.wait_for(_never(), seconds), most) is over
+
+
+@pytest.mark.parametrize("waiting", [_in_a_while, _again_and_again, _never])
+def test_a_loop_at_rest_is_moved_to_no_sleep(
+    clock: ManualClock, waiting: Callable[[], Coroutine[None, None, None]]
+) -> None:
+    assert not _ends_at_rest(clock, waiting, 60.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """By which it is told how long a loop has rested."""
+    clock = ManualClock()
+    monkeypatch.setattr(idle_loops, "MACHINE_CLOCK", clock)
+    return clock
+
+
+def _ends_at_rest(
+    clock: ManualClock, waiting: Callable[[], Coroutine[Any, Any, Any]], most: float
+) -> bool:
+    """Whether what waits has ended after some looks at its loop from outside, as by a signal."""
+    loops = IdleLoops(quiet=0.0, patience=60.0, most=most)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(waiting())
+    for _ in range(5):
+        loop.call_later(0.01, loop.stop)  # also what is about to end, a timer's time before it
+        loop.run_forever()
+        loops.look_at_rest(loop)
+        clock.advance(1.0)
+    ended = task.done()
+    task.cancel()
+    loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.close()
+    return ended
 
 
 def test_a_database_that_a_failure_has_left_locked_is_not_waited_for(
