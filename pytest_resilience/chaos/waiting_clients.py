@@ -66,6 +66,8 @@ _READABLE = 1  # POLLIN and EPOLLIN
 _ONE_SHOT = 1 << 30  # EPOLLONESHOT, as trio polls
 _MOST_POLLED = 4096  # descriptors
 _LOOKS, _SOON = 10, 0.0001  # seconds between them: it takes microseconds to begin to wait
+_CONVERSING = frozenset({"websockets"})  # libraries whose connections are used for one conversation
+_BY_A_THREAD = frozenset({IN_RECEIVE, IN_POLL})
 
 
 class Wait(NamedTuple):
@@ -170,10 +172,6 @@ def _registered(poll: int) -> Iterator[Wait]:
     for descriptor, events in proc.polled_by(poll):
         if events & _READABLE:
             yield Wait(descriptor, IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL)
-
-
-_CONVERSING = frozenset({"websockets"})  # libraries whose connections are used for one conversation
-_BY_A_THREAD = frozenset({IN_RECEIVE, IN_POLL})
 
 
 def awaited_among(addresses: AbstractSet[Any]) -> frozenset[Any]:

@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 _MAIN = threading.main_thread().ident
+_MOST_SHOWN = 3
 
 
 class SilenceError(BaseException):
@@ -406,9 +407,6 @@ def shared(first: Iterable[Seen], second: Iterable[Seen]) -> list[Seen]:
     """What the second did, as far as the first did it too."""
     points = {each.point for each in first}
     return [each for each in second if each.point in points]
-
-
-_MOST_SHOWN = 3
 
 
 class StormError(BaseException):

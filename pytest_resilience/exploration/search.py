@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "Search", "fault_schedules", "shrink", "singles"]
 
+_MOST_SIMPLER = 2  # faults that are tried in place of one
+
 
 @dataclass(slots=True)
 class Budget:
@@ -268,9 +270,6 @@ def fault_schedules(
         unique_by=lambda step: step.point,
     )
     return chosen.map(lambda drawn: tuple(sorted(drawn, key=steps.index)))
-
-
-_MOST_SIMPLER = 2  # faults that are tried in place of one
 
 
 def shrink(

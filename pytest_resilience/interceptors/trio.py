@@ -33,6 +33,8 @@ from pytest_resilience.stacks import is_library
 __all__ = ["CancelScopeInterceptor", "TrioSockets"]
 
 _A_WHILE = 0.05  # seconds: how soon who waits meets what another task has asked for
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_ENTERING = frozenset({"__enter__", "__aenter__"})
 
 
 class TrioSockets:
@@ -123,10 +125,6 @@ class TrioSockets:
             )
 
         return connect
-
-
-_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-_ENTERING = frozenset({"__enter__", "__aenter__"})
 
 
 class CancelScopeInterceptor:

@@ -38,6 +38,12 @@ _WORDS = (b"INFO {", b"MSG ", b"HMSG ")
 _BEGUN = re.compile(rb"H?MSG \S{0,200}(?: \S{0,200})?|[*>$%~]-?\d{0,20}\r?")
 _AGGREGATES = {ord("*"): 1, ord(">"): 1, ord("~"): 1, ord("%"): 2, ord("|"): 2}  # parts each
 _BULK = frozenset(b"$=!")
+# Of frames of a WebSocket: bits of the first byte, and of the second.
+_LAST, _COMPRESSED, _CONTROL = 0x80, 0x40, 0x08
+_MASKED = 0x80
+_EXTENDED = {126: 2, 127: 8}  # bytes of the length, after a short one that says so
+_END_OF_BLOCK = b"\x00\x00\xff\xff"  # which every compressed message leaves out
+_RAW = -zlib.MAX_WBITS
 
 
 class Piece(NamedTuple):
@@ -240,13 +246,6 @@ def _told(begins: bytes) -> ItemKind | None:
         return _Replies()
     is_begun = any(word.startswith(begins) for word in _WORDS) or _BEGUN.fullmatch(begins)
     return None if is_begun else Lines()
-
-
-_LAST, _COMPRESSED, _CONTROL = 0x80, 0x40, 0x08
-_MASKED = 0x80
-_EXTENDED = {126: 2, 127: 8}  # bytes of the length, after a short one that says so
-_END_OF_BLOCK = b"\x00\x00\xff\xff"  # which every compressed message leaves out
-_RAW = -zlib.MAX_WBITS
 
 
 class _FramePart(NamedTuple):

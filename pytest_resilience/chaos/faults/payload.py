@@ -46,6 +46,12 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _IN_CHUNKS = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked\b", re.IGNORECASE)
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)  # so that more follows than a body
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+SIZE: Final = "size"  # the line that says how long a chunk is; the last one says 0
+CONTENT: Final = "content"
+END_OF_CHUNK: Final = "end of chunk"  # CR LF
+_TRAILERS: Final = "trailers"  # lines after the last chunk, to an empty one
+_MOST_LINE = 16 << 10  # bytes; what goes on for longer is no line
+_AT_ONCE = 64  # bytes that are looked at for the end of one
 
 
 class Altered(Protocol):
@@ -293,14 +299,6 @@ class Corrupted:
             hit[start + self._next] ^= self._chance.randrange(1, 256)
             self._next += 1 + gap(self._chance, self._share)
         self._next -= size
-
-
-SIZE: Final = "size"  # the line that says how long a chunk is; the last one says 0
-CONTENT: Final = "content"
-END_OF_CHUNK: Final = "end of chunk"  # CR LF
-_TRAILERS: Final = "trailers"  # lines after the last chunk, to an empty one
-_MOST_LINE = 16 << 10  # bytes; what goes on for longer is no line
-_AT_ONCE = 64  # bytes that are looked at for the end of one
 
 
 class Part(NamedTuple):

@@ -25,6 +25,12 @@ __all__ = [
 _LONGEST = 200  # characters of a value in a message, and of a name
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
 _COMMAND = re.compile(r"(?m)^(\s*)(::|##\[|##vso\[)")
+# Of an experiment in one line.
+_PAIR = re.compile(
+    r"""\s*(?P<name>[^=,"\s]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^,"]*))\s*(?:,|$)""",
+    re.DOTALL,
+)
+_NOT_IN_A_NAME = frozenset(" ,=")  # the colon was forgotten
 
 
 def shortened(value: Any) -> str:
@@ -99,13 +105,6 @@ def check_name(what: str, value: Any) -> str:
             "'::' and '##[', which CI systems take for commands"
         )
     return value
-
-
-_PAIR = re.compile(
-    r"""\s*(?P<name>[^=,"\s]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^,"]*))\s*(?:,|$)""",
-    re.DOTALL,
-)
-_NOT_IN_A_NAME = frozenset(" ,=")  # the colon was forgotten
 
 
 def parse_spec(text: str) -> tuple[str, dict[str, str]]:

@@ -58,6 +58,15 @@ PRESSURES = frozenset({_CPU, _MEMORY, _DISK, _DESCRIPTORS, _THREADS})
 
 BUILT_IN: Final = "built-in"
 STRESS_NG: Final = "stress-ng"
+MOST_MEMORY = 0.1  # share of what is available, at intensity 1
+MOST_DISK = 256 * 2**20  # bytes, at intensity 1
+LEAST_FLOOR = 16 * 2**20  # bytes: no disk is filled up to less
+_HEADROOM = 64 * 2**20
+_FLOOR = Amount(share=0.05)
+_ENGINE = Parameter(
+    name="engine", unit=f"{BUILT_IN}, {STRESS_NG}", default=BUILT_IN,
+    parse=one_of((BUILT_IN, STRESS_NG)), help="who does it; stress-ng must be installed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,13 +246,6 @@ def _amount(amount: Amount | None, intensity: float) -> str:
     return f"of intensity {intensity:g}" if amount is None else str(amount)
 
 
-MOST_MEMORY = 0.1  # share of what is available, at intensity 1
-MOST_DISK = 256 * 2**20  # bytes, at intensity 1
-LEAST_FLOOR = 16 * 2**20  # bytes: no disk is filled up to less
-_HEADROOM = 64 * 2**20
-_FLOOR = Amount(share=0.05)
-
-
 def _cpu(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
     load, cores = given.get("load"), given.get("cores")
     if given.get("gil", False):
@@ -325,10 +327,6 @@ def _something(name: str, value: Any, amount: float | None) -> float:
     return amount
 
 
-_ENGINE = Parameter(
-    name="engine", unit=f"{BUILT_IN}, {STRESS_NG}", default=BUILT_IN,
-    parse=one_of((BUILT_IN, STRESS_NG)), help="who does it; stress-ng must be installed",
-)  # fmt: skip
 _PATH = Parameter(
     name="path", unit="folder", default="the temporary folder", parse=_text, help="on which disk",
 )  # fmt: skip

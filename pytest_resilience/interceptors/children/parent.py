@@ -45,6 +45,17 @@ __all__ = ["Host", "Start", "Starts"]
 
 _MEMORY = "/dev/shm"  # noqa: S108  # where there is one: quick, and no disk can be full
 _STEP: Final = 0.1  # seconds, after which a child that was waited for may be dead
+_TAKES_ONE = "WX"  # options of Python that are followed by something
+_ENDS = "cm"  # and after which they are the program's
+_LED = (
+    "lead it through a proxy with the fixture chaos_proxy: proxy = chaos_proxy('host:port'); then "
+    "proxy.inject(...) what is injected here. Have it connect to proxy.listen or proxy.dsn(...), "
+    "or give it env={**os.environ, **proxy.environment()}."
+)
+_OLDER_FORK_SERVER = (
+    "The fork server of multiprocessing was started before any test had chaos, so that nothing "
+    "reaches its children: start it in a test that has, or use the start method spawn."
+)
 
 
 class Host:
@@ -177,19 +188,6 @@ class Host:
         """Have no part in it any more: in a forked child it is not this process's."""
         posix.close(self._answers)
         posix.close(self._told)
-
-
-_TAKES_ONE = "WX"  # options of Python that are followed by something
-_ENDS = "cm"  # after which the options are the program's
-_LED = (
-    "lead it through a proxy with the fixture chaos_proxy: proxy = chaos_proxy('host:port'); then "
-    "proxy.inject(...) what is injected here. Have it connect to proxy.listen or proxy.dsn(...), "
-    "or give it env={**os.environ, **proxy.environment()}."
-)
-_OLDER_FORK_SERVER = (
-    "The fork server of multiprocessing was started before any test had chaos, so that nothing "
-    "reaches its children: start it in a test that has, or use the start method spawn."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

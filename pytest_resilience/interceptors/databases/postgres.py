@@ -62,6 +62,7 @@ _ERRORS = {
 }
 
 _TOO_MANY = "sorry, too many clients already"
+_FETCHING = ("fetchone", "fetchmany", "fetchall")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +149,6 @@ def statement_in(query: Any, connection: Any) -> str:
     if hasattr(type(query), "as_string"):
         query = or_none(query.as_string, connection)
     return text_of(query) if is_a(query, str) else ""
-
-
-_FETCHING = ("fetchone", "fetchmany", "fetchall")
 
 
 class PsycopgDriver:

@@ -59,6 +59,8 @@ _NOT_THEIRS = frozenset({*sys.builtin_module_names, "tokenize"})
 _SUPPORTING = (
     os.supports_dir_fd, os.supports_effective_ids, os.supports_fd, os.supports_follow_symlinks
 )  # fmt: skip
+Call = Callable[..., Any]
+Done = tuple[Any, ...]  # an operation's kind, and the names of what it is done on
 
 
 class FileInterceptor:
@@ -225,10 +227,6 @@ def _replacements(
         (always, ("unlink", "remove", "rmdir"), functions.remove),
         (always, ("chdir", "fchdir"), functions.change_folder),
     )
-
-
-Call = Callable[..., Any]
-Done = tuple[Any, ...]  # an operation's kind, and the names of what it is done on
 
 
 class _FileFunctions:

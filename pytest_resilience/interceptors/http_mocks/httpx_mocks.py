@@ -53,6 +53,8 @@ __all__ = [
 ]
 
 _RETRIES: ContextVar[int] = ContextVar("retries of the transport that respx stands for", default=0)
+_SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sent here
+_ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 
 def install_respx(engine: Engine, patches: Patches) -> None:
@@ -214,10 +216,6 @@ def _has_callback(mock: Any, transport: Any, request: httpx.Request) -> bool:
     if any(not each.nb_calls for each in found):
         return True
     return bool(found) and getattr(found[-1], "is_reusable", True)  # in older versions all are
-
-
-_SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sent here
-_ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 
 def load(httpx: str = "httpx") -> None:

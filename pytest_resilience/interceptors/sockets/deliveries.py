@@ -60,6 +60,11 @@ __all__ = [
     "take",
 ]
 
+NOTHING: Final = object()  # none of it is left
+_MOST_DATAGRAM = 65535  # bytes
+_PEEK_OFF: Final = 42  # an option of sockets for which Python has no name
+_END_POLLED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
+
 
 def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
     """Do `call` on what is received in the peer's place; after that, EOF."""
@@ -171,12 +176,6 @@ def _decrypted(sock: Any) -> bytes:
         sock.settimeout(limit)
 
 
-NOTHING: Final = object()  # none of it is left
-_MOST = 65535  # bytes of a datagram
-_PEEK_OFF: Final = 42  # an option of sockets for which Python has no name
-_ENDED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
-
-
 class DatagramsBefore:
     """How many datagrams of that, by socket: what they are is seen when they are received."""
 
@@ -226,7 +225,7 @@ def _senders(sock: KernelSocket) -> list[Any]:
         return []
     try:
         while True:
-            found.append(sock.recvfrom(_MOST, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
+            found.append(sock.recvfrom(_MOST_DATAGRAM, socket.MSG_PEEK | socket.MSG_DONTWAIT)[1])
     except OSError:  # there are no more
         return found
     finally:
@@ -261,7 +260,7 @@ class ReceivedBefore:
                 continue
             if any(each.matches_target(operation) for each in begun):
                 with contextlib.suppress(OSError), held(descriptor, connection.ends) as sock:
-                    ended = bool(ready[descriptor] & _ENDED)
+                    ended = bool(ready[descriptor] & _END_POLLED)
                     self.left[connection] = math.inf if ended else unread(sock)
 
     def forget(self) -> None:

@@ -42,6 +42,8 @@ __all__ = ["NameResolution"]
 
 _GIVEN = ("host", "port", "family", "type", "proto", "flags")
 _RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
+_TALK = frozenset({HANDSHAKE, RECEIVE})  # what follows a connect
+_TCP = (0, socket.IPPROTO_TCP)  # protocols that are asked for
 
 
 class NameResolution:
@@ -141,10 +143,6 @@ def _is_name(host: object) -> bool:
 def _takes_addresses_only(flags: Any) -> bool:
     """Whether `getaddrinfo`, given these, asks nobody: as loops find out first."""
     return is_a(flags, int) and bool(int.__and__(flags, socket.AI_NUMERICHOST))
-
-
-_TALK = frozenset({HANDSHAKE, RECEIVE})
-_TCP = (0, socket.IPPROTO_TCP)
 
 
 class UnresolvableHosts:

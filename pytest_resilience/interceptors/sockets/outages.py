@@ -66,6 +66,8 @@ _SOON = 0.01  # seconds until a transport has read what is there
 
 
 _T = TypeVar("_T")
+_REST = 20  # for each second of looking for late waits so many pass without
+_SHORT_LOOK = 0.0005  # seconds: who has looked no longer may do so again
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,10 +383,6 @@ def _aimed(
     return [each for each in begun if each.matches_target(operation)]
 
 
-_SHARE = 20  # for each second of looking so many pass without
-_SHORT = 0.0005  # seconds: who has looked no longer may do so again
-
-
 class _LateWaits:
     """Tasks that come to wait for a connection while an outage goes on, and ask for nothing.
 
@@ -437,5 +435,5 @@ class _LateWaits:
             return False
         struck = self._strike(loop)
         took = MACHINE_CLOCK.monotonic() - began
-        self._rests_until = began + took * _SHARE if took > _SHORT else 0.0
+        self._rests_until = began + took * _REST if took > _SHORT_LOOK else 0.0
         return struck

@@ -49,6 +49,22 @@ __all__ = [
 _TRIO = "trio._highlevel_open_tcp_stream"  # which has it under a name of its own
 
 Resolve = Callable[..., Awaitable[Any]]
+_MOST = 4096  # remembered addresses; the oldest go first
+_MOST_ASKED = 64  # of one thread or task
+# By whom (a `HostNames`) and address: what this thread or task has asked for last.
+_asked: ContextVar[Mapping[tuple[int, str], str]] = ContextVar("hosts asked for", default={})  # noqa: B039  # never changed in place
+_numbers = itertools.count()
+_K = TypeVar("_K")
+# What is said to forward proxies, of HTTP and of SOCKS.
+_URL = re.compile(r"(?i:(http|https|ws|wss)://)(?:[^/?#@]*@)?([^/?#]+)")
+_AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?")
+_PORTS: Final = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
+_SOCKS5, _SIGNING_IN = 5, 1  # the first byte of what a client sends; the latter with its password
+_CONNECT_4, _CONNECT_5 = b"\x04\x01", b"\x05\x01\x00"
+_BY_NAME: Final = 3  # the kind of an address
+_LENGTHS: Final = {1: 4, 4: 16}  # bytes of the others
+_NO_ADDRESS = b"\x00\x00\x00"  # one of SOCKS4a begins so, and a name follows the user
+_Address = tuple[str, str]  # host and port
 
 
 class HostNameHooks:
@@ -106,14 +122,6 @@ class HostNameHooks:
             return found
 
         return getaddrinfo
-
-
-_MOST = 4096  # remembered addresses; the oldest go first
-_MOST_ASKED = 64  # of one thread or task
-
-# By whom (a `HostNames`) and address: what this thread or task has asked for last.
-_asked: ContextVar[Mapping[tuple[int, str], str]] = ContextVar("hosts asked for", default={})  # noqa: B039  # never changed in place
-_numbers = itertools.count()
 
 
 def is_literal(host: object) -> bool:
@@ -248,19 +256,6 @@ def _join(host: str, port: str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-_K = TypeVar("_K")
-_URL = re.compile(r"(?i:(http|https|ws|wss)://)(?:[^/?#@]*@)?([^/?#]+)")
-_AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:\[\]]+)(?::([0-9]{1,5}))?")
-_PORTS: Final = {"http": "80", "ws": "80", "https": "443", "wss": "443"}
-_SOCKS5, _SIGNING_IN = 5, 1  # the first byte of what a client sends; the latter with its password
-_CONNECT_4, _CONNECT_5 = b"\x04\x01", b"\x05\x01\x00"
-_NAME: Final = 3  # the kind of an address
-_LENGTHS: Final = {1: 4, 4: 16}  # bytes of the others
-_NO_ADDRESS = b"\x00\x00\x00"  # one of SOCKS4a begins so, and a name follows the user
-
-_Address = tuple[str, str]  # host and port
-
-
 @dataclass(slots=True)
 class _Conversation:
     """What was said so far to a peer that may be a proxy.
@@ -388,14 +383,14 @@ def _address(authority: str, port: str | None = None) -> _Address | None:
 def _asked_of_socks5(message: bytes) -> _Address | None:
     """Version, command, a zero, the kind of the address, the address, and the port in two bytes."""
     kind, rest = message[3:4], message[4:]
-    if kind == bytes([_NAME]):
+    if kind == bytes([_BY_NAME]):
         size, rest = int.from_bytes(rest[:1]), rest[1:]
     else:
         size = _LENGTHS.get(int.from_bytes(kind), 0)
     if not size or len(rest) != size + 2:
         return None
     host, port = rest[:size], str(int.from_bytes(rest[size:]))
-    if kind == bytes([_NAME]):
+    if kind == bytes([_BY_NAME]):
         return host.decode("latin-1"), port
     return str(ipaddress.ip_address(host)), port
 

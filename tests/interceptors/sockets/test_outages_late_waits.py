@@ -101,7 +101,7 @@ def test_within_a_window(inject: Inject) -> None:
 def test_looking_that_takes_long_is_done_later(
     inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outages, "_SHORT", -1)
+    monkeypatch.setattr(outages, "_SHORT_LOOK", -1)
     met = told(silent, lambda port: ask(port, inject, asks=False, mode="reset", rate=1))
     assert met == ("ConnectionResetError", 1)
 
