@@ -1,7 +1,10 @@
-"""The run of a test under a schedule that goes on, and what is known of it."""
+"""The run of a test under a schedule that goes on, and what is asked once its faults are over."""
 
 from __future__ import annotations
 
+import inspect
+import io
+import socket
 import sys
 
 from collections.abc import Callable
@@ -16,29 +19,31 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.possible_faults import CANCELS
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import Watch
+from pytest_resilience.exploration.outcome import MISTAKES
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import text_in_chain
+from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.faults import start
-from pytest_resilience.plugin.exploration.probes import arguments
-from pytest_resilience.plugin.exploration.probes import may_fail_so
-from pytest_resilience.plugin.exploration.probes import raised_by
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.plugin.matrix.deadline import virtual_deadline
+from pytest_resilience.plugin.pytest_internals import values_of_function_fixtures
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.stacks import clear_frames
 
@@ -46,6 +51,8 @@ from pytest_resilience.stacks import clear_frames
 __all__ = ["OngoingRun", "facts_of"]
 
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
+# What connections and sessions of databases have: of the DB-API, and of drivers without it.
+_SESSIONS = ("commit", "rollback", "close"), ("transaction", "is_closed", "close")
 
 
 class OngoingRun:
@@ -125,7 +132,7 @@ class OngoingRun:
     def look_at_crashes(self, item: pytest.Item, watch: Watch) -> None:
         """Show the invariants what a crash may leave of the test's files."""
         if self.crashes is not None and self.invariant is None:
-            names = {name for each in self.oracle.invariants for name in arguments(each, item)}
+            names = {name for each in self.oracle.invariants for name in _arguments(each, item)}
             found: dict[str, Any] = getattr(item, "funcargs", {})
             fixtures = {name: each for name, each in found.items() if name in names}
             self.crashes.look(fixtures, lambda values: self._broken(item, values), watch)
@@ -135,7 +142,7 @@ class OngoingRun:
     ) -> BaseException | None:
         """What the first invariant raises that does not hold. `values`: of some fixtures."""
         for invariant in self.oracle.invariants:
-            found = raised_by(invariant, item, self.oracle.deadline, values, self.hangs)
+            found = _raised_by(invariant, item, self.oracle.deadline, values, self.hangs)
             if found is not None:
                 return found
         return None
@@ -146,8 +153,8 @@ class OngoingRun:
         if self.invariant is None and self._wanted is not False:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
-            self.probe = raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
-            if self.oracle.probe is None and may_fail_so(item, self.probe, self.log.schedule):
+            self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
+            if self.oracle.probe is None and _may_fail_so(item, self.probe, self.log.schedule):
                 self.probe, self.probed = None, not isinstance(self.probe, AssertionError)
 
 
@@ -189,3 +196,62 @@ def _missed(run: OngoingRun, *, strict: bool) -> str:
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
     return ""
+
+
+def _raised_by(
+    function: Callable[..., object],
+    item: pytest.Item,
+    limit: float,
+    values: Mapping[str, Any] = MappingProxyType({}),
+    hangs: KnownHangs | None = None,
+) -> BaseException | None:
+    """What a function raises that is given the test's fixtures by its parameters.
+
+    `values`: instead of those of some fixtures.
+    """
+    try:
+        with deadline(limit, hangs):
+            given = _arguments(function, item)
+            found = function(**{name: values.get(name, each) for name, each in given.items()})
+            if inspect.iscoroutine(found):
+                import asyncio
+
+                asyncio.run(found)
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def _arguments(function: Callable[..., object], item: pytest.Item) -> dict[str, Any]:
+    """The fixtures of the test that it asks for."""
+    fixtures = getattr(item, "funcargs", {})
+    is_test = function == getattr(item, "runtest", None)
+    names = () if is_test else inspect.signature(function).parameters
+    return {name: fixtures[name] for name in names if name in fixtures}
+
+
+def _may_fail_so(item: pytest.Item, error: BaseException | None, schedule: Schedule) -> bool:
+    """Whether the test may fail so when it runs once more, after it has failed under faults.
+
+    A breaker that is open answers with something else. It does not open when its caller is
+    cancelled: who gets a wrong answer afterwards got that of the call that was. And what serves
+    for one conversation is over with its fault: whoever opened it, here a fixture, opens another.
+    """
+    if isinstance(error, ClockStalledError) or not schedule:
+        return False
+    if isinstance(error, ResilienceError):
+        return True
+    if isinstance(error, AssertionError):
+        return any(step.fault not in CANCELS for step in schedule)
+    is_clean = isinstance(error, Exception) and not isinstance(error, MISTAKES)
+    return is_clean and any(map(_is_one_conversation, values_of_function_fixtures(item)))
+
+
+def _is_one_conversation(value: object) -> bool:
+    """Whether it is a connection or a session of a database, a socket or an open file."""
+    if isinstance(value, (socket.socket, io.IOBase)):
+        return True
+    kind = type(value)  # and not the object, of which a mock has whatever it is asked for
+    return any(all(callable(getattr(kind, name, None)) for name in each) for each in _SESSIONS)
