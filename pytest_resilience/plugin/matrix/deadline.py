@@ -73,7 +73,9 @@ class KnownHangs:
     def looks(self, seconds: float) -> list[float]:
         """When it is to be looked whether a run hangs that may take so many."""
         self._place = None
-        more = 0 if self.at_rest is None else int((seconds - self.silent) / _LOOK)
+        # In virtual time a hang is known at once, unless signals keep interrupting who finds it.
+        is_asked = self.at_rest is not None and current() is None
+        more = int((seconds - self.silent) / _LOOK) if is_asked else 0
         later = (self.silent + _LOOK * each for each in range(1, more + 1))
         return [each for each in (self.soon, self.silent, *later) if each < seconds]
 
