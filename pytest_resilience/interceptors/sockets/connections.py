@@ -179,6 +179,9 @@ class ConnectionTable:
         with self._lock, contextlib.suppress(OSError), borrowed(descriptor) as sock:
             ends = ends_of(sock)
             found = self._by_descriptor.get(descriptor)
+            owner = None if found is None or found.ends is not None else found.owner()
+            if owner is not None and owner.fileno() == descriptor:
+                return None  # its connect may have succeeded, and nobody has come to know of that
             if ends is not None and is_tcp(sock) and (found is None or found.ends != ends):
                 found = self._add(descriptor, ends, self._pairs.origin(ends))
             return found if found is not None and found.client and found.ends == ends else None

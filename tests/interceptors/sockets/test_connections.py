@@ -310,6 +310,20 @@ def test_who_has_opened_a_connection_is_found_out_once(
     assert len(times) == 1
 
 
+def test_who_has_just_connected_is_left_to_who_waits_for_that(
+    table: ConnectionTable, listener: socket.socket
+) -> None:
+    """Another thread that looks at all descriptors meanwhile takes it for none of before."""
+    with socket.socket() as client:
+        connection = table.opened(client, listener.getsockname())
+        assert connection is not None
+        client.connect(listener.getsockname())
+        assert table.at(client.fileno()) is None
+        table.connected(connection, client)
+        assert table.at(client.fileno()) is connection
+        assert table.of(client, SEND) is connection
+
+
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
     engine: Engine, table: ConnectionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
