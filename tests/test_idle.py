@@ -146,3 +146,28 @@ def test_chaos_without_a_client_loads_no_client(suite: pytest.Pytester) -> None:
             pass
     """)
     assert loaded(suite) & {"asyncio", "psutil", "requests", "responses", "sqlite3"} == set()
+
+
+def test_no_conftest_file_is_opened_where_there_is_none(suite: pytest.Pytester) -> None:
+    for name in ("apples", "pears"):
+        suite.mkdir(name)
+    (suite.path / "pears" / "conftest.py").touch()
+    suite.makeconftest("""
+        import pathlib
+        import sys
+
+        opened = []
+
+        def note(event, args):
+            if event == "open":
+                opened.append(str(args[0]))
+
+        sys.addaudithook(note)
+
+        def pytest_unconfigure():
+            pathlib.Path("opened").write_text(" ".join(opened))
+    """)
+    suite.runpytest_subprocess()
+    opened = (suite.path / "opened").read_text().split()
+    assert str(suite.path / "pears" / "conftest.py") in opened
+    assert str(suite.path / "apples" / "conftest.py") not in opened

@@ -7,6 +7,7 @@ pays for this file alone. No assertion stands here: PYTEST_DONT_REWRITE.
 
 from __future__ import annotations
 
+import os
 import re
 
 from typing import TYPE_CHECKING
@@ -125,7 +126,9 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, o
 @pytest.hookimpl(tryfirst=True)
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> None:
     """Look at a conftest file before it is imported."""
-    _look_ahead(parent.config, path / "conftest.py")
+    conftest = f"{path}/conftest.py"
+    if os.access(conftest, os.R_OK):  # hardly any folder has one, and an error costs ten times more
+        _look_ahead(parent.config, conftest)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -382,13 +385,13 @@ def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     return False
 
 
-def _look_ahead(config: pytest.Config, path: Path) -> None:
+def _look_ahead(config: pytest.Config, path: Path | str) -> None:
     """If the text of a module asks for chaos, let what modules make at import be reached."""
     if _says_chaos(path):
         _starting(config).expect_anything(config)
 
 
-def _says_chaos(path: Path) -> bool:
+def _says_chaos(path: Path | str) -> bool:
     try:
         with open(path, "rb") as file:
             text = file.read()
