@@ -59,6 +59,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = [
     "CANCEL",
     "CANCELS",
+    "CANCEL_WAITING",
     "CANCEL_WOKEN",
     "CRASHES",
     "CRASHING",
@@ -82,12 +83,15 @@ CANCEL: Final = "cancel"
 """The task, or the scope, of who does the operation is cancelled."""
 CANCEL_WOKEN: Final = "cancel_woken"
 """A task that another one wakes after the operation is cancelled before it can go on."""
+CANCEL_WAITING: Final = "cancel_waiting"
+"""Another task, which waits for what others of the test do, is cancelled before the operation."""
 LATER: Final = "later"
 """No fault: who does the operation goes on after all others. In virtual time alone."""
-CANCELS: Final = frozenset({CANCEL, CANCEL_WOKEN})
+CANCELS: Final = frozenset({CANCEL, CANCEL_WOKEN, CANCEL_WAITING})
 OF_OTHERS: Final[Mapping[str, str]] = {
     LATER: "virtual time, and others who could go first",
     CANCEL_WOKEN: "a task that another one wakes after the operation",
+    CANCEL_WAITING: "a task that waits for another one while the operation is done",
 }
 """What happens beside an operation, which itself is done as ever; each with what it needs."""
 
@@ -311,7 +315,8 @@ def fault_names(kind: str) -> tuple[str, ...]:
     faults = [each.name for each in possible_faults(kind)]
     crashes = CRASHES if kind in CRASHING else ()
     order = [LATER] if faults or kind in TURNS else []
-    return (*faults, *crashes, *order, *([CANCEL_WOKEN] if CANCEL in faults else ()))
+    others = [CANCEL_WOKEN, CANCEL_WAITING] if CANCEL in faults else []
+    return (*faults, *crashes, *order, *others)
 
 
 def fault_named(kind: str, name: str) -> PossibleFault:

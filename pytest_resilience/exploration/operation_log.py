@@ -21,7 +21,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
-from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
+from pytest_resilience.chaos.possible_faults import CANCELS
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
@@ -139,7 +139,8 @@ class Others(Protocol):
     def watch(self, operation: Operation, number: int) -> None:
         """A task awaits an operation, the `number`th of those that are seen, from 0.
 
-        From now on `OperationLog.cancels_woken` is to be asked of the tasks that others wake.
+        `OperationLog.cancels` is to be asked of a task that waits for others then, and from now
+        on of those that others wake.
         """
 
 
@@ -250,17 +251,17 @@ class OperationLog:
                 if step.is_order and is_at(step, seen):
                     self._others.begin(noted.operation, step)
 
-    def cancels_woken(self, number: int) -> bool:
-        """Whether a task is to be cancelled that another one has woken after an operation."""
+    def cancels(self, fault: str, number: int) -> bool:
+        """Whether a task is to be cancelled that does not do the operation, as a fault says."""
         if not self.is_open:
             return False
         with self._lock:
             named = self._numbering.all(self.noted)
             seen = named[number]
-            if CANCEL_WOKEN not in seen.faults:
-                named[number] = seen._replace(faults=(*seen.faults, CANCEL_WOKEN))
+            if fault not in seen.faults:
+                named[number] = seen._replace(faults=(*seen.faults, fault))
             for step in self.schedule:
-                if step.fault == CANCEL_WOKEN and step not in self._met and is_at(step, seen):
+                if step.fault == fault and step not in self._met and is_at(step, seen):
                     self._met[step] = number
                     return True
         return False
@@ -286,9 +287,9 @@ class OperationLog:
         return frozenset() if self._others is None else frozenset(self._others.in_vain)
 
     @property
-    def woke_nobody(self) -> bool:
-        """Whether one of the steps would cancel whoever is woken, and nobody was."""
-        return any(step.fault == CANCEL_WOKEN for step in self.unmet)
+    def cancelled_nobody(self) -> bool:
+        """Whether one of the steps would cancel another task, and there was none to cancel."""
+        return any(step.is_of_others and step.fault in CANCELS for step in self.unmet)
 
     @property
     def unmet(self) -> tuple[Step, ...]:

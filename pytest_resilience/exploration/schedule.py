@@ -5,9 +5,10 @@
 Each step is a kind of operation, its target, the function that does it, its number among those of
 the same kind, target and function, and the fault. `later` is none: who does the operation goes on
 after all other threads and tasks. `cancel_woken` happens to another task, which is cancelled when
-it has just been woken after the operation, before it goes on. Without `@…` it is the number among
-those of all functions. `+` says from there on: the fault stays for this kind and target, whoever
-asks. Steps are separated by commas. What is not plain stands in double quotes, as in JSON.
+it has just been woken after the operation, before it goes on, and `cancel_waiting` to one that
+waits for others as the operation begins. Without `@…` it is the number among those of all
+functions. `+` says from there on: the fault stays for this kind and target, whoever asks. Steps are
+separated by commas. What is not plain stands in double quotes, as in JSON.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.possible_faults import CANCEL_WAITING
 from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
@@ -103,5 +104,5 @@ def test_no_crash_has_the_name_of_a_fault_and_each_is_at_what_is_known() -> None
         assert len(set(names)) == len(names)
         crashes = tuple(CRASHES) if kind in CRASHING else ()
         orders = (LATER,) if possible_faults(kind) or kind in TURNS else ()
-        woken = (CANCEL_WOKEN,) if "cancel" in names else ()
-        assert names[len(possible_faults(kind)) :] == (*crashes, *orders, *woken)
+        others = (CANCEL_WOKEN, CANCEL_WAITING) if "cancel" in names else ()
+        assert names[len(possible_faults(kind)) :] == (*crashes, *orders, *others)

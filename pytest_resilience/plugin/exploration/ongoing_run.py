@@ -111,7 +111,8 @@ class OngoingRun:
             hit=frozenset(step for step, one in self.active.items() if one.hits)
             | self.log.of_others,
             in_vain=self.log.in_vain,
-            impossible=self.log.woke_nobody or any(map(had_nothing_to_alter, self.active.values())),
+            impossible=self.log.cancelled_nobody
+            or any(map(had_nothing_to_alter, self.active.values())),
             duration=duration,
         )
 

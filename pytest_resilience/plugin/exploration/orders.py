@@ -16,11 +16,16 @@ It is woken by a task, or by the callback in which an operation was done that a 
 what the loop does itself, at the end of a sleep or when there is something to read. Who awaits the
 operation is no other: `cancel` is for that. In trio there is no such turn, for who was woken
 cannot be cancelled.
+
+Where it says `cancel_waiting`, a task of asyncio is cancelled that waits for others as the
+operation begins: for a lock, a queue, or a future that no connection of asyncio's own has. It
+leaves before its turn has come, and nobody must wait for it. The oldest of them is taken.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import weakref
 
@@ -35,15 +40,20 @@ from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.operation import SLEEP
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import CANCEL_WAITING
+from pytest_resilience.chaos.possible_faults import CANCEL_WOKEN
 from pytest_resilience.clock import running_loop
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import let_others_go_first
 
 
 __all__ = ["Orders"]
 
+_OF_OTHERS = frozenset({"locks.py", "queues.py"})  # of asyncio: what tasks have to wait for others
+_BLOCK_ENDS = "__aexit__"  # where a group waits for its own tasks
 _BY_LOOP = "_set_result_unless_cancelled"  # of asyncio, which ends sleeps and steps of connecting
 
 
@@ -60,8 +70,11 @@ class _Wakeups:
         found = cancellation_of(operation.call_site.loop_objects)
         if found is None or not hasattr(found.task, "get_loop"):
             return
-        self._cancels = lambda: log.cancels_woken(number)
+        self._cancels = lambda: log.cancels(CANCEL_WOKEN, number)
         self._awaiting, loop = weakref.ref(found.task), found.task.get_loop()
+        waiting = _waiting(found.task, loop) if running_loop() is loop else None
+        if waiting is not None and log.cancels(CANCEL_WAITING, number):
+            cancel_with_groups(waiting)
         handle = _handle_of(sys._getframe())  # noqa: SLF001  # nothing public leads to it
         self._handle = _nothing if handle is None else weakref.ref(handle)
         if not isinstance(loop.call_soon, _CallSoon):
@@ -98,6 +111,33 @@ class _CallSoon:
         if is_plain and args and args[0] is future and not future.cancelled():
             self.woken(task, sys._getframe(1))  # noqa: SLF001  # nothing public tells it
         return self._usual(callback, *args, **options)
+
+
+def _waiting(but: Any, loop: Any) -> Any:
+    """The oldest task that waits for others, and is not `but`; None if none does."""
+    tasks = sys.modules["asyncio"].all_tasks(loop)
+    found = (each for each in tasks if each is not but and _waits_for_others(each))
+    return min(found, key=_age, default=None) if len(tasks) > 1 else None
+
+
+def _waits_for_others(task: Any) -> bool:
+    """Whether nothing of asyncio's own, a connection or a sleep, lets it go on."""
+    asyncio, future = sys.modules["asyncio"], getattr(task, "_fut_waiter", None)
+    if type(future) is not asyncio.Future or future.done() or not user_frames(task):
+        return False
+    *_, innermost = suspended_frames(task)
+    code = innermost.f_code
+    folder, file = os.path.split(code.co_filename)
+    if folder == os.path.dirname(asyncio.__file__ or ""):
+        return file in _OF_OTHERS or code.co_name == "wait_for"
+    return code.co_name != _BLOCK_ENDS
+
+
+def _age(task: Any) -> tuple[bool, int, str]:
+    """For an order that is the same in every run: that of the numbers that asyncio gives."""
+    name, _, number = task.get_name().rpartition("-")
+    is_given = name == "Task" and number.isdecimal()
+    return (not is_given, int(number) if is_given else 0, task.get_name())
 
 
 def _nothing() -> Any:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
+from typing import Any
+
 import pytest
+
+from pytest_resilience.plugin.exploration import orders
 
 
 BANK = """
@@ -311,13 +316,22 @@ def test_ask(address):
     assert len(answers) == {count}
 """
 LOST = "receive(localhost:port1)@test_it.ask#1=cancel_woken"
+WAITING = "receive(localhost:port1)@test_it.ask#1=cancel_waiting"
+STOPS = """            else:
+                return
+"""
 
 
 def explored_pool(
-    pytester: pytest.Pytester, *arguments: str, mended: bool, count: int = 3
+    pytester: pytest.Pytester,
+    *arguments: str,
+    mended: bool,
+    count: int = 3,
+    pool: str = POOL,
+    fault: str = "cancel_woken",
 ) -> pytest.RunResult:
-    settings = "faults=['cancel_woken'], depth=1, deadline=1, probe=False"
-    filled = POOL
+    settings = f"faults=[{fault!r}], depth=1, deadline=1, probe=False"
+    filled = pool
     for name, value in {"mended": mended, "count": count, "settings": settings}.items():
         filled = filled.replace(f"{{{name}}}", str(value))
     pytester.makepyfile(test_it=filled)
@@ -351,6 +365,66 @@ def test_nobody_is_woken_where_nobody_waits(pytester: pytest.Pytester) -> None:
     result = explored_pool(pytester, f"--chaos-replay={LOST}", mended=False, count=1)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*`cancel_woken` needs a task that another one wakes *"])
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_who_leaves_while_it_waits_for_its_turn_keeps_it_from_nobody(
+    pytester: pytest.Pytester, *, mended: bool
+) -> None:
+    """The turn of whoever has been cancelled is passed on to the next one, or is not."""
+    given = "                turn.set_result(None)\n                return\n"
+    assert given in POOL
+    pool = POOL if mended else POOL.replace(given, given + STOPS)
+    result = explored_pool(pytester, mended=True, pool=pool, fault="cancel_waiting")
+    result.assert_outcomes(passed=mended, failed=not mended)
+    result = explored_pool(
+        pytester, f"--chaos-replay={WAITING}", mended=True, pool=pool, fault="cancel_waiting"
+    )
+    result.assert_outcomes(passed=mended, failed=not mended)
+
+
+def test_nobody_is_cancelled_where_nobody_waits(pytester: pytest.Pytester) -> None:
+    result = explored_pool(pytester, mended=True, count=1, fault="cancel_waiting")
+    result.stdout.fnmatch_lines(["*faults=*'cancel_waiting'* can happen to no operation*"])
+    result = explored_pool(pytester, f"--chaos-replay={WAITING}", mended=True, count=1)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*`cancel_waiting` needs a task that waits for another one *"])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "may_be"),
+    [
+        ("lock.acquire()", True),
+        ("queue.get()", True),
+        ("event.wait()", True),
+        ("asyncio.wait_for(event.wait(), 9)", True),
+        ("loop.create_future()", True),
+        ("asyncio.sleep(9)", False),
+        ("asyncio.gather(loop.create_future())", False),
+        ("reader.read()", False),
+        ("loop.create_task(event.wait())", None),  # it is none that waits: the other is a library's
+    ],
+)
+def test_who_waits_for_others_is_told_by_what_it_waits_for(
+    waiting: str, *, may_be: bool | None
+) -> None:
+    async def waits() -> None:
+        await eval(waiting, names)  # of the list above
+
+    async def main() -> bool:
+        loop = names["loop"] = asyncio.get_running_loop()
+        names.update(lock=asyncio.Lock(), queue=asyncio.Queue(), event=asyncio.Event())
+        names["reader"] = asyncio.StreamReader()
+        await names["lock"].acquire()
+        task = loop.create_task(waits())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        found = orders._waiting(asyncio.current_task(), loop)  # what is tested
+        task.cancel()
+        return found is task
+
+    names: dict[str, Any] = {"asyncio": asyncio}
+    assert asyncio.run(main()) is bool(may_be)
 
 
 SERVER_IN_LOOP = """
