@@ -122,7 +122,8 @@ def _waiting(but: Any, loop: Any) -> Any:
 
 def _waits_for_others(task: Any) -> bool:
     """Whether nothing of asyncio's own, a connection or a sleep, lets it go on."""
-    asyncio, future = sys.modules["asyncio"], getattr(task, "_fut_waiter", None)
+    asyncio: Any = sys.modules["asyncio"]
+    future: Any = getattr(task, "_fut_waiter", None)
     if type(future) is not asyncio.Future or future.done() or not user_frames(task):
         return False
     *_, innermost = suspended_frames(task)
