@@ -96,7 +96,7 @@ def _over_responses(engine: Engine, original: Callable[..., Any]) -> Callable[..
 def _peers(engine: Engine, mock: Any, request: Any, options: dict[str, Any]) -> Iterator[Peer]:
     """Whom a request is for, at each try, as the mock would respond; nobody if it would not."""
     while True:
-        with _looking_ahead():
+        with _one_request(looks_ahead=True):
             match = _match(mock, request, options)
         if match is None:
             _peer_of(engine, request).note_no_response()
@@ -170,7 +170,7 @@ def _has_response(mock: Any, request: Any, options: dict[str, Any]) -> bool:
 
     case = mock._case_sensitive  # noqa: SLF001
     seen = _RequestObjectProxy(request, case_sensitive=case, **options)
-    with _looking_ahead():
+    with _one_request(looks_ahead=True):
         for matcher in reversed(mock._matchers):  # noqa: SLF001
             if not isinstance(matcher, _Matcher):
                 return True  # a function, which may only be asked once
@@ -180,40 +180,34 @@ def _has_response(mock: Any, request: Any, options: dict[str, Any]) -> bool:
     return False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Matches:
-    """What the user's matchers have said of one request, by their ids.
+    """What the user's matchers have said of one request.
 
-    Each is kept with what it has said, so that its id stays its own.
+    Attributes:
+        results: by their ids. Each is kept with what it has said, so that its id stays its own.
+        looks_ahead: what they say is kept: the mock itself has not asked yet.
     """
 
-    results: dict[int, tuple[object, Any]] = field(default_factory=dict)
-    looks_ahead: bool = False
+    results: dict[int, tuple[object, Any]]
+    looks_ahead: bool
 
 
 _MATCHES: ContextVar[_Matches | None] = ContextVar("of this request", default=None)
 
 
 @contextlib.contextmanager
-def _one_request() -> Iterator[None]:
-    """Within, this thread sends one, for which each of the user's matchers is called once."""
-    token = _MATCHES.set(_Matches())
+def _one_request(*, looks_ahead: bool = False) -> Iterator[None]:
+    """Within, this thread sends one, for which each of the user's matchers is called once.
+
+    `looks_ahead`: it is still about the one around this.
+    """
+    around = _MATCHES.get() if looks_ahead else None
+    token = _MATCHES.set(_Matches({} if around is None else around.results, looks_ahead))
     try:
         yield
     finally:
         _MATCHES.reset(token)
-
-
-@contextlib.contextmanager
-def _looking_ahead() -> Iterator[None]:
-    """Within, what matchers say is kept: the mock itself has not asked yet."""
-    matches = _MATCHES.get()
-    assert matches is not None  # this is within `_one_request`
-    matches.looks_ahead = True
-    try:
-        yield
-    finally:
-        matches.looks_ahead = False
 
 
 def _matching_once(original: Callable[..., Any]) -> Callable[..., Any]:
