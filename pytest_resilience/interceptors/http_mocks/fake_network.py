@@ -68,9 +68,6 @@ class FakeSocket:
     def gettimeout(self) -> float | None:
         return self._timeout
 
-    def sendall(self, data: Any) -> None:
-        """Ignore it: the mock is given the request itself."""
-
     def recv(self, size: int) -> bytes:
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
         __tracebackhide__ = True
@@ -86,10 +83,11 @@ class FakeSocket:
         sock: Any = self
         return io.BufferedReader(socket.SocketIO(sock, "r"))
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def _ignore(self, *_what: Any, **_options: Any) -> None:
+        """The mock is given the request itself, and nothing is open."""
 
-    _decref_socketios = close  # `socket.SocketIO` tells that a file of it is closed
+    sendall = close = _ignore
+    _decref_socketios = _ignore  # `socket.SocketIO` tells that a file of it is closed
 
     def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
@@ -140,8 +138,7 @@ class _Stream(FakeSocket):
         with _translated(self._core.ReadTimeout, self._core.ReadError):
             return self.recv(max_bytes)
 
-    def write(self, *_what: Any, **_options: Any) -> None:
-        """Ignore it, as `sendall`."""
+    write = FakeSocket.sendall
 
     def start_tls(self, *_args: Any, **_options: Any) -> _Stream:
         """There is nobody to shake hands with."""
