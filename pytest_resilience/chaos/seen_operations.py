@@ -217,7 +217,7 @@ class UnmatchedOperations:
         self.tell: Callable[[UnmatchedOperations, UnmatchedOperation], object] | None = None
         self._experiment = experiment
         self._kept: dict[UnmatchedOperation, None] = {}
-        self._different = 0
+        self._rest = _MOST_DIFFERENT  # that may still be kept
 
     @property
     def all(self) -> tuple[UnmatchedOperation, ...]:
@@ -234,7 +234,7 @@ class UnmatchedOperations:
         """Keep an operation."""
         if operation.advice and not self._take_advice(operation):
             return
-        if self._is_full:
+        if self._rest <= 0:
             return
         remark, tcp = operation.remark, operation.tcp
         request: str | None = ""
@@ -259,12 +259,8 @@ class UnmatchedOperations:
             if self.tell is not None:
                 self.tell(self, found)
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._kept) >= 2 * _MOST_KEPT or self._different >= _MOST_DIFFERENT
-
     def _keep(self, found: UnmatchedOperation) -> None:
-        self._different += 1
+        self._rest -= 1
         self._kept[found] = None
         self._forget()
 
@@ -278,7 +274,7 @@ class UnmatchedOperations:
     ) -> None:
         """Keep what a child process did, with what it knows of it."""
         self.met_target = self.met_target or met_target
-        if found not in self._kept and not self._is_full:
+        if found not in self._kept and self._rest > 0:
             self._keep(found)
         self.refused_by.update(dict.fromkeys(refused_by))
         if advice:
@@ -340,7 +336,7 @@ class UnmatchedOperations:
         """Keep those that are nearest to the targets; without targets, the first."""
         targets = self._experiment.target_patterns
         if not targets and len(self._kept) >= _MOST_KEPT:
-            self._different = _MOST_DIFFERENT
+            self._rest = 0
         elif targets and len(self._kept) >= 2 * _MOST_KEPT:
             self._kept = dict.fromkeys(_nearest(tuple(self._kept), targets, _MOST_KEPT, _by_end))
 
