@@ -96,25 +96,20 @@ def _over_responses(engine: Engine, original: Callable[..., Any]) -> Callable[..
 def _peers(engine: Engine, mock: Any, request: Any, options: dict[str, Any]) -> Iterator[Peer]:
     """Whom a request is for, at each try, as the mock would respond; nobody if it would not."""
     while True:
+        request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
+        request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
+        if hasattr(mock, "_read_filelike_body"):
+            request.body = mock._read_filelike_body(request.body)  # noqa: SLF001
+        twin = copy.copy(mock._registry)  # noqa: SLF001  # to find a response can use it up
+        vars(twin)["_responses"] = list(mock.registered())
         with _one_request(looks_ahead=True):
-            match = _match(mock, request, options)
+            match = twin.find(request)[0]
         if match is None:
             _peer_of(engine, request).note_no_response()
         if match is None or match.passthrough:
             yield Peer.nobody(engine)
         else:
             yield _peer_of(engine, request, match)
-
-
-def _match(mock: Any, request: Any, options: dict[str, Any]) -> Any:
-    """The mock's response, if it has one, looked for in a copy: to find one can use it up."""
-    request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
-    request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
-    if hasattr(mock, "_read_filelike_body"):
-        request.body = mock._read_filelike_body(request.body)  # noqa: SLF001
-    twin = copy.copy(mock._registry)  # noqa: SLF001
-    vars(twin)["_responses"] = list(mock.registered())
-    return twin.find(request)[0]
 
 
 def install_requests_mock(engine: Engine, patches: Patches) -> None:
