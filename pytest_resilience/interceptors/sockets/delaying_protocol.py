@@ -64,14 +64,10 @@ class DelayingProtocol(asyncio.Protocol):
 
     @property
     def is_closing(self) -> bool:
-        """Whether nobody waits for a response any more."""
-        return self._transport.is_closing() or self.is_closing_tls
-
-    @property
-    def is_closing_tls(self) -> bool:
-        """Whether TLS is being closed, so that what still comes is no response."""
+        """Whether nobody waits for a response any more: what still comes, as of TLS, is none."""
         state = getattr(self.protocol, "_state", None)
-        return isinstance(self.protocol, SSLProtocol) and state in _LEAVING
+        is_closing_tls = isinstance(self.protocol, SSLProtocol) and state in _LEAVING
+        return is_closing_tls or self._transport.is_closing()
 
     def overtake(self, stream: ResponseStream) -> None:
         """Something else happens to the connection now: what is held back does not come before.

@@ -207,7 +207,7 @@ class AsyncioReceiver:
             inbound.expected = False
             if stream is not None and stream.due is not None:
                 return now  # it needed none
-        elif not turn.receiving and not protocol.is_closing_tls:
+        elif not turn.receiving and not protocol.is_closing:
             stream = self._decide(connection, protocol)
         elif inbound.tickets:
             inbound.tickets = False
