@@ -54,6 +54,7 @@ __all__ = [
     "calls_by_line",
     "differences",
     "is_at",
+    "only_in",
     "shared",
 ]
 
@@ -392,16 +393,19 @@ def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:
     often what nobody of the test asks for is done, if at all: a client's own threads keep a
     connection up.
     """
-    one, other = (Counter(each.point for each in run) for run in (first, second))
-    both = one & other
-    lines = []
-    for which, only in (("first", one - other), ("second", other - one)):
-        missing = [each for each in only if each.site.function or Point(each.site, 1) not in both]
-        if missing:
-            shown = ", ".join(map(str, missing[:_MOST_SHOWN]))
-            more = len(missing) - _MOST_SHOWN
-            lines.append(f"only the {which} did {shown}{f' and {more} more' if more > 0 else ''}")
-    return "; ".join(lines)
+    first, second = list(first), list(second)
+    found = (("first", only_in(first, second)), ("second", only_in(second, first)))
+    return "; ".join(f"only the {which} did {missing}" for which, missing in found if missing)
+
+
+def only_in(run: Iterable[Seen], other: Iterable[Seen]) -> str:
+    """What one run did, and another did not, in words and as of `differences`; "" if nothing."""
+    one, two = (Counter(each.point for each in seen) for seen in (run, other))
+    both, only = one & two, one - two
+    missing = [each for each in only if each.site.function or Point(each.site, 1) not in both]
+    shown = ", ".join(map(str, missing[:_MOST_SHOWN]))
+    more = len(missing) - _MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def shared(first: Iterable[Seen], second: Iterable[Seen]) -> list[Seen]:

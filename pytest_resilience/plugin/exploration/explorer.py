@@ -16,6 +16,7 @@ from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.operation_log import only_in
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.operation_names import may_be_random
@@ -108,20 +109,26 @@ class Explorer:
         faultless, reason = self._repeats(first, again)
         if reason:
             return self._without(first.reports, CellVerdict.UNEXPLORABLE, reason)
-        reason = self._unfit(faultless)
+        once = only_in(first.outcome.seen, faultless.outcome.seen)
+        reason = self._unfit(faultless, once)
         if reason:
             return self._without(first.reports, CellVerdict.NOT_APPLICABLE, reason)
         self._recovery.faultless = faultless.outcome.seen
         self._found.operations = len(self._recovery.faultless)
+        if once:
+            self._found.note = f"no fault was tried where {_only_at_first(once)}"
         probe = self._probe() if again.probed else False
         self._search(faultless, probe)
         return first.reports, self._found
 
-    def _unfit(self, faultless: Ran) -> str:
-        """Why none of the faults that are meant can be tried; "" if one can."""
+    def _unfit(self, faultless: Ran, once: str) -> str:
+        """Why none of the faults that are meant can be tried; "" if one can.
+
+        `once`: what the first run alone did.
+        """
         possible = dict.fromkeys(name for each in faultless.outcome.seen for name in each.faults)
         if not possible:
-            return _nothing(faultless)
+            return _nothing(faultless, once)
         if any(map(self._is_meant, possible)):
             return ""
         if any(map(self._is_meant, CRASHES)):
@@ -425,7 +432,16 @@ def _cell_name(schedule: Schedule) -> str:
     return ", ".join(step.cell for step in schedule)
 
 
-def _nothing(faultless: Ran) -> str:
+def _only_at_first(once: str) -> str:
+    return (
+        f"only the first run did something ({once}), for what it has made outlives the test; let "
+        "a fixture of functions make that"
+    )
+
+
+def _nothing(faultless: Ran, once: str) -> str:
+    if once and not faultless.outcome.seen:
+        return f"there is nothing to explore: {_only_at_first(once)}"
     did = ", ".join(dict.fromkeys(str(each.point.site) for each in faultless.outcome.seen))
     return (
         "there is nothing to explore: without faults the test "

@@ -429,6 +429,32 @@ def test_each_call_may_try_again_before_all_of_them_are_a_storm(
     assert "0 runs" not in out
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("", "*: not applicable: there is nothing to explore: only the first run did something *"),
+        ("note.read_text()", "*no fault was tried where only the first run did something (*"),
+    ],
+)
+def test_what_the_first_run_alone_does_is_told_and_what_would_be_needed(
+    pytester: pytest.Pytester, more: str, told: str
+) -> None:
+    """As one that fills a cache, or opens a connection, which the later ones have."""
+    pytester.makepyfile(f"""
+        import pytest
+        @pytest.fixture(scope="module")
+        def note(tmp_path_factory):
+            return tmp_path_factory.mktemp("notes") / "a"
+        def test_it(note):
+            if not note.exists():
+                note.write_text("a")
+            {more}
+    """)
+    result = run(pytester, "--chaos-explore", "--chaos-explore-budget=5")
+    result.stdout.fnmatch_lines([told])
+    assert "let a fixture of functions make that" in result.stdout.str()
+
+
 def test_a_file_that_is_looked_for_in_vain_is_no_operation(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         def test_it(tmp_path):
