@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Any
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
 __all__ = ["AsyncioLoops", "LoopConnects", "LoopIterations"]
+
+_NOTHING: Mapping[int, Any] = {}
 
 
 class LoopIterations:
@@ -143,11 +146,14 @@ class AsyncioLoops:
 
         None if there is none, or it is closing.
         """
-        # asyncio's own note of which transport has which descriptor; loops in C have none.
-        noted: Any = getattr(running_loop(), "_transports", None)
-        is_known = type(noted) is weakref.WeakValueDictionary
-        transport = noted.get(sock.fileno()) if is_known else None
+        transport: Any = self.transports().get(sock.fileno())
         return None if transport is None or transport.is_closing() else transport
+
+    def transports(self) -> Mapping[int, Any]:
+        """Those of the loop that runs here, if one does, by descriptor, closing ones as well."""
+        # asyncio's own note; loops in C have none.
+        noted: Any = getattr(running_loop(), "_transports", None)
+        return noted if type(noted) is weakref.WeakValueDictionary else _NOTHING
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
         """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""

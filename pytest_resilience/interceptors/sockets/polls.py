@@ -172,15 +172,14 @@ class Polls:
         return self.poll(_Selector(self, original, selector), seconds)
 
     def _is_of_transports(self) -> bool:
-        """Whether transports of asyncio read all that is targeted, and hold it back by themselves.
-
-        Nor does anything happen to what is sent: who polls here is told what the kernel tells.
-        """
+        """Whether transports of asyncio read all that is targeted, and nothing happens to sends."""
+        # They hold back by themselves: who polls here is told what the kernel tells.
+        noted = self._loops.transports()
         for connection in [*self.targeted.values()]:
-            sock = connection.owner()
-            if sock is None or sock.fileno() < 0:
+            if (sock := connection.owner()) is None or (number := sock.fileno()) < 0:
                 continue  # it is closed
-            if not connection.send_queue.requests.is_idle or self._loops.transport(sock) is None:
+            reader, sends = noted.get(number), connection.send_queue.requests
+            if reader is None or reader.is_closing() or not sends.is_idle:
                 return False
         return True
 
