@@ -58,7 +58,7 @@ _LATE = 0.0005  # seconds by which the operating system may wake a thread up lat
 _SPIN = 0.0001  # seconds: even the shortest sleep takes that long, so the rest is spun
 _NAP = 1e-6  # seconds: the others go on meanwhile
 _LOOK = 2e-8  # seconds that it takes at least to look at the time
-_HEAD_START = 0.0002  # seconds
+_HEAD_START = 0.0004  # seconds: cold caches take some, after a long wait
 
 
 def head_start() -> float:

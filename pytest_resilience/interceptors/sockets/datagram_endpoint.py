@@ -27,6 +27,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.waiting import head_start
+from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = ["Endpoint", "FastestClock", "Peer", "PeerKey", "is_place", "peer_key", "resolved"]
@@ -206,6 +207,16 @@ class Endpoint:
             except BlockingIOError:
                 return None
         return Datagram(data=data, ancillary=ancillary, flags=flags, where=where)
+
+    def take(self, clock: FastestClock, now: float) -> Datagram | None:
+        """The next datagram that has arrived, if one has; or nearly has: then it waits for that."""
+        line, due = self.inbound.line, self.inbound.line.due
+        if not 0 < due - now <= head_start():
+            return line.take(now)
+        found = line.take(due)
+        self.settle(now)  # which takes time, so not when it is due
+        wait(MACHINE_CLOCK, due - clock.now(), lambda: math.inf)
+        return found
 
     def raise_error(self, now: float) -> None:
         """Raise what the next call has to, if there is something."""

@@ -411,10 +411,7 @@ class DatagramSockets:
             return peeked
         while True:
             now = self._clock.now()
-            if 0 < inbound.line.due - now <= head_start():
-                wait(MACHINE_CLOCK, inbound.line.due - now, lambda: math.inf)
-                now = self._clock.now()
-            arrived = inbound.line.take(now)
+            arrived = endpoint.take(self._clock, now)
             if arrived is not None:
                 return arrived
             found = endpoint.read()
