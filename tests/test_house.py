@@ -88,6 +88,9 @@ CLIENTS = frozenset({"requests", "responses", "psutil"})
 PYTEST = frozenset({"pytest", "_pytest"})
 FOREIGN = {"plugin": PYTEST | {"pluggy"}}  # what else than the standard library, at module level
 
+# Tests that mirror no folder of the package.
+OF_NO_MODULE = frozenset({"end_to_end", "typing"})
+
 # The most lines of a function and a module, and attributes of a class: its fields, its slots and
 # what `__init__` sets. A module of fewer lines than LEAST is read by more than one other.
 FUNCTION, MODULE, RECORD, LEAST = 40, 500, 10, 60
@@ -391,6 +394,34 @@ def test_the_walk_sees_the_whole_package() -> None:
     assert ("plugin", "clock", "typing") in seen
     assert ("plugin", "plugin.starting", "call") in seen
     assert ("chaos.engine", "chaos.active_experiment", "import") in seen
+
+
+def strays(root: Path, tests: Path) -> list[str]:
+    """Test modules in a folder of the package that have no name of a module there, nor begin so."""
+    names: dict[str, set[str]] = {}
+    for path in root.rglob("*.py"):
+        names.setdefault(str(path.parent.relative_to(root)), set()).add(path.stem.strip("_"))
+    found = []
+    for path in sorted(tests.rglob("test_*.py")):
+        folder, name = path.parent.relative_to(tests), path.stem.removeprefix("test_")
+        if folder.parts and folder.parts[0] not in OF_NO_MODULE:
+            beside = names.get(str(folder), set())
+            if not any(f"{name}_".startswith(f"{each}_") for each in beside):
+                found.append(str(path.relative_to(tests)))
+    return found
+
+
+def test_tests_stand_beside_what_they_test() -> None:
+    assert strays(Path(pytest_resilience.__file__).parent, Path(__file__).parent) == []
+
+
+def test_a_test_of_what_is_there_no_more_would_be_seen(tmp_path: Path) -> None:
+    root, tests = house(tmp_path / "package", chaos__engine=""), tmp_path / "tests"
+    for name in ("chaos/engine", "chaos/engine_in_forks", "chaos/engines", "typing/keywords"):
+        path = tests / Path(name).with_name(f"test_{Path(name).name}.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert strays(root, tests) == ["chaos/test_engines.py"]
 
 
 SOCKETS = "pytest_resilience.interceptors.sockets"

@@ -55,7 +55,7 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
-from tests.interceptors.sockets.test_reader_thread import Conversation
+from tests.interceptors.sockets.test_receive_in_reader_threads import Conversation
 from tests.resets import reset_when_closed
 from tests.waiting import asleep
 from tests.waiting import eventually
