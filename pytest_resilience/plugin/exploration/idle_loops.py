@@ -8,17 +8,22 @@ the same, as long as the whole test takes without faults.
 After a fault a client may wait as well for what no fault holds back: for the rest of an answer that
 was damaged, or for one to what was never sent. No one tells of that, so loops are looked at from
 outside now and then, and have twice that time. A sleep is none of these waits: who sleeps may have
-to, for a time that other clocks tell.
+to, for a time that other clocks tell. But what a library does again and again after a sleep keeps
+nobody from giving up, as a sign of life for a server that is silent.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 
 from collections.abc import Callable
+from collections.abc import Container
 from typing import Any
+from typing import TypeAlias
 
+from pytest_resilience.chaos.call_site import user_frames
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
 from pytest_resilience.plugin.matrix.loop_waits import awaited_in
@@ -27,6 +32,8 @@ from pytest_resilience.plugin.matrix.loop_waits import seconds_left
 
 
 __all__ = ["IdleLoops"]
+
+_Since: TypeAlias = weakref.WeakKeyDictionary[Any, tuple[frozenset[Any], float]]
 
 _LEAST_QUIET = 0.1  # seconds, in which a server of the test has answered
 _LEAST_REST = 0.5  # the same, where no fault is known to hold anything back
@@ -58,13 +65,12 @@ class IdleLoops:
         self._longest = patience
         self._patience = patience
         self._most = most
-        self._since: weakref.WeakKeyDictionary[Any, tuple[frozenset[Any], float]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._since: _Since = weakref.WeakKeyDictionary()
+        self._at_rest: _Since = weakref.WeakKeyDictionary()
 
     def look(self, loop: Any) -> None:
         """A fault holds something back in the loop. Move its time on if nobody does anything."""
-        if self._quiet_for(loop) < self._quiet:
+        if self._quiet_for(loop, self._since) < self._quiet:
             return
         seconds = seconds_left(loop)
         if seconds > self._patience:
@@ -76,29 +82,50 @@ class IdleLoops:
 
     def look_at_rest(self, loop: Any) -> None:
         """The loop waits, and a fault has happened before. Move its time to its next timeout."""
-        if self._quiet_for(loop) < self._rest:
+        asleep = _asleep_in_libraries(loop)
+        if self._quiet_for(loop, self._at_rest, asleep) < self._rest:
             return
-        timer = next_timer(loop)
+        timer = next_timer(loop, but=asleep.values()) or next_timer(loop)
         if timer is None or hasattr(getattr(timer._callback, "__self__", None), "resilience_due"):  # noqa: SLF001
             return
         seconds = timer.when() - loop.time() - _REST
-        is_sleep = getattr(timer._callback, "__name__", "") == _SLEEP  # noqa: SLF001  # nothing public tells
-        if not is_sleep and 0 < seconds <= min(self._longest, self._most):
+        of_library = any(timer is each for each in asleep.values())
+        if (of_library or not _is_sleep(timer)) and 0 < seconds <= min(self._longest, self._most):
             self._most -= seconds
             _moved_time(loop).moved += seconds
             loop.call_soon_threadsafe(_nothing)  # its selector would wait as long as before
 
-    def _quiet_for(self, loop: Any) -> float:
-        """Seconds that all of its tasks have waited for; less than none where that is not known."""
+    def _quiet_for(self, loop: Any, since: _Since, but: Container[Any] = ()) -> float:
+        """Seconds that all of its tasks have waited for; less than none where that is not known.
+
+        `but`: the tasks that do not matter.
+        """
         if not hasattr(loop, "_scheduled") or is_frozen():
             return -1.0  # its time is not that of Python's loops
-        now, awaited = MACHINE_CLOCK.monotonic(), awaited_in(loop)
-        known, since = self._since.get(loop, (None, now))
+        now, awaited = MACHINE_CLOCK.monotonic(), awaited_in(loop, but)
+        known, began = since.get(loop, (None, now))
         if known != awaited or loop._ready:  # noqa: SLF001  # what the loop has to do
-            self._since[loop] = awaited, now
+            since[loop] = awaited, now
             self.silent.discard(loop)
             return -1.0
-        return now - since
+        return now - began
+
+
+def _asleep_in_libraries(loop: Any) -> dict[Any, Any]:
+    """The tasks that do so, and have no code of the user's; each with the timer that ends it."""
+    timers = (each for each in getattr(loop, "_scheduled", ()) if not each.cancelled())
+    sleeps = {each._args[0]: each for each in timers if _is_sleep(each)}  # noqa: SLF001
+    tasks = sys.modules["asyncio"].all_tasks(loop) if sleeps else ()
+    waiting = ((each, getattr(each, "_fut_waiter", None)) for each in tasks)
+    return {
+        task: sleeps[future]
+        for task, future in waiting
+        if future in sleeps and not user_frames(task)
+    }
+
+
+def _is_sleep(timer: Any) -> bool:
+    return getattr(timer._callback, "__name__", "") == _SLEEP  # noqa: SLF001  # nothing public tells
 
 
 def _nothing() -> None:

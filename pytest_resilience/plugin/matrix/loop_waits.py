@@ -21,6 +21,7 @@ import weakref
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import replace
@@ -273,9 +274,10 @@ def _turn(frame: FrameType | None, code: CodeType, *, waits_in: str) -> FrameTyp
     return None
 
 
-def awaited_in(loop: Any) -> frozenset[tuple[Any, ...]]:
+def awaited_in(loop: Any, but: Container[Any] = ()) -> frozenset[tuple[Any, ...]]:
     """Each task of a loop with the future that it waits for, which after a step is another one."""
-    return frozenset(map(_step_of, sys.modules["asyncio"].all_tasks(loop)))
+    tasks = sys.modules["asyncio"].all_tasks(loop)
+    return frozenset(_step_of(each) for each in tasks if each not in but)
 
 
 def _step_of(task: Any) -> tuple[Any, ...]:
@@ -290,10 +292,11 @@ def seconds_left(loop: Any) -> float:
     return math.inf if timer is None else _due(timer) - float(loop.time())
 
 
-def next_timer(loop: Any) -> Any:
+def next_timer(loop: Any, but: Iterable[Any] = ()) -> Any:
     """Which lets a loop do something, the earliest; None if none does."""
-    timers = (each for each in loop._scheduled if not each.cancelled())  # noqa: SLF001
-    return min(timers, key=_due, default=None)
+    without = set(map(id, but))
+    timers = [each for each in loop._scheduled if not each.cancelled()]  # noqa: SLF001
+    return min((each for each in timers if id(each) not in without), key=_due, default=None)
 
 
 def _due(timer: Any) -> float:

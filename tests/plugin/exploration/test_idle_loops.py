@@ -194,6 +194,44 @@ def test_a_loop_at_rest_is_moved_to_no_sleep(
     assert not _ends_at_rest(clock, waiting, 60.0)
 
 
+# As of a library, by its file.
+BEATS = compile(
+    "async def beat(sleep):\n    while True: await sleep(0.2)", "/site-packages/beats.py", "exec"
+)
+
+
+@pytest.mark.parametrize("is_of_library", [False, True])
+def test_what_a_library_does_again_and_again_does_not_keep_a_loop_from_a_timeout(
+    clock: ManualClock, *, is_of_library: bool
+) -> None:
+    async def waiting() -> None:
+        code: dict[str, Any] = {}
+        exec(BEATS, code)  # the text above
+        beat = code["beat"](asyncio.sleep) if is_of_library else _again_and_again()
+        beating = asyncio.ensure_future(beat)
+        try:
+            await asyncio.wait_for(_never(), 50)
+        finally:
+            beating.cancel()
+
+    assert _ends_at_rest(clock, waiting, 60.0) is is_of_library
+
+
+def test_a_sleep_of_a_library_may_be_what_a_loop_waits_for(clock: ManualClock) -> None:
+    """Before it looks whether its peer is still there, for one."""
+    text = "async def look(sleep, gone):\n    await sleep(40)\n    gone.set()"
+
+    async def waiting() -> None:
+        code: dict[str, Any] = {}
+        exec(compile(text, "/site-packages/looks.py", "exec"), code)
+        gone = asyncio.Event()
+        looking = asyncio.ensure_future(code["look"](asyncio.sleep, gone))
+        await gone.wait()
+        await looking
+
+    assert _ends_at_rest(clock, waiting, 60.0)
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     """By which it is told how long a loop has rested."""
