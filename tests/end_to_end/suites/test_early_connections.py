@@ -94,9 +94,11 @@ def test_those_made_at_import_are_reached_where_a_flag_asks_for_chaos(
 
 
 SHOP = """
+    import atexit
     import sqlite3
 
     connection = sqlite3.connect(":memory:")
+    atexit.register(connection.close)
 """
 # By what their text is known to have chaos, and what they ask it for.
 ASKING = {
@@ -188,6 +190,7 @@ def test_they_are_plain_from_then_on_where_no_test_is_left_that_asks(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile("""
+        import contextlib
         import sqlite3
 
         import pytest
@@ -196,9 +199,10 @@ def test_they_are_plain_from_then_on_where_no_test_is_left_that_asks(
         def test_it(): pass
 
         def test_without():
-            assert type(sqlite3.connect(":memory:")) is sqlite3.Connection
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                assert type(connection) is sqlite3.Connection
     """)
-    result = pytester.runpytest("-k", "without", "-W", "ignore::ResourceWarning")
+    result = pytester.runpytest("-k", "without")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.no_fnmatch_line("*seed*")
     assert not hasattr(__import__("sqlite3").connect, "__wrapped__")
