@@ -147,7 +147,8 @@ def hold_sending(
     hold(effect, due - now, limit, error, ended, patience=patience)
     if ended.is_set() and sock.fileno() >= 0:
         if tls is not None:
-            tls.write(b".")  # which raises
+            with contextlib.suppress(ConnectionResetError):  # the peer knows of the end already
+                tls.write(b".")  # which raises
         raise os_error(errno.EPIPE)
     if ended.is_set():
         raise os_error(errno.EBADF)

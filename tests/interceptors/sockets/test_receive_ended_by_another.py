@@ -182,9 +182,11 @@ def test_who_receives_is_told_of_the_end_and_not_of_what_comes_then(
             connection.sendall(b"tea")
         connection.sendall(b"goodbye")
 
-    real_sock, sock = connect(silent, tls=tls), connect(answer, tls=tls)
+    over = threading.Event()  # until then nobody answers to the end: that may come first
+    real_sock, sock = connect(deaf_until(over), tls=tls), connect(answer, tls=tls)
     real_sock.sendall(b"tea")
     real = what_ends(real_sock, receive, ENDINGS[ending], lambda: True)
+    over.set()
     type_, given = ("network_failure", {"mode": mode, "rate": 1})
     if mode == "latency":
         type_, given = "network_latency", {"delay": 2 * PATIENCE}
