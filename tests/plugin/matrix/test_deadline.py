@@ -33,6 +33,7 @@ from pytest_resilience.plugin.matrix import deadline as module
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.deadline import deadline
+from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.waiting import PATIENCE
 from tests.waiting import asleep
@@ -416,10 +417,11 @@ def _told_of_trio(
 ) -> str:
     """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or "".
 
-    `at_deadline`: or when that is over, which makes it a known one. `first`: called before each
-    look. `looks`: at most so many.
+    `at_deadline`: or when that is over, and it still waits, which makes it a known one. `first`:
+    called before each look. `looks`: at most so many.
     """
     hangs, told = known or KnownHangs(0.1), list[str]()
+    awaited: list[object] = [None]  # at each look
 
     async def arm() -> None:
         await wait_all_tasks_blocked()
@@ -430,8 +432,13 @@ def _told_of_trio(
             token = trio.lowlevel.current_trio_token()
 
             def look(_number: int, frame: FrameType | None) -> None:
+                if told and told[-1]:
+                    return  # the alarm was on its way already
                 first()
-                is_told = at_deadline or hangs.is_one(frame, 10.0)
+                wait = LoopWait.of(frame, 0.0)
+                awaited.append(None if wait is None else wait.awaited)
+                stays = awaited[-1] is not None and awaited[-1] == awaited[-2]
+                is_told = stays if at_deadline else hangs.is_one(frame, 10.0)
                 told.append(hangs.add(frame) if is_told else "")
                 if told[-1] or len(told) == looks:
                     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -538,9 +545,10 @@ def test_trio_that_goes_on_is_no_hang_though_another_run_of_it_has_hung(
     start: Callable[..., object],
 ) -> None:
     hangs = KnownHangs(0.1)
-    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs, at_deadline=True)
+    story, looks = _for_somebody_elsewhere_in_trio, _UNTIL_TOLD
+    assert _told_of_trio(story, start, hangs, at_deadline=True, looks=looks)
     assert not _told_of_trio(_again_and_again_in_trio, start, hangs)
-    assert _told_of_trio(_for_somebody_elsewhere_in_trio, start, hangs, looks=_UNTIL_TOLD)
+    assert _told_of_trio(story, start, hangs, looks=looks)
 
 
 async def _for_somebody_elsewhere() -> None:
