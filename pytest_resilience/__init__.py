@@ -40,7 +40,7 @@ events: Event
 exploration.search: fault_schedules
 http_middleware: HostBreakers aiohttp_middleware httpx_async_transport httpx_transport
 http_middleware: requests_adapter
-interceptors.simulators: DatabaseSimulator NetworkSimulator ServiceFailureSimulator
+interceptors.services: DatabaseSimulator NetworkSimulator ServiceFailureSimulator
 monkey.events: ExperimentEnded ExperimentFailed ExperimentHeldBack ExperimentStarted MonkeyStarted
 monkey.events: MonkeyStopped SteadyStateRead
 monkey.schedule: ByChance Daily FixedSequence Windows

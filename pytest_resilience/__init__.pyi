@@ -33,9 +33,9 @@ from pytest_resilience.http_middleware import aiohttp_middleware as aiohttp_midd
 from pytest_resilience.http_middleware import httpx_async_transport as httpx_async_transport
 from pytest_resilience.http_middleware import httpx_transport as httpx_transport
 from pytest_resilience.http_middleware import requests_adapter as requests_adapter
-from pytest_resilience.interceptors.simulators import DatabaseSimulator as DatabaseSimulator
-from pytest_resilience.interceptors.simulators import NetworkSimulator as NetworkSimulator
-from pytest_resilience.interceptors.simulators import (
+from pytest_resilience.interceptors.services import DatabaseSimulator as DatabaseSimulator
+from pytest_resilience.interceptors.services import NetworkSimulator as NetworkSimulator
+from pytest_resilience.interceptors.services import (
     ServiceFailureSimulator as ServiceFailureSimulator,
 )
 from pytest_resilience.monkey.events import ExperimentEnded as ExperimentEnded

@@ -25,7 +25,7 @@ from pytest_resilience.interceptors.databases.interceptor import DatabaseInterce
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.services import ServiceInterceptor
-from pytest_resilience.interceptors.simulators import SimulatorInterceptor
+from pytest_resilience.interceptors.services import SimulatorInterceptor
 from pytest_resilience.interceptors.trio import CancelScopeInterceptor
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.monkey.session import Starter

@@ -47,7 +47,7 @@ _INTERCEPTORS = {  # with the beginnings of the kinds that it is needed for
     f"{_FOLDER}.databases.interceptor:DatabaseInterceptor": ("database.",),
     f"{_FOLDER}.files.interceptor:FileInterceptor": ("file.",),
     f"{_FOLDER}.trio:CancelScopeInterceptor": ("network.", "database.", "file."),
-    f"{_FOLDER}.simulators:SimulatorInterceptor": ("network.", "service.", "database."),
+    f"{_FOLDER}.services:SimulatorInterceptor": ("network.", "service.", "database."),
 }
 
 

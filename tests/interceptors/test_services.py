@@ -18,7 +18,7 @@ from pytest_resilience import ServiceFailureSimulator
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
-from pytest_resilience.interceptors.simulators import SimulatorInterceptor
+from pytest_resilience.interceptors.services import SimulatorInterceptor
 from tests.injecting import ending
 
 
