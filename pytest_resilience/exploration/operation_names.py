@@ -68,9 +68,7 @@ class TargetNames:
         `patterns`: kinds of operation, each with the name of files that it is done to, where `*`
         is in the place of what is another in each run.
         """
-        self._temporary = _as_folder(temporary)
-        self._project = _as_folder(project)
-        self._machine = _as_folder(tempfile.gettempdir())
+        self._folders = tuple(map(_as_folder, (temporary, tempfile.gettempdir(), project)))
         self._patterns: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
         for each in sorted(patterns, key=str):
             known = self._patterns.setdefault(each.kind, [])
@@ -105,26 +103,37 @@ class TargetNames:
         return f"localhost:port{number}"
 
     def _of_path(self, path: str) -> str:
-        if self._temporary and path.startswith(self._temporary):
-            rest = path[len(self._temporary) :].partition("/")[2]
-            path = f"tmp_path/{rest}"
-        elif path.startswith(self._machine):
-            path = f"tmp/{path[len(self._machine) :]}"
-        elif self._project and path.startswith(self._project):
-            path = path[len(self._project) :]
-        return _without_random(_without_momentary(path))
+        name, numbers, has_long = _shown(path, self._folders)
+        own = has_long or os.getpid() in numbers or threading.get_native_id() in numbers
+        return _without_momentary(name) if own else name
+
+
+@functools.lru_cache(maxsize=4096)  # mostly they are those of the run before
+def _shown(path: str, folders: tuple[str, ...]) -> tuple[str, frozenset[int], bool]:
+    """A path without what is random in it, the numbers that it has, and whether one is as long as
+    that of a year, or of a time.
+
+    `folders`: the one for tests' own, the machine's for temporary files, and the project's.
+    """
+    temporary, machine, project = folders
+    if temporary and path.startswith(temporary):
+        rest = path[len(temporary) :].partition("/")[2]
+        path = f"tmp_path/{rest}"
+    elif path.startswith(machine):
+        path = f"tmp/{path[len(machine) :]}"
+    elif project and path.startswith(project):
+        path = path[len(project) :]
+    path = _TEMPORARY.sub(_TEMPORARY_NAME, path)
+    found = _NUMBER.findall(path)
+    has_long = any(len(each) >= _DIGITS_OF_A_YEAR for each in found)
+    return path, frozenset(map(int, found)), has_long
 
 
 def _without_momentary(path: str) -> str:
     """Without what another session has differently: numbers of the process, and the time."""
-    numbers, has_long = _numbers_in(path)
-    if not numbers:
-        return path
-    process, thread = os.getpid(), threading.get_native_id()
-    if not has_long and process not in numbers and thread not in numbers:
-        return path
     main = threading.main_thread()  # what it has done may be named by another one
-    own = {process, thread, threading.get_ident(), main.ident, main.native_id}
+    own = {os.getpid(), threading.get_native_id(), threading.get_ident()}
+    own |= {main.ident, main.native_id}
     now = MACHINE_CLOCK.time()
     days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
 
@@ -139,13 +148,6 @@ def _without_momentary(path: str) -> str:
     return _NUMBER.sub(numbered, path)
 
 
-@functools.lru_cache(maxsize=4096)
-def _numbers_in(path: str) -> tuple[frozenset[int], bool]:
-    """The numbers in a path, and whether one is as long as that of a year, or of a time."""
-    found = _NUMBER.findall(path)
-    return frozenset(map(int, found)), any(len(each) >= _DIGITS_OF_A_YEAR for each in found)
-
-
 @functools.lru_cache(maxsize=8)
 def _dated(day: datetime.date) -> re.Pattern[str]:
     """Finds that day, with the time that follows it."""
@@ -153,11 +155,6 @@ def _dated(day: datetime.date) -> re.Pattern[str]:
     return re.compile(
         rf"(?<!\d){year}(?P<sign>[-_.]?){month}(?P=sign){number}(?:[-T_:. ]?\d{{2,}})*(?!\d)"
     )
-
-
-@functools.lru_cache(maxsize=4096)
-def _without_random(path: str) -> str:
-    return _TEMPORARY.sub(_TEMPORARY_NAME, path)
 
 
 def may_be_random(site: Site) -> bool:

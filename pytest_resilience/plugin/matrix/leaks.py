@@ -78,10 +78,11 @@ class Snapshot:
         As many descriptors as that has left are taken to be those: a look at each takes longer
         than most else of a run. Another one in the place of one of them is no more than before.
         """
-        self.left: set[_Descriptor] = set()
+        self.left = frozenset[_Descriptor]()
         self._threads = set(threads_of_python())
-        left = set[_Descriptor]() if earlier is None else earlier.left
-        self._open = left if left and _number_open() == len(left) else _descriptors()
+        left = self.left if earlier is None else earlier.left
+        self._is_as_left = _is_number_of(left)
+        self._open = left if self._is_as_left else _descriptors()
 
     def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
         """By how many there are more now; counted again if that is more than `baseline`.
@@ -89,10 +90,15 @@ class Snapshot:
         Not all that is new is more. The pool of a fixture puts another connection for one that
         died, or for one of which an earlier run has left none: there are as many then as after
         the run whose `baseline` that is. Without one all that is new is: what of old has gone
-        meanwhile may be what a test before it has left.
+        meanwhile may be what a test before it has left. After another run of the same test,
+        nothing of that is left: as many descriptors as there were are taken to be those.
         """
         allowed = baseline or LeakedResources()
-        found = self._new()
+        if baseline is None and self._is_as_left and _is_number_of(self._open):
+            self.left = self._open
+            found = self._compared(self._open)
+        else:
+            found = self._new()
         if not found.more_than(allowed):  # nor are there more then: who is more is new
             return found
         # What only a cycle keeps open is closed: in the next run it would hide another one.
@@ -121,8 +127,11 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
+        self.left = _descriptors_again(self._open)
+        return self._compared(self.left)
+
+    def _compared(self, now: _Descriptors) -> LeakedResources:
         threads = set(threads_of_python())
-        now = self.left = _descriptors_again(self._open)
         new = len(threads - self._threads), *_counted(now - self._open)
         return LeakedResources(*new, there=(len(threads), *_counted(now)))
 
@@ -138,20 +147,26 @@ class Snapshot:
 
 
 _Descriptor: TypeAlias = tuple[int, bool, int, int]  # number, is a socket, device, inode
+_Descriptors: TypeAlias = frozenset[_Descriptor]
 
 
-def _descriptors() -> set[_Descriptor]:
+def _descriptors() -> _Descriptors:
     """The open file descriptors; none where that cannot be known."""
     try:
         return _looked_at(map(int, os.listdir("/proc/self/fd")))
     except OSError:
-        return set()
+        return frozenset()
 
 
-def _descriptors_again(before: set[_Descriptor]) -> set[_Descriptor]:
+def _descriptors_again(before: _Descriptors) -> _Descriptors:
     """As `_descriptors`: mostly they have the numbers that they had."""
     found = _looked_at([number for number, *_ in before])
-    return found if found and len(found) == len(before) == _number_open() else _descriptors()
+    return found if len(found) == len(before) and _is_number_of(found) else _descriptors()
+
+
+def _is_number_of(descriptors: _Descriptors) -> bool:
+    """Whether there are as many, which is known of none where it is not told."""
+    return bool(descriptors) and _number_open() == len(descriptors)
 
 
 def _number_open() -> int:
@@ -162,7 +177,7 @@ def _number_open() -> int:
         return 0
 
 
-def _looked_at(numbers: Iterable[int]) -> set[_Descriptor]:
+def _looked_at(numbers: Iterable[int]) -> _Descriptors:
     found = set[_Descriptor]()
     for number in numbers:
         try:
@@ -170,10 +185,11 @@ def _looked_at(numbers: Iterable[int]) -> set[_Descriptor]:
         except OSError:  # the one that it took to look
             continue
         found.add((number, stat.S_ISSOCK(each.st_mode), each.st_dev, each.st_ino))
-    return found
+    return frozenset(found)
 
 
-def _counted(descriptors: set[_Descriptor]) -> tuple[int, int]:
+@functools.lru_cache(maxsize=4)  # mostly they are those of the run before
+def _counted(descriptors: _Descriptors) -> tuple[int, int]:
     """How many sockets and others there are."""
     sockets = sum(is_socket for _, is_socket, *_ in descriptors)
     return sockets, len(descriptors) - sockets

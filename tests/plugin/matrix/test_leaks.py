@@ -75,8 +75,9 @@ def test_what_was_left_by_the_run_before_is_looked_at_once(
         first.leaked()
         monkeypatch.setattr(os, "fstat", fstat)
         second = Snapshot(first)
-        assert looked_at == Counter()
         assert second.leaked() == LeakedResources()
+        assert looked_at == Counter()
+        assert second.leaked(LeakedResources()) == LeakedResources()
         assert looked_at[kept.fileno()] == 1
 
 
