@@ -103,26 +103,23 @@ class TargetNames:
         return f"localhost:port{number}"
 
     def _of_path(self, path: str) -> str:
-        name, numbers, has_long = _shown(path, self._folders)
+        temporary, machine, project = self._folders
+        if temporary and path.startswith(temporary):
+            path = "tmp_path/" + path[len(temporary) :].partition("/")[2]
+        elif path.startswith(machine):
+            path = "tmp/" + path[len(machine) :]
+        elif project and path.startswith(project):
+            path = path[len(project) :]
+        name, numbers, has_long = _without_random(path)
+        if not numbers:
+            return name
         own = has_long or os.getpid() in numbers or threading.get_native_id() in numbers
         return _without_momentary(name) if own else name
 
 
-@functools.lru_cache(maxsize=4096)  # mostly they are those of the run before
-def _shown(path: str, folders: tuple[str, ...]) -> tuple[str, frozenset[int], bool]:
-    """A path without what is random in it, the numbers that it has, and whether one is as long as
-    that of a year, or of a time.
-
-    `folders`: the one for tests' own, the machine's for temporary files, and the project's.
-    """
-    temporary, machine, project = folders
-    if temporary and path.startswith(temporary):
-        rest = path[len(temporary) :].partition("/")[2]
-        path = f"tmp_path/{rest}"
-    elif path.startswith(machine):
-        path = f"tmp/{path[len(machine) :]}"
-    elif project and path.startswith(project):
-        path = path[len(project) :]
+@functools.lru_cache(maxsize=4096)
+def _without_random(path: str) -> tuple[str, frozenset[int], bool]:
+    """The path, its numbers, and whether one is as long as that of a year, or of a time."""
     path = _TEMPORARY.sub(_TEMPORARY_NAME, path)
     found = _NUMBER.findall(path)
     has_long = any(len(each) >= _DIGITS_OF_A_YEAR for each in found)
@@ -236,6 +233,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
     )
 
 
+@functools.lru_cache(maxsize=16)
 def _as_folder(path: str) -> str:
     return f"{path.rstrip('/')}/" if path else ""
 

@@ -129,15 +129,16 @@ def as_bytes(data: Any) -> memoryview | None:
 
 
 def opening_kind(
-    file: Any, flags: int, folder: int | None = None, *, is_absent: bool = False
+    file: Any, flags: int, folder: int | None = None, *, is_absent: bool | None = None
 ) -> str:
     """The kind of operation that opening a file with these flags is.
 
-    `is_absent`: it was seen just now that it is not there.
+    `is_absent`: whether it was seen just now that it is not there; None if nobody has looked.
     """
-    if not is_absent:
+    if is_absent is None:
         try:
             os.stat(file, dir_fd=folder)
+            is_absent = False
         except OSError:
             is_absent = True
     if is_absent:
@@ -159,7 +160,7 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     meaning = _meaning(mode, buffering, is_text) if are_known else None
     only_recording = files.only_recording
     is_looked_at = opener is None or only_recording
-    names, is_absent = files.look_at(file) if is_looked_at else (None, False)
+    names, is_absent = files.look_at(file) if is_looked_at else (None, None)
     if only_recording and names and meaning is not None:
         for kind in _kinds(file, mode, meaning):
             files.apply(kind, names)
