@@ -400,6 +400,7 @@ def _mongo(peer: Peer) -> Any:
         connectTimeoutMS=int(peer.connect_timeout * 1000),
         socketTimeoutMS=int(peer.timeout * 1000),
         serverSelectionTimeoutMS=_tries(peer),
+        heartbeatFrequencyMS=3_600_000,  # or it may meet the fault before the request does
         directConnection=True,
         retryReads=False,
         retryWrites=False,
