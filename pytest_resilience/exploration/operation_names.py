@@ -129,8 +129,8 @@ def _without_random(path: str) -> tuple[str, frozenset[int], bool]:
 def _without_momentary(path: str) -> str:
     """Without what another session has differently: numbers of the process, and the time."""
     main = threading.main_thread()  # what it has done may be named by another one
-    own = {os.getpid(), threading.get_native_id(), threading.get_ident()}
-    own |= {main.ident, main.native_id}
+    process, thread, ident = os.getpid(), threading.get_native_id(), threading.get_ident()
+    own = {process, thread, ident, main.ident, main.native_id}
     now = MACHINE_CLOCK.time()
     days = (datetime.datetime.fromtimestamp(now, zone) for zone in (None, datetime.UTC))
 
