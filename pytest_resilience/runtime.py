@@ -30,9 +30,9 @@ from pytest_resilience.interceptors.trio import CancelScopeInterceptor
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.monkey.session import Starter
 from pytest_resilience.native.interceptor import network_interceptors
-from pytest_resilience.stress.caps import DEFAULT_CAPS
-from pytest_resilience.stress.caps import Caps
 from pytest_resilience.stress.interceptor import StressInterceptor
+from pytest_resilience.stress.stressors import DEFAULT_CAPS
+from pytest_resilience.stress.stressors import Caps
 
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.chaos.types.resources import ThreadLimit
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
-from pytest_resilience.stress import caps
+from pytest_resilience.stress import stressors
 from pytest_resilience.stress.machine import CpuUsage
 from pytest_resilience.stress.stressors import Stressor
 from pytest_resilience.stress.worker_main import compute
@@ -39,7 +39,7 @@ class GilStressor:
     """Threads that compute in Python; together they can never have more than one CPU."""
 
     def __init__(self, fault: GilLoad) -> None:
-        self._threads, self._load = caps.cores_and_load(fault)
+        self._threads, self._load = stressors.cores_and_load(fault)
         self._ended = threading.Event()
         self._used: list[float] = []
         self._running: list[threading.Thread] = []

@@ -1,8 +1,12 @@
-"""Stress by worker processes, on CPUs, memory and disks; and how a worker is started and ended."""
+"""Stress by worker processes, on CPUs, memory and disks: how much, and how a worker is run.
+
+Caps say how much experiments may ask for, so that no typo brings a machine down.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import shutil
@@ -11,33 +15,160 @@ import sys
 import tempfile
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.parsing.quantities import Amount
+from pytest_resilience.chaos.parsing.quantities import amount
+from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.resources import LEAST_FLOOR
+from pytest_resilience.chaos.types.resources import MOST_DISK
+from pytest_resilience.chaos.types.resources import MOST_MEMORY
 from pytest_resilience.chaos.types.resources import CpuLoad
 from pytest_resilience.chaos.types.resources import DiskFill
 from pytest_resilience.chaos.types.resources import DiskLoad
+from pytest_resilience.chaos.types.resources import GilLoad
 from pytest_resilience.chaos.types.resources import MemoryLoad
 from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnavailableError
-from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
 from pytest_resilience.stress.machine import CpuUsage
 from pytest_resilience.stress.machine import cpu_seconds
 
 
 __all__ = [
-    "Stressor",
-    "cpu_stressor",
-    "disk_stressor",
-    "fill_stressor",
-    "memory_stressor",
+    "DEFAULT_CAPS", "Caps", "Stressor", "cores_and_load", "cpu_stressor", "disk_folder",
+    "disk_stressor", "file_size", "fill_size", "fill_stressor", "memory_size", "memory_stressor",
     "stress_ng_stressor",
-]
+]  # fmt: skip
+
+_LOADS = (CpuLoad, GilLoad, MemoryLoad, DiskLoad, DiskFill)
+_TENTH, _HALF, _ALL = Amount(share=0.1), Amount(share=0.5), Amount(share=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """The most that experiments may ask for.
+
+    Attributes:
+        memory: of the memory that is available to this process.
+        disk: of the free space on the disk concerned.
+        cpu: share of the CPUs that this process may use.
+    """
+
+    memory: Amount = _HALF
+    disk: Amount = _TENTH
+    cpu: Amount = _ALL
+
+    @classmethod
+    def parse(cls, memory: str = "", disk: str = "", cpu: str = "") -> Caps:
+        """From ini options, "" for the default. Raises ConfigurationError naming the option."""
+        given = {"memory": memory, "disk": disk, "cpu": cpu}
+        found = cls(
+            **{name: amount(f"chaos_max_{name}", text) for name, text in given.items() if text}
+        )
+        if found.cpu.share is None:
+            raise ConfigurationError(f"chaos_max_cpu={cpu!r}: give a share, such as '80%'")
+        return found
+
+    def approve(self, experiment: ChaosExperiment) -> None:
+        """Raise ConfigurationError for an experiment that asks for more."""
+        loads = [each for each in experiment.faults if isinstance(each, _LOADS)]
+        if loads:
+            with limits_lifted():  # sizes of the machine are read from files
+                for fault in loads:
+                    self._approve(fault)
+
+    def _approve(self, fault: Fault) -> None:
+        if isinstance(fault, (CpuLoad, GilLoad)):
+            self._approve_cpu(fault)
+        elif isinstance(fault, MemoryLoad):
+            most = self.memory.of(machine.available_memory())
+            _compare(fault, memory_size(fault), most, f"chaos_max_memory = {self.memory}")
+        elif isinstance(fault, (DiskLoad, DiskFill)):
+            size = file_size(fault) if isinstance(fault, DiskLoad) else fill_size(fault)
+            free, _ = machine.disk_space(disk_folder(fault))
+            _compare(fault, size, self.disk.of(free), f"chaos_max_disk = {self.disk}")
+
+    def _approve_cpu(self, fault: CpuLoad | GilLoad) -> None:
+        cores, load = cores_and_load(fault)
+        available = machine.cpus()
+        most = (self.cpu.share or 0.0) * available
+        if cores * load > most * (1 + 1e-9):
+            raise ConfigurationError(
+                f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {available:g} "
+                f"that chaos_max_cpu = {self.cpu} allows; ask for less"
+            )
+        # Each costs memory and a place in the scheduler's queue, however little it computes.
+        if cores > max(1, math.ceil(most)):
+            what = "processes" if isinstance(fault, CpuLoad) else "threads"
+            raise ConfigurationError(
+                f"{fault}: {cores} {what} are more than the {max(1, math.ceil(most))} that "
+                f"chaos_max_cpu = {self.cpu} of {available:g} CPUs allows; ask for fewer cores"
+            )
+
+
+DEFAULT_CAPS = Caps()
+
+
+def _compare(fault: Fault, size: int, most: int, cap: str) -> None:
+    if size > most:
+        raise ConfigurationError(
+            f"{fault}: {format_bytes(size)} is over the cap of {format_bytes(most)} ({cap}); ask "
+            "for less, or raise the cap in the ini file"
+        )
+
+
+def cores_and_load(fault: CpuLoad | GilLoad) -> tuple[int, float]:
+    """The number of processes or threads, and the share of the time, 0 to 1, that each computes.
+
+    Together they take `intensity` times the CPUs if neither is given.
+    """
+    available = machine.cpus()
+    asked = fault.cores if isinstance(fault, CpuLoad) else fault.threads
+    if asked is None:
+        asked = max(1, -int(-fault.intensity * available // 1))  # rounded up
+    load = fault.load
+    if load is None:
+        load = min(1.0, fault.intensity * available / asked)
+    return asked, load
+
+
+def memory_size(fault: MemoryLoad) -> int:
+    """Bytes to hold."""
+    available = machine.available_memory()
+    if fault.size is None:
+        return int(available * MOST_MEMORY * fault.intensity)
+    return fault.size.of(available)
+
+
+def disk_folder(fault: DiskLoad | DiskFill) -> str:
+    """The folder to write to. Raises ConfigurationError if it is none."""
+    folder = fault.path or tempfile.gettempdir()
+    if not os.path.isdir(folder):
+        raise ConfigurationError(f"path={folder!r} is no folder; give one that is there")
+    return folder
+
+
+def file_size(fault: DiskLoad) -> int:
+    """Bytes of the file that is written and read."""
+    free, _ = machine.disk_space(disk_folder(fault))
+    return int(MOST_DISK * fault.intensity) if fault.size is None else fault.size.of(free)
+
+
+def fill_size(fault: DiskFill) -> int:
+    """Bytes to take so that the floor stays free; 0 at intensity 0."""
+    free, whole = machine.disk_space(disk_folder(fault))
+    floor = max(LEAST_FLOOR, fault.floor.of(whole))
+    return max(0, free - floor) if fault.intensity else 0
+
 
 _RESERVE = Amount(share=0.1)
 _LEAST_RESERVE = 64 * 2**20  # bytes
@@ -195,14 +326,14 @@ class WorkerStressor:
 
 def cpu_stressor(fault: CpuLoad) -> Stressor:
     """A process for each core."""
-    cores, load = caps.cores_and_load(fault)
+    cores, load = cores_and_load(fault)
     jobs: list[_Job] = [("compute", {"load": load})] * (cores if load else 0)
     return WorkerStressor(jobs, asked=cores * load, unit="CPUs", measure=lambda _, cpus: cpus)
 
 
 def memory_stressor(fault: MemoryLoad) -> Stressor:
     """A process that holds memory."""
-    size = caps.memory_size(fault)
+    size = memory_size(fault)
     wanted = (fault.reserve or _RESERVE).of(machine.available_memory())
     reserve = wanted if fault.reserve else max(wanted, _LEAST_RESERVE)
     settings = {"size": size, "ramp": fault.ramp, "reserve": reserve}
@@ -216,16 +347,16 @@ def memory_stressor(fault: MemoryLoad) -> Stressor:
 
 def disk_stressor(fault: DiskLoad) -> Stressor:
     """A process that writes, syncs and reads a file; achieved is the size it grew to."""
-    return _disk_stressor("write_and_read", fault, caps.file_size(fault))
+    return _disk_stressor("write_and_read", fault, file_size(fault))
 
 
 def fill_stressor(fault: DiskFill) -> Stressor:
     """A process that takes room on a disk."""
-    return _disk_stressor("fill_disk", fault, caps.fill_size(fault))
+    return _disk_stressor("fill_disk", fault, fill_size(fault))
 
 
 def _disk_stressor(job: str, fault: DiskLoad | DiskFill, size: int) -> Stressor:
-    settings = {"folder": caps.disk_folder(fault), "size": size}
+    settings = {"folder": disk_folder(fault), "size": size}
     return WorkerStressor([(job, settings)] if size else [], asked=size)
 
 
@@ -238,7 +369,7 @@ def stress_ng_stressor(fault: CpuLoad | MemoryLoad | DiskLoad) -> Stressor:
             "engine out"
         )
     arguments, asked = _arguments(fault)
-    folder = caps.disk_folder(fault) if isinstance(fault, DiskLoad) else tempfile.gettempdir()
+    folder = disk_folder(fault) if isinstance(fault, DiskLoad) else tempfile.gettempdir()
     settings = {"command": [program, "--quiet", *arguments], "folder": folder}
     jobs: list[_Job] = [("run_program", settings)] if asked else []
     if isinstance(fault, CpuLoad):
@@ -251,12 +382,12 @@ def stress_ng_stressor(fault: CpuLoad | MemoryLoad | DiskLoad) -> Stressor:
 def _arguments(fault: CpuLoad | MemoryLoad | DiskLoad) -> tuple[list[str], float]:
     """The arguments of stress-ng, and how many CPUs or bytes they ask for."""
     if isinstance(fault, CpuLoad):
-        cores, load = caps.cores_and_load(fault)
+        cores, load = cores_and_load(fault)
         return ["--cpu", str(cores), "--cpu-load", f"{load * 100:.0f}"], cores * load
     if isinstance(fault, MemoryLoad):
-        size = caps.memory_size(fault)
+        size = memory_size(fault)
         return ["--vm", "1", "--vm-bytes", f"{size}", "--vm-keep", "--vm-populate"], size
-    size = caps.file_size(fault)
+    size = file_size(fault)
     return ["--hdd", "1", "--hdd-bytes", f"{size}"], size
 
 

@@ -173,7 +173,7 @@ def test_what_was_not_chosen_of_a_profile_need_not_fit(pytester: pytest.Pytester
 
 
 LENIENT = """
-from pytest_resilience.stress.caps import Caps
+from pytest_resilience.stress.stressors import Caps
 
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):

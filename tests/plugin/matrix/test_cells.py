@@ -73,7 +73,7 @@ def test_a_service_that_is_not_there_is_told(ran: pytest.RunResult, ran_in: Path
 
 
 SINKING = """
-from pytest_resilience.stress.caps import Caps
+from pytest_resilience.stress.stressors import Caps
 
 usual, running = Caps.approve, []
 

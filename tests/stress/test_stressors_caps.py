@@ -14,8 +14,8 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.types.resources import CpuLoad
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import Runtime
-from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
+from pytest_resilience.stress import stressors
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_what_makes_no_sense(kind: str, parameters: dict[str, Any], message: str
 
 @given(intensity=st.floats(0, 1))
 def test_intensity_is_the_share_of_all_cpus(intensity: float) -> None:
-    cores, load = caps.cores_and_load(CpuLoad(intensity=intensity))
+    cores, load = stressors.cores_and_load(CpuLoad(intensity=intensity))
     assert cores * load == pytest.approx(intensity * 4)
     assert 1 <= cores <= 4
     assert 0 <= load <= 1
