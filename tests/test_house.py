@@ -69,9 +69,9 @@ APART: dict[str, frozenset[str]] = {
     "interceptors.sqlite_vfs": frozenset(),
 }
 
-# Modules of one purpose, by how their names begin, which nobody imports but these and each other.
+# Folders of one purpose, which nobody imports but these, and those within.
 ONLY_FOR: dict[str, frozenset[str]] = {
-    "proxy.toxiproxy_": frozenset({"proxy", "proxy.__main__"}),  # for who asks for the control
+    "proxy.toxiproxy_api": frozenset({"proxy", "proxy.__main__"}),  # for who asks for the control
 }
 
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
@@ -235,10 +235,9 @@ def _sideways(found: list[Import]) -> Iterator[str]:
 
 def _only_for(found: list[Import]) -> Iterator[str]:
     for each in found:
-        for beginning, readers in ONLY_FOR.items():
-            if not each.own or each.by.startswith(beginning):
-                continue
-            if each.of.startswith(beginning):
+        for folder, readers in ONLY_FOR.items():
+            inside = each.by == folder or each.by.startswith(f"{folder}.")
+            if each.own and f"{each.of}.".startswith(f"{folder}.") and not inside:
                 if each.by not in readers:
                     yield f"{each}, which is only for {', '.join(sorted(readers))}"
                 elif each.moment == "import" and each.by != "proxy.__main__":
@@ -425,7 +424,7 @@ def test_a_test_of_what_is_there_no_more_would_be_seen(tmp_path: Path) -> None:
 
 
 SOCKETS = "pytest_resilience.interceptors.sockets"
-ROUTES = "pytest_resilience.proxy.toxiproxy_routes"
+TOXIPROXY_API = "pytest_resilience.proxy.toxiproxy_api"
 
 
 def house(root: Path, **files: str) -> Path:
@@ -468,12 +467,12 @@ def house(root: Path, **files: str) -> Path:
         ),
         (
             {
-                "proxy__a": "def f():\n  from . import toxiproxy_routes",
-                "proxy__toxiproxy_routes": "",
-                "proxy__toxiproxy_server": "from . import toxiproxy_routes",
+                "proxy__a": "def f():\n  from .toxiproxy_api import b",
+                "proxy__toxiproxy_api__b": "",
+                "proxy__toxiproxy_api__c": "from . import b",
             },
             [
-                f"proxy.a:2 imports {ROUTES}, which is only for proxy, proxy.__main__",
+                f"proxy.a:2 imports {TOXIPROXY_API}.b, which is only for proxy, proxy.__main__",
             ],
         ),
         (

@@ -14,7 +14,7 @@ from pytest_resilience.proxy.toxic_types import Toxic
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.proxy.toxiproxy_server import ControlServer
+    from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
 
 __all__ = ["ChaosProxy", "ControlServer", "Toxic"]
@@ -23,7 +23,7 @@ __all__ = ["ChaosProxy", "ControlServer", "Toxic"]
 def __getattr__(name: str) -> Any:
     """The control, with the HTTP server it needs, for those who ask for it."""
     if name == "ControlServer":
-        from pytest_resilience.proxy.toxiproxy_server import ControlServer
+        from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
         return ControlServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

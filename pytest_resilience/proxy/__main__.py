@@ -22,8 +22,8 @@ from pytest_resilience.errors import with_page
 from pytest_resilience.proxy.proxy import ChaosProxy
 from pytest_resilience.proxy.toxic_types import KINDS
 from pytest_resilience.proxy.toxic_types import parse_toxic
-from pytest_resilience.proxy.toxiproxy_server import PORT
-from pytest_resilience.proxy.toxiproxy_server import ControlServer
+from pytest_resilience.proxy.toxiproxy_api.server import PORT
+from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
 
 __all__ = ["main"]

@@ -294,7 +294,7 @@ def a_proxy_that_was_there() -> Iterator[None]:
 
 @story(leave=3)
 def a_control_of_proxies() -> Iterator[None]:
-    from pytest_resilience.proxy.toxiproxy_server import ControlServer
+    from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
     with made() as client:
         yield

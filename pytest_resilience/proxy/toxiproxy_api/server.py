@@ -26,10 +26,10 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxiproxy_routes import RefusedError
-from pytest_resilience.proxy.toxiproxy_routes import Response
-from pytest_resilience.proxy.toxiproxy_routes import Router
-from pytest_resilience.proxy.toxiproxy_routes import error_response
+from pytest_resilience.proxy.toxiproxy_api.routes import RefusedError
+from pytest_resilience.proxy.toxiproxy_api.routes import Response
+from pytest_resilience.proxy.toxiproxy_api.routes import Router
+from pytest_resilience.proxy.toxiproxy_api.routes import error_response
 
 
 __all__ = ["ControlServer"]

@@ -388,7 +388,7 @@ def test_a_client_of_http_1_0_need_not_say_whom_it_means(control: ControlServer)
 def test_who_drips_bytes_is_given_up_on(
     control: ControlServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_server._DEADLINE", 0.2)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._DEADLINE", 0.2)
     with socket.create_connection(control.address, timeout=10) as client:
         client.sendall(POST + b"Content-Length: 1000000\r\n\r\n")
         client.settimeout(0.02)
@@ -407,7 +407,7 @@ def test_who_drips_bytes_is_given_up_on(
 
 
 def test_connections_are_bounded(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_server._MOST_CONNECTIONS", 3)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._MOST_CONNECTIONS", 3)
     with contextlib.ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(control.address, timeout=10))

@@ -27,7 +27,7 @@ from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxic_types import KINDS
-from pytest_resilience.proxy.toxiproxy_server import _RequestReader
+from pytest_resilience.proxy.toxiproxy_api.server import _RequestReader
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
@@ -148,7 +148,9 @@ class _Elapsing:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._clock = ManualClock()
         self.patience: list[float] = []
-        monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_server.MACHINE_CLOCK", self._clock)
+        monkeypatch.setattr(
+            "pytest_resilience.proxy.toxiproxy_api.server.MACHINE_CLOCK", self._clock
+        )
 
     def settimeout(self, seconds: float) -> None:
         self.patience.append(seconds)
@@ -171,7 +173,7 @@ def test_patience_is_for_the_whole_of_a_request(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_server._DEADLINE", 0.1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._DEADLINE", 0.1)
     with socket.create_connection(control.address, timeout=30) as client:
         client.sendall(RESET + b"Content-Length: 10\r\n\r\n{")
         answer = client.recv(1000)
@@ -179,7 +181,7 @@ def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.Mon
 
 
 def test_who_finds_no_room_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_server._MOST_CONNECTIONS", 1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._MOST_CONNECTIONS", 1)
     with socket.create_connection(control.address, timeout=30) as first:
         first.sendall(b"GET ")
         with socket.create_connection(control.address, timeout=30) as second:
@@ -226,7 +228,7 @@ def test_more_proxies_than_there_may_be(control: ControlServer, upstream: str) -
 def test_one_proxy_more_than_there_may_be(
     control: ControlServer, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_routes._MOST_PROXIES", 2)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.routes._MOST_PROXIES", 2)
     for name in ("a", "b"):
         assert post(control, "/proxies", {"name": name, "upstream": upstream})[0] == 201
     status, said = post(control, "/proxies", {"name": "c", "upstream": upstream})
@@ -237,7 +239,7 @@ def test_one_proxy_more_than_there_may_be(
 def test_one_toxic_more_than_there_may_be(
     control: ControlServer, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_routes._MOST_TOXICS", 1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.routes._MOST_TOXICS", 1)
     post(control, "/proxies", {"name": "shop", "upstream": upstream})
     assert post(control, "/proxies/shop/toxics", {"type": "latency"})[0] == 200
     status, said = post(control, "/proxies/shop/toxics", {"type": "timeout"})

@@ -1,0 +1,1 @@
+"""Toxiproxy's HTTP API."""
