@@ -138,22 +138,22 @@ class ReceivingThreads(set[int]):
 
     @contextlib.contextmanager
     def deciding(
-        self, turn: Turn, active: Sequence[ActiveExperiment] | None
-    ) -> Iterator[list[ActiveExperiment] | None]:
-        """This thread decides in the block, after which it has to ask the outages in the list.
+        self, turn: Turn, engine: Engine, among: Sequence[ActiveExperiment] | None
+    ) -> Iterator[tuple[Sequence[ActiveExperiment], list[ActiveExperiment]] | None]:
+        """This thread decides in the block: it asks those, and after it the outages in the list.
 
-        `active`: all that are, where it is to begin the response of which it is the `turn`: then
-        it is None if another thread has begun it.
+        `among`: of the rest of a response; else it begins one of which it is the `turn`, and asks
+        all that are active. None if another thread has begun it.
         """
-        left = list[ActiveExperiment]()
+        asked, left = among, list[ActiveExperiment]()
         with self._lock:
-            begins = active is None or not turn.receiving
-            if begins:
-                self.asked = self.asked if active is None else tuple(active)
+            if asked is None and not turn.receiving:
+                asked = self.asked = tuple(engine.active)  # later ones find it among who decide
+            if asked is not None:
                 turn.receiving, turn.asked = True, False
                 self._deciding[threading.get_ident()] = left
         try:
-            yield left if begins else None
+            yield None if asked is None else (asked, left)
         finally:
             with self._lock:
                 self._deciding.pop(threading.get_ident(), None)
@@ -368,10 +368,10 @@ class TcpConnection:
         `early`: the client has not come for it yet, and finds it decided when it does.
         """
         threads = self.inbound.threads
-        with threads.deciding(self.turn, engine.active if among is None else None) as left:
-            if left is None:
+        with threads.deciding(self.turn, engine, among) as decides:
+            if decides is None:
                 return self.inbound.stream
-            asked = engine.active if among is None else among
+            asked, left = decides
             stream = self._decide(engine, through, asked, again=among is not None)
             self.inbound.expected = early
         begun = threads.claim(left) if left else []

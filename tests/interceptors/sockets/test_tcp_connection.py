@@ -9,9 +9,11 @@ import socket
 import threading
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.tcp_connection import Peer
@@ -135,3 +137,30 @@ def test_of_two_who_come_for_a_response_the_first_asks(inject: Inject, engine: E
         connection.turn.sent(b"tea", 0.0)
         connection.begin_response(engine)
         assert (outage.matched, outage.hits) == (2, 2)
+
+
+def test_one_that_begins_as_a_response_does_is_asked_once(inject: Inject, engine: Engine) -> None:
+    """By the thread that begins the response, or by who begins the outage."""
+    connection = TcpConnection(None, Peer(("peer.example:1",)), number=1)
+    begun: list[ActiveExperiment] = []
+    with contextlib.ExitStack() as stack:
+
+        class Changing:
+            """The engine, in which one begins as soon as somebody looks at those there are."""
+
+            @property
+            def active(self) -> tuple[ActiveExperiment, ...]:
+                before = engine.active
+                if not begun:
+                    failure = inject("network_failure", mode="reset", rate=1)
+                    begun.append(stack.enter_context(failure))
+                return before
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(engine, name)
+
+        connection.begin_response(Changing())  # type: ignore[arg-type]
+        among = connection.inbound.threads.claim(begun)
+        if among:
+            connection.begin_response(engine, among=among)
+        assert [(each.matched, each.hits) for each in begun] == [(1, 1)]
