@@ -33,6 +33,7 @@ from pytest_resilience.exploration.search import singles
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.found import Failure
 from pytest_resilience.plugin.exploration.found import Found
+from pytest_resilience.plugin.exploration.found import Store
 from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.recovery import StateLeaksError
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
@@ -40,7 +41,6 @@ from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.runs import is_own
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.exploration.settings import Plan
-from pytest_resilience.plugin.exploration.store import Store
 from pytest_resilience.plugin.matrix.cells import judge_baseline_run
 from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.options import option_name

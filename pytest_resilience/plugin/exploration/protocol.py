@@ -15,8 +15,11 @@ from pytest_resilience.plugin.experiment_requests import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
 from pytest_resilience.plugin.exploration.found import EXPLORED
 from pytest_resilience.plugin.exploration.found import REPLAYED
+from pytest_resilience.plugin.exploration.found import SKIPPED
 from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
+from pytest_resilience.plugin.exploration.found import Store
+from pytest_resilience.plugin.exploration.found import UntriedSchedules
 from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
@@ -24,9 +27,6 @@ from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.exploration.settings import Plan
 from pytest_resilience.plugin.exploration.settings import plan_of
 from pytest_resilience.plugin.exploration.settings import replays_of
-from pytest_resilience.plugin.exploration.store import SKIPPED
-from pytest_resilience.plugin.exploration.store import Store
-from pytest_resilience.plugin.exploration.store import UntriedSchedules
 from pytest_resilience.plugin.matrix.gate import CELLS
 from pytest_resilience.plugin.matrix.gate import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
