@@ -24,22 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from pytest_resilience.clock import ManualClock
-    from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
-    from pytest_resilience.patterns.degradation import DegradationManager
-    from pytest_resilience.patterns.retry.config import RetryTesting
-    from pytest_resilience.plugin.fixtures.chaos import Chaos
-    from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
-    from pytest_resilience.plugin.fixtures.databases import PostgresChaos
-    from pytest_resilience.plugin.fixtures.databases import SqliteChaos
-    from pytest_resilience.plugin.fixtures.patterns import BreakerFactory
-    from pytest_resilience.plugin.fixtures.patterns import RetryFactory
-    from pytest_resilience.plugin.fixtures.responses import ChaosResponses
-    from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
-    from pytest_resilience.plugin.fixtures.stub_server import StubServer
-    from pytest_resilience.runtime import ChaosMonkey
+    import pytest_resilience
+
     from pytest_resilience.runtime import CrashRecording
-    from pytest_resilience.virtual_time.clock import VirtualClock
 
 
 _STARTING = "resilience-starting"  # the name of `starting` as a plugin
@@ -126,9 +113,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, o
 @pytest.hookimpl(tryfirst=True)
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> None:
     """Look at a conftest file before it is imported."""
-    conftest = f"{path}/conftest.py"
-    if os.access(conftest, os.R_OK):  # hardly any folder has one, and an error costs ten times more
-        _look_ahead(parent.config, conftest)
+    _look_ahead(parent.config, f"{path}/conftest.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -222,21 +207,21 @@ def pytest_collection_modifyitems(
 
 
 @pytest.fixture
-def chaos(request: pytest.FixtureRequest) -> Chaos:
+def chaos(request: pytest.FixtureRequest) -> pytest_resilience.Chaos:
     """Faults for parts of a test: `with chaos.network_latency(delay="200ms"): ...`."""
-    fixture: Chaos = _session(request.config).chaos(request.node)
+    fixture: pytest_resilience.Chaos = _session(request.config).chaos(request.node)
     return fixture
 
 
 @pytest.fixture
-def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
+def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.ChaosMonkey]:
     """A monkey for one test: register experiments with it and start it; it ends with the test."""
     with _session(request.config).monkey(request) as monkey:
         yield monkey
 
 
 @pytest.fixture
-def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
+def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.SqliteChaos]:
     """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
     from pytest_resilience.plugin.fixtures.databases import SqliteChaos
 
@@ -245,7 +230,9 @@ def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
 
 
 @pytest.fixture
-def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], PostgresChaos]]:
+def postgres_chaos(
+    request: pytest.FixtureRequest,
+) -> Iterator[Callable[[str], pytest_resilience.PostgresChaos]]:
     """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
     from pytest_resilience.plugin.fixtures.databases import servers
 
@@ -254,16 +241,16 @@ def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], P
 
 
 @pytest.fixture
-def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
+def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.ProxyFactory]:
     """Makes proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432").dsn(url)`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
 
 
 @pytest.fixture
-def chaos_schedules(request: pytest.FixtureRequest) -> ChaosSchedules:
+def chaos_schedules(request: pytest.FixtureRequest) -> pytest_resilience.ChaosSchedules:
     """Records what a block does, and puts a schedule of faults into another: for Hypothesis."""
-    fixture: ChaosSchedules = _session(request.config).schedules(request.node)
+    fixture: pytest_resilience.ChaosSchedules = _session(request.config).schedules(request.node)
     return fixture
 
 
@@ -278,15 +265,15 @@ def crash_recorder(
 
 
 @pytest.fixture
-def chaos_responses(request: pytest.FixtureRequest) -> Iterator[ChaosResponses]:
+def chaos_responses(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.ChaosResponses]:
     """A mock of `responses` that takes faults: `get(url, chaos="network_latency:delay=1s")`."""
-    mock: ChaosResponses = _session(request.config).responses(request.node)
+    mock: pytest_resilience.ChaosResponses = _session(request.config).responses(request.node)
     with mock:
         yield mock
 
 
 @pytest.fixture
-def stub_server() -> Iterator[StubServer]:
+def stub_server() -> Iterator[pytest_resilience.StubServer]:
     """An HTTP server on loopback: `stub_server.respond("/tea", json={"price": 4}).url`."""
     from pytest_resilience.plugin.fixtures.stub_server import StubServer
 
@@ -295,7 +282,7 @@ def stub_server() -> Iterator[StubServer]:
 
 
 @pytest.fixture
-def manual_clock() -> ManualClock:
+def manual_clock() -> pytest_resilience.ManualClock:
     """A clock that sleeping moves, for what other fixtures make: `manual_clock.advance(30)`."""
     from pytest_resilience.clock import ManualClock
 
@@ -303,7 +290,7 @@ def manual_clock() -> ManualClock:
 
 
 @pytest.fixture
-def virtual_clock(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
+def virtual_clock(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.VirtualClock]:
     """Virtual time for the test and its threads: every wait is over at once, for any code."""
     from pytest_resilience.plugin.virtual_time import clock_of_a_test
 
@@ -312,7 +299,7 @@ def virtual_clock(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
 
 
 @pytest.fixture
-def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
+def circuit_breaker(request: pytest.FixtureRequest) -> pytest_resilience.BreakerFactory:
     """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
     from pytest_resilience.plugin.fixtures import patterns
 
@@ -320,7 +307,7 @@ def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
 
 
 @pytest.fixture
-def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
+def retry_handler(request: pytest.FixtureRequest) -> pytest_resilience.RetryFactory:
     """Makes retry handlers: `retry_handler(max_attempts=5, jitter=False)`."""
     from pytest_resilience.plugin.fixtures import patterns
 
@@ -328,7 +315,7 @@ def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
 
 
 @pytest.fixture
-def retry_testing() -> Iterator[Callable[..., RetryTesting]]:
+def retry_testing() -> Iterator[Callable[..., pytest_resilience.RetryTesting]]:
     """No retry waits during the test; `retry_testing(attempts=1)` turns retries off as well."""
     from pytest_resilience.patterns.retry.config import set_retry_testing
 
@@ -337,7 +324,7 @@ def retry_testing() -> Iterator[Callable[..., RetryTesting]]:
 
 
 @pytest.fixture
-def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
+def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[pytest_resilience.BulkheadManager]:
     """A manager of bulkheads, shut down by the test: `bulkhead_manager.create_bulkhead("db")`."""
     from pytest_resilience.plugin.fixtures import patterns
 
@@ -346,7 +333,7 @@ def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager
 
 
 @pytest.fixture
-def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
+def degradation_manager(request: pytest.FixtureRequest) -> pytest_resilience.DegradationManager:
     """A manager of services that may fail: `degradation_manager.register_feature(...)`."""
     from pytest_resilience.plugin.fixtures import patterns
 
@@ -358,7 +345,7 @@ def _has_hooks(config: pytest.Config) -> bool:
 
     `config.hook` does not say so before pytest 9.1.
     """
-    return not _HOOKS.isdisjoint(vars(config.pluginmanager.hook))
+    return not vars(config.pluginmanager.hook).keys().isdisjoint(_HOOKS)
 
 
 def _may_be_a_flag(arg: str) -> bool:
@@ -372,17 +359,25 @@ def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     for name in ("chaos_services", *_CAPS):
         if config.getini(name):
             return True
-    root = config.rootpath
+    root = f"{config.rootpath}/".replace("//", "/")
     for place in places or config.getini("testpaths") or [""]:
-        path = config.invocation_params.dir / place.partition("::")[0]
-        for folder in (path, *path.parents):
-            if not folder.is_relative_to(root):
-                break
-            if _says_chaos(folder / "conftest.py"):
-                return True
-        if any(map(_says_chaos, path.glob("test*/conftest.py"))):
+        path = os.path.join(config.invocation_params.dir, place.partition("::")[0])
+        if any(map(_says_chaos, _conftest_files(path.rstrip("/"), root))):
             return True
     return False
+
+
+def _conftest_files(path: str, root: str) -> Iterator[str]:
+    """Where they may be for what is below `path`. As text: it takes a tenth of what paths do."""
+    folder, below = path, ""
+    while folder != below and f"{folder}/".startswith(root):
+        yield f"{folder}/conftest.py"
+        folder, below = os.path.dirname(folder), folder
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            for each in entries:
+                if each.name.startswith("test") and each.is_dir():
+                    yield f"{each.path}/conftest.py"
 
 
 def _look_ahead(config: pytest.Config, path: Path | str) -> None:
@@ -392,6 +387,8 @@ def _look_ahead(config: pytest.Config, path: Path | str) -> None:
 
 
 def _says_chaos(path: Path | str) -> bool:
+    if not os.access(path, os.R_OK):  # mostly it is not there, and an error costs ten times more
+        return False
     try:
         with open(path, "rb") as file:
             text = file.read()
