@@ -34,7 +34,7 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.event_loops import wait_for
-from pytest_resilience.patterns.retry.config import retry_after_of
+from pytest_resilience.patterns.retry.delays import retry_after_of
 from pytest_resilience.patterns.timeout import in_thread
 
 

@@ -31,13 +31,13 @@ from pytest_resilience.patterns.callables import close_unawaited
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
-from pytest_resilience.patterns.retry.config import RandomSource
 from pytest_resilience.patterns.retry.config import RetryConfig
 from pytest_resilience.patterns.retry.config import RetryDetails
-from pytest_resilience.patterns.retry.config import backoff
 from pytest_resilience.patterns.retry.config import current_testing
-from pytest_resilience.patterns.retry.config import who_asks
-from pytest_resilience.patterns.retry.config import with_jitter
+from pytest_resilience.patterns.retry.delays import RandomSource
+from pytest_resilience.patterns.retry.delays import backoff
+from pytest_resilience.patterns.retry.delays import who_asks
+from pytest_resilience.patterns.retry.delays import with_jitter
 
 
 __all__ = [

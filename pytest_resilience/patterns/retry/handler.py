@@ -32,8 +32,8 @@ from pytest_resilience.patterns.callables import not_callable
 from pytest_resilience.patterns.retry.attempts import CallState
 from pytest_resilience.patterns.retry.attempts import HandlerState
 from pytest_resilience.patterns.retry.attempts import RetryEvent
-from pytest_resilience.patterns.retry.config import RandomSource
 from pytest_resilience.patterns.retry.config import RetryConfig
+from pytest_resilience.patterns.retry.delays import RandomSource
 
 
 __all__ = ["AsyncAttempts", "Attempt", "RetryHandler", "attempts"]

@@ -14,7 +14,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
-from pytest_resilience.patterns.retry.config import retry_after_of
+from pytest_resilience.patterns.retry.delays import retry_after_of
 
 
 PAYMENT = Service.parse("payment = payments.internal:443 | 10.0.0.*")

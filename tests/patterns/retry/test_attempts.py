@@ -39,8 +39,8 @@ from pytest_resilience.patterns import RetryAborted
 from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
-from pytest_resilience.patterns.retry.config import JITTERS
 from pytest_resilience.patterns.retry.config import current_testing
+from pytest_resilience.patterns.retry.delays import JITTERS
 from tests.patterns.ways import PoorListener
 
 
