@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[1]
 LOADED = (
     "asyncio", "http.server", "requests", "sqlite3",
     "pytest_resilience.interceptors.children.interceptor",
-    "pytest_resilience.interceptors.databases.interceptor",
+    "pytest_resilience.interceptors.databases.pools",
     "pytest_resilience.interceptors.databases.postgres",
     "pytest_resilience.interceptors.databases.redis",
     "pytest_resilience.interceptors.databases.sqlite",

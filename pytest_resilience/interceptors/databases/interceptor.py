@@ -1,4 +1,4 @@
-"""The database interceptor: the drivers that there are, where their users meet them, and pools."""
+"""The database interceptor: the drivers that there are, where their users meet them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ import pkgutil
 
 from collections.abc import Callable
 from collections.abc import Mapping
-from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.databases.driver import DATABASE_KINDS
 from pytest_resilience.interceptors.databases.driver import DriverHooks
-from pytest_resilience.interceptors.databases.driver import Injection
-from pytest_resilience.interceptors.databases.driver import hooked
-from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.patching import LibraryPatches
 from pytest_resilience.patching import Patches
 
 
-__all__ = ["DatabaseInterceptor", "PsycopgPools", "SqlalchemyPools"]
+__all__ = ["DatabaseInterceptor"]
 
 # By the module whose import means that what is replaced is there: where its driver is.
 _FOLDER = "pytest_resilience.interceptors.databases"
@@ -31,10 +26,10 @@ _IN_C = {  # of which connections are reached that are made while this is in pla
 }
 _DRIVERS = {
     "psycopg": f"{_FOLDER}.postgres:PsycopgDriver",
-    "psycopg_pool": f"{_FOLDER}.interceptor:PsycopgPools",
+    "psycopg_pool": f"{_FOLDER}.pools:PsycopgPools",
     "asyncpg": f"{_FOLDER}.postgres:AsyncpgDriver",
     "redis": f"{_FOLDER}.redis:RedisDriver",
-    "sqlalchemy": f"{_FOLDER}.interceptor:SqlalchemyPools",
+    "sqlalchemy": f"{_FOLDER}.pools:SqlalchemyPools",
 }
 
 
@@ -109,55 +104,3 @@ class DatabaseInterceptor:
         from pytest_resilience.interceptors.databases.sqlite import OpenedBefore
 
         OpenedBefore(self._hooks.engine).install(patches)
-
-
-class SqlalchemyPools:
-    """Queue pools, of sync and async engines: those with a limit. They may be exhausted.
-
-    The client is told at once: how long it would have waited is the pool's own setting.
-    """
-
-    def __init__(self, hooks: DriverHooks) -> None:
-        self._hooks = hooks
-
-    def install(self, patches: Patches) -> None:
-        from sqlalchemy.pool import QueuePool
-
-        patches.replace(QueuePool, "_do_get", functools.partial(hooked, self._before))
-
-    def _before(self, pool: Any) -> Injection | None:
-        from sqlalchemy import exc
-
-        def fail(_failure: DatabaseFailure) -> BaseException:
-            return exc.TimeoutError(
-                f"QueuePool limit of size {pool.size()} overflow {pool._max_overflow} reached, "  # noqa: SLF001
-                f"connection timed out, timeout {pool.timeout():.2f}",
-                code="3o7r",
-            )
-
-        return self._hooks.before_checkout("pool", fail)
-
-
-class PsycopgPools:
-    """Pools of psycopg_pool, sync and async, which may be exhausted as well."""
-
-    def __init__(self, hooks: DriverHooks) -> None:
-        self._hooks = hooks
-
-    def install(self, patches: Patches) -> None:
-        from psycopg_pool import AsyncConnectionPool
-        from psycopg_pool import ConnectionPool
-
-        patches.replace(ConnectionPool, "getconn", functools.partial(hooked, self._before))
-        patches.replace(
-            AsyncConnectionPool, "getconn", functools.partial(hooked_async, self._before)
-        )
-
-    def _before(self, pool: Any, timeout: float | None = None) -> Injection | None:
-        import psycopg_pool
-
-        def fail(_failure: DatabaseFailure) -> BaseException:
-            waited = pool.timeout if timeout is None else timeout
-            return psycopg_pool.PoolTimeout(f"couldn't get a connection after {waited:.2f} sec")
-
-        return self._hooks.before_checkout(pool.name, fail)
