@@ -138,8 +138,9 @@ class MachineClock:
     """The clock of the machine, which goes on whatever a test freezes or replaces.
 
     Faults, pressure and what is measured go by it, as they would where they really happen.
-    Only virtual time moves it (`virtual_time/clock.py`): for the threads of a test that has it,
-    `monotonic` and `sleep` are those of the test, and so are the waits of faults. Those are exact.
+    Only virtual time moves it (`virtual_time/time_functions.py`): for the threads of a test that
+    has it, `monotonic` and `sleep` are those of the test, and so are the waits of faults. Those
+    are exact.
     """
 
     __slots__ = ()

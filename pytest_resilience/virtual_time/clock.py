@@ -1,8 +1,4 @@
-"""The clock of one test: its beginning and its end, and what members read of it, and `sleep`.
-
-The wall clock, and all of `datetime`, is time-machine's: it replaces them in C, and asks a
-traveller for the time, which is ours. The others are replaced in `time`.
-"""
+"""The clock of one test, as its user sees it: the beginning and the end of a scheduler."""
 
 from __future__ import annotations
 
@@ -10,10 +6,8 @@ import datetime
 import functools
 import gc
 import math
-import operator
 import random
 import threading
-import time
 import weakref
 
 from collections.abc import Callable
@@ -21,7 +15,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 from typing import Self
 
-from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import running_loop
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
@@ -51,6 +44,9 @@ from pytest_resilience.virtual_time.threads import install_executors
 from pytest_resilience.virtual_time.threads import install_processes
 from pytest_resilience.virtual_time.threads import install_threads
 from pytest_resilience.virtual_time.threads import outside
+from pytest_resilience.virtual_time.time_functions import WallClock
+from pytest_resilience.virtual_time.time_functions import Zero
+from pytest_resilience.virtual_time.time_functions import install_time_functions
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import Wake
 from pytest_resilience.virtual_time.waiting import nanoseconds
@@ -92,8 +88,8 @@ class VirtualClock:
             network=self._sockets, run_queue=RunQueue(chance, order), kick=self._driver.kick
         )
         self._signals = Signals(self._scheduler, self._driver.kick)
-        self._wall: _WallClock | None = None
-        self._zero = _Zero(0)
+        self._wall: WallClock | None = None
+        self._zero = Zero(0)
 
     # What users call.
 
@@ -170,11 +166,11 @@ class VirtualClock:
         if reader() is not None:
             raise ConfigurationError("there is a virtual clock already; a test has one")
         check_surroundings()
-        self._wall = _WallClock()
-        self._zero = _Zero(self._start)
+        self._wall = WallClock()
+        self._zero = Zero(self._start)
         try:
             self._wall.install(self._zero)
-            _install_clocks(self._patches, self._zero)
+            install_time_functions(self._patches, self._zero)
             install_locks(self._patches)
             install_threads(self._patches)
             self._signals.install(self._patches)
@@ -272,185 +268,3 @@ def start_of(start: object) -> int:
     raise ConfigurationError(
         f"start={start!r} is no date; write start='2030-01-01T00:00Z', a datetime or a timestamp"
     )
-
-
-_GRAIN = 15_625_000
-"""Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
-
-_REAL: dict[str, Any] = {
-    name: getattr(time, name)
-    for name in (
-        "sleep", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
-        "clock_gettime_ns", "ctime", "asctime",
-    )
-    if hasattr(time, name)
-}  # fmt: skip
-_TOO_LONG = 2**63 / 1e9  # seconds, which `time.sleep` refuses
-_MONOTONIC = {
-    getattr(time, name)
-    for name in ("CLOCK_MONOTONIC", "CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")
-    if hasattr(time, name)
-}
-
-
-class _Zero:
-    """What each clock shows when virtual time begins, in nanoseconds."""
-
-    def __init__(self, start: int | None) -> None:
-        """`start`: of the wall clock; None for now."""
-        self.monotonic = _grain(time.monotonic_ns())
-        self.perf_counter = _grain(time.perf_counter_ns())
-        self.wall = _grain(time.time_ns()) if start is None else start
-
-
-def _grain(now: int) -> int:
-    return -(-now // _GRAIN) * _GRAIN
-
-
-def _sleep(seconds: float, /) -> None:
-    __tracebackhide__ = True
-    scheduler = current()
-    _faults_sleep(seconds)
-    if scheduler is not None and scheduler.run_queue.order is not None:
-        scheduler.run_queue.order.at("sleep", "thread")
-
-
-def _faults_sleep(seconds: float, /) -> None:
-    """As `_sleep`; but what a fault makes a test wait for is no operation of the test's."""
-    __tracebackhide__ = True
-    scheduler = current()
-    if not isinstance(seconds, float):
-        seconds = operator.index(seconds)
-    if scheduler is None or not 0 <= seconds < _TOO_LONG:
-        _REAL["sleep"](seconds)  # which raises for what is no time
-    else:
-        # Who waits for somebody by many sleeps of no time lets those go who let others go first.
-        last = scheduler.run_queue.order is not None and not seconds
-        scheduler.wait(Waiter("sleep"), nanoseconds(seconds), last=last)
-        if not seconds and scheduler.run_queue.read_too_often():
-            scheduler.creep()
-
-
-class _Sleep:
-    """See `ExactSleep`."""
-
-    __slots__ = ("_scheduler", "_waiter", "_woken")
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._waiter: Waiter | None = None
-        self._woken = False
-
-    def sleep(self, seconds: float) -> None:
-        __tracebackhide__ = True
-        timeout = None if seconds == math.inf else nanoseconds(seconds)
-        self._scheduler.wait(Waiter("sleep"), timeout, enlist=self._enlist)
-
-    def _enlist(self, waiter: Waiter) -> bool:
-        goes_on, self._woken, self._waiter = not self._woken, False, waiter
-        return goes_on
-
-    def wake(self) -> None:
-        with self._scheduler.mutex:
-            self._woken = self._waiter is None or not self._scheduler.wake(self._waiter)
-
-
-def _exact_sleep() -> _Sleep | None:
-    scheduler = current()
-    return None if scheduler is None else _Sleep(scheduler)
-
-
-def _reading(real: Callable[[], Any], zero: int, *, in_seconds: bool) -> Callable[[], Any]:
-    def read() -> Any:
-        scheduler = reader()
-        if scheduler is None:
-            return real()
-        now = zero + now_ns(scheduler)
-        return now / 1e9 if in_seconds else now
-
-    return read
-
-
-def now_ns(scheduler: Scheduler) -> int:
-    """The virtual time that this thread reads, which goes on for who does nothing but read it."""
-    if scheduler.run_queue.read_too_often():
-        scheduler.creep()
-    return scheduler.elapsed.read()
-
-
-def _clock_gettime(name: str, zero: int) -> Callable[[int], Any]:
-    read = _reading(lambda: None, zero, in_seconds=not name.endswith("_ns"))
-
-    def clock_gettime(clk_id: int, /) -> Any:
-        now = read() if clk_id in _MONOTONIC else None
-        return _REAL[name](clk_id) if now is None else now
-
-    return clock_gettime
-
-
-# Without an argument they would ask the machine, and not time-machine.
-
-
-def _ctime(seconds: float | None = None, /) -> str:
-    return str(_REAL["ctime"](time.time() if seconds is None else seconds))
-
-
-def _asctime(*at: Any) -> str:
-    return str(_REAL["asctime"](*(at or (time.localtime(),))))
-
-
-def _install_clocks(patches: Patches, zero: _Zero) -> None:
-    """Let members read virtual time, by whatever name they call the clocks."""
-    found: dict[str, Callable[..., Any]] = {"sleep": _sleep, "ctime": _ctime, "asctime": _asctime}
-    for name in ("monotonic", "perf_counter"):
-        begin = getattr(zero, name)
-        found[name] = _reading(_REAL[name], begin, in_seconds=True)
-        found[f"{name}_ns"] = _reading(_REAL[f"{name}_ns"], begin, in_seconds=False)
-    for name in ("clock_gettime", "clock_gettime_ns"):
-        if name in _REAL:
-            found[name] = _clock_gettime(name, zero.monotonic)
-    for name, function in found.items():
-        function.__name__ = function.__qualname__ = name
-        patches.set(time, name, function)
-    # Of this package too: its faults take virtual time.
-    patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
-    patches.set(MachineClock, "_sleep", staticmethod(_faults_sleep))
-    patches.set(MachineClock, "exact_sleep", staticmethod(_exact_sleep))
-
-
-def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:
-    real = MachineClock.monotonic
-
-    def read() -> float:
-        return real() if reader() is None else monotonic()
-
-    return read
-
-
-class _WallClock:
-    """The date, by time-machine."""
-
-    def __init__(self) -> None:
-        # Before anything in `time` is replaced, or it would crash.
-        import time_machine
-
-        self._machine = time_machine
-        self._travel: Any = None
-
-    def install(self, zero: _Zero) -> None:
-        """Let members read the virtual date, and everybody else the real one."""
-        real = self._machine.escape_hatch.time.time_ns
-
-        def time_ns() -> int:
-            scheduler = reader()
-            return real() if scheduler is None else zero.wall + now_ns(scheduler)
-
-        self._travel = self._machine.travel(zero.wall / 1e9, tick=False)
-        traveller = self._travel.start()
-        traveller.time_ns = time_ns
-        traveller.time = lambda: time_ns() / 1e9  # of older ones
-
-    def remove(self) -> None:
-        if self._travel is not None:
-            self._travel.stop()
-            self._travel = None

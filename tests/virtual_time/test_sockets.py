@@ -14,7 +14,7 @@ import pytest
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.virtual_time import clock as clocks
+from pytest_resilience.virtual_time import time_functions
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import current
@@ -136,7 +136,7 @@ def test_a_process_that_a_loop_waits_for(clock: VirtualClock) -> None:
         async with asyncio.timeout(60):
             return await process.wait()
 
-    real = clocks._REAL["monotonic"]
+    real = time_functions._REAL["monotonic"]
     began = real()
     assert asyncio.run(run()) == 0
     # As the machine's went on, from when somebody waited.
