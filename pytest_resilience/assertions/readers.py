@@ -22,7 +22,7 @@ from pytest_resilience.assertions.readings import read_pybreaker
 from pytest_resilience.assertions.readings import read_tenacity
 from pytest_resilience.assertions.readings import read_urllib3
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
-from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
+from pytest_resilience.patterns.circuit_breaker.circuit import Circuit
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.retry.attempts import HandlerState
 from pytest_resilience.patterns.retry.attempts import RetryAborted

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 from typing import Final
 
-from pytest_resilience.chaos.datagrams import DatagramLine
-from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.datagram_faults import DatagramLine
+from pytest_resilience.chaos.datagram_faults import datagram
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM

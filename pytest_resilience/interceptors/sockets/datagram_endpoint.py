@@ -15,7 +15,7 @@ from typing import Any
 from typing import Final
 from typing import TypeAlias
 
-from pytest_resilience.chaos.datagrams import DatagramLine
+from pytest_resilience.chaos.datagram_faults import DatagramLine
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK

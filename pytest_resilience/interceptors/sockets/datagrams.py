@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import Final
 
-from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.datagram_faults import datagram
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine

@@ -19,7 +19,7 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.datagrams import datagram
+from pytest_resilience.chaos.datagram_faults import datagram
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import readable_descriptors

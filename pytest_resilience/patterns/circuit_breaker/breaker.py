@@ -31,10 +31,10 @@ from pytest_resilience.patterns.callables import EnteredBlocks
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.circuit_breaker.circuit import Circuit
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.shared import UNNAMED
 from pytest_resilience.patterns.circuit_breaker.shared import shared_circuit
-from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.states import Open

@@ -28,9 +28,9 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.circuit_breaker.circuit import Circuit
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
-from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import NEVER
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState

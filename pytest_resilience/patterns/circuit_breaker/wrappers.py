@@ -16,7 +16,7 @@ from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import is_future
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import when_done
-from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
+from pytest_resilience.patterns.circuit_breaker.circuit import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.datagrams import PATIENCE
-from pytest_resilience.chaos.datagrams import DatagramLine
+from pytest_resilience.chaos.datagram_faults import PATIENCE
+from pytest_resilience.chaos.datagram_faults import DatagramLine
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
