@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import TURNS
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import OF_OTHERS
 from pytest_resilience.chaos.possible_faults import fault_names
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 
 

@@ -24,6 +24,7 @@ from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.terminal import RECORD
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import TimelineEntry
@@ -51,7 +52,7 @@ def report_on(config: pytest.Config, session: ChaosSession) -> None:
     Raises `pytest.UsageError` for a file that could not be written.
     """
     config.pluginmanager.register(_Timelines(session), "resilience-timelines")
-    if not hasattr(config, "workerinput"):
+    if not is_worker(config):
         config.pluginmanager.register(_Reporter(config, session.settings), "resilience-reporter")
 
 

@@ -22,13 +22,13 @@ from typing import Literal
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.catalog import chaos_type
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.pytest_internals import check_markers

@@ -49,6 +49,7 @@ from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.plugin.terminal import RECORD
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.chaos_record import timeline
 from pytest_resilience.runtime import DatabaseInterceptor
 from pytest_resilience.runtime import child_processes
@@ -402,7 +403,7 @@ class ChaosSession:
 
 def _runs_here(config: pytest.Config) -> bool:
     """Whether tests are run in this process."""
-    elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    elsewhere = config.getoption("dist", "no") != "no" and not is_worker(config)
     return not elsewhere and runs_tests(config)
 
 

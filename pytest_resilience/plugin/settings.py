@@ -14,6 +14,7 @@ import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
@@ -21,7 +22,6 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.profile import parse_gate
 from pytest_resilience.chaos.types.catalog import add_type
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
@@ -41,13 +41,14 @@ from pytest_resilience.plugin.newhooks import gathered
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.options import times_typed
+from pytest_resilience.plugin.xdist_workers import handed_seed
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.seeds import new_seed
 
 
 __all__ = [
-    "SEED_KEY",
     "MatrixSettings",
     "Repeat",
     "Settings",
@@ -57,8 +58,6 @@ __all__ = [
     "settings_of",
 ]
 
-SEED_KEY = "resilience_seed"
-"""The key under which a worker of xdist is given the seed."""
 
 _Value = TypeVar("_Value")
 _CUSTOM_TYPES = pytest.StashKey[tuple[NewChaosType, ...]]()
@@ -240,8 +239,8 @@ def _seed(config: pytest.Config, profiles: list[Profile]) -> int:
     )
     if chosen is not None:
         return chosen
-    worker = getattr(config, "workerinput", {})
-    return int(worker[SEED_KEY]) if SEED_KEY in worker else new_seed()
+    handed = handed_seed(config)
+    return new_seed() if handed is None else handed
 
 
 def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
@@ -261,7 +260,7 @@ def _check(config: pytest.Config, services: Services, caps: Caps) -> Check:
     Not the caps in a worker of xdist, whose controller has looked already: when the machine
     has less left by now, the test that starts it reports that.
     """
-    in_worker = hasattr(config, "workerinput")
+    in_worker = is_worker(config)
 
     def check(experiment: ChaosExperiment) -> None:
         bound = experiment.bind(services)

@@ -19,6 +19,7 @@ import pytest
 
 from pytest_resilience.plugin import options
 from pytest_resilience.plugin.options import given
+from pytest_resilience.plugin.xdist_workers import is_worker
 
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def session_of(config: pytest.Config) -> ChaosSession:
     session = _made(config)
     settings = session.settings
     config.pluginmanager.register(session, _SESSION)
-    if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
+    if not is_worker(config):
         ChaosSummary.register(config, settings)
     if settings.matrix is not None and not settings.matrix.explores:
         from pytest_resilience.plugin.matrix.protocol import register

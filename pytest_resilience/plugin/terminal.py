@@ -33,7 +33,6 @@ from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import write_lines
-from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import settings_of
@@ -42,7 +41,7 @@ from pytest_resilience.report.chaos_record import Tallies
 from pytest_resilience.report.chaos_record import numbered_operations
 
 
-__all__ = ["RECORD", "ChaosSummary", "configure_node", "list_profiles", "list_types"]
+__all__ = ["RECORD", "ChaosSummary", "list_profiles", "list_types"]
 
 RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
@@ -52,13 +51,6 @@ _QUIET = -1  # the verbosity below which nothing is said
 _MOST_COMMANDS = 5  # that are shown unless all are asked for
 _NAMES = 14  # columns for the names of parameters
 _LEAST = 79  # columns of a line, however narrow the terminal is
-
-
-def configure_node(node: Any) -> None:
-    """On xdist's controller, before a worker starts: `node` is its WorkerController."""
-    settings = settings_of(node.config)
-    node.workerinput[SEED_KEY] = settings.seed
-    ChaosSummary.register(node.config, settings)
 
 
 class ChaosSummary:

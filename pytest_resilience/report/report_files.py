@@ -22,8 +22,8 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import missing_extra
 from pytest_resilience.report.formats import markdown_text
 from pytest_resilience.report.formats import page_text
-from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.json_reader import MisfitError
+from pytest_resilience.report.judging import GateResult
 from pytest_resilience.report.run_report import Report
 
 

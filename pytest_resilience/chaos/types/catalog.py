@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.callers import CANCELLATION
 from pytest_resilience.chaos.types.callers import MEMORY_FAILURE
@@ -27,7 +28,6 @@ from pytest_resilience.chaos.types.resources import FD_EXHAUSTION
 from pytest_resilience.chaos.types.resources import MEMORY_STRESS
 from pytest_resilience.chaos.types.resources import THREAD_EXHAUSTION
 from pytest_resilience.chaos.types.schema import TypeSchema
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.service import SERVICE_FAILURE
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import itertools
 import math
 
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from pytest_resilience.chaos.parsing.http_requests import parse_request_filter
 from pytest_resilience.chaos.parsing.quantities import DISTRIBUTIONS
 from pytest_resilience.chaos.parsing.quantities import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import make_distribution
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.targets import parse_targets
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Between
@@ -48,7 +47,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = [
     "BOTH", "CHILDREN_PARAMETER", "DELAY_NAMES", "DOWNSTREAM", "REQUEST_PARAMETERS", "STREAMS",
     "STREAM_PARAMETER", "TARGET_PARAMETERS", "UPSTREAM", "Parameter", "TypeSchema",
-    "delay_parameters", "distribution_of", "in_stream", "mode_of", "nearest", "one_of",
+    "delay_parameters", "distribution_of", "in_stream", "mode_of", "one_of",
     "several_of", "trigger_parameters",
 ]  # fmt: skip
 
@@ -151,24 +150,8 @@ class TypeSchema:
         return tuple(chosen)
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """' (did you mean …?)' or nothing."""
-    # Comparing takes the square of the length.
-    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-        return ""
-    short = (each for each in known if len(each) <= _LONGEST_NAME)
-    among = list(itertools.islice(short, _MOST_NAMES))
-    close = difflib.get_close_matches(name, among, n=1)
-    if not close and len(name) >= _LEAST_PART:
-        close = [each for each in among if name in each]
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 _WHOSE = ("target", "path", "database", "target_services")  # whose operations are meant
 _WHOSE_ELSEWHERE = ("file", "files", "folder", "host", "hosts", "service", "services", "url")
-_LONGEST_NAME = 100
-_LEAST_PART = 4  # letters of a name that somebody has remembered
-_MOST_NAMES = 1000
 
 _COUNTED: dict[str, Callable[[int], Trigger]] = {
     "nth": Nth,

@@ -22,6 +22,7 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.network import STATUS_PARAMETERS
@@ -31,7 +32,6 @@ from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import mode_of
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
 from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError

@@ -29,6 +29,7 @@ from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.pytest_internals import Progress
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.report_files import write_text
 
@@ -241,7 +242,7 @@ class UntriedSchedules:
     @property
     def _is_here(self) -> bool:
         """Whether this is the process that has the terminal."""
-        return not hasattr(self._config, "workerinput") and os.getpid() == self._process
+        return not is_worker(self._config) and os.getpid() == self._process
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._is_here:

@@ -33,6 +33,7 @@ from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import OWN_CHAOS
 
 
@@ -54,7 +55,7 @@ def register(config: pytest.Config, session: ChaosSession, *, own_chaos: Abstrac
     store = Store(config, ExploreSettings.of(config).file)
     UntriedSchedules.register(config, store)
     results = None
-    if not hasattr(config, "workerinput"):
+    if not is_worker(config):
         if session.settings.matrix is not None:
             results = Results.register(config, session.settings)
         ExplorationSummary.register(config, store)

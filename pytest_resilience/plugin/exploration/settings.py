@@ -17,12 +17,12 @@ import pytest
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import calls_by_line

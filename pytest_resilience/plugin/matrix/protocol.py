@@ -38,6 +38,7 @@ from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import runs_tests
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
@@ -79,7 +80,7 @@ def register(config: pytest.Config, session: ChaosSession) -> None:
     if not runs_tests(config):
         return
     results = None
-    if not hasattr(config, "workerinput"):
+    if not is_worker(config):
         results = Results.register(config, session.settings)
     runs = BaselineRuns(session)
     config.pluginmanager.register(runs, "resilience-baseline-runs")

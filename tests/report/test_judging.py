@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience.report.cell import CellVerdict
-from pytest_resilience.report.gate import Baseline
-from pytest_resilience.report.gate import GateResult
-from pytest_resilience.report.gate import KnownCell
-from pytest_resilience.report.gate import baseline_of
-from pytest_resilience.report.gate import judge
-from pytest_resilience.report.gate import problem_texts
-from pytest_resilience.report.gate import read_baseline
+from pytest_resilience.report.judging import Baseline
+from pytest_resilience.report.judging import GateResult
+from pytest_resilience.report.judging import KnownCell
+from pytest_resilience.report.judging import baseline_of
+from pytest_resilience.report.judging import judge
+from pytest_resilience.report.judging import problem_texts
+from pytest_resilience.report.judging import read_baseline
 from pytest_resilience.report.report_files import write_text
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
