@@ -19,6 +19,7 @@ from typing import Any
 from pytest_resilience import proc
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import borrowed
+from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -34,9 +35,38 @@ from pytest_resilience.interceptors.sockets.socket_classes import given_up
 if TYPE_CHECKING:
     from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 
-__all__ = ["end_given_up", "put_abandoned", "replace_under", "reset"]
+__all__ = [
+    "end_given_up",
+    "is_at",
+    "kept_while_replaced",
+    "put_abandoned",
+    "replace_under",
+    "reset",
+]
 
 _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
+
+
+_replaced: set[TcpConnection] = set()  # just now
+
+
+@contextlib.contextmanager
+def kept_while_replaced(connection: TcpConnection, sock: socket.SocketType) -> Iterator[None]:
+    """In the block `sock` becomes another one: the connection is still the same to all who look."""
+    _replaced.add(connection)
+    try:
+        yield
+        connection.ends = ends_of(sock)
+    finally:
+        _replaced.discard(connection)
+
+
+def is_at(connection: TcpConnection, sock: socket.SocketType) -> bool:
+    """Whether `sock` is of the connection, also while it is replaced.
+
+    Asked twice: it may have been between the looks at the one and the other.
+    """
+    return any(connection in _replaced or connection.ends == ends_of(sock) for _ in range(2))
 
 
 def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
@@ -47,7 +77,7 @@ def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(limits_lifted())
-        other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))
+        other = stack.enter_context(_abandoned(accepted=accepted))
         os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
         inode = os.fstat(sock.fileno()).st_ino
         copies = _copies(sock.fileno(), inode)
@@ -70,11 +100,11 @@ def end_given_up(sock: socket.socket, connection: TcpConnection, error: OSError)
         return
     with contextlib.suppress(OSError):  # closed meanwhile, or no descriptor to be had
         if not given_up(sock):  # else it really has
-            put_abandoned(sock, accepted=False)
+            with kept_while_replaced(connection, sock):
+                put_abandoned(sock, accepted=False)
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     connection.send_queue.messages.clear()
     connection.send_queue.requests.begin(None)
-    connection.ends = ends_of(sock)
     connection.is_over()
 
 
@@ -143,18 +173,18 @@ def replace_under(
     """
     number = wait.descriptor
     with limits_lifted(), contextlib.ExitStack() as stack:
-        other = stack.enter_context(contextlib.closing(_abandoned(accepted=accepted)))
+        other = stack.enter_context(_abandoned(accepted=accepted))
         os.set_blocking(other.fileno(), os.get_blocking(sock.fileno()))
         inode, inheritable = os.fstat(sock.fileno()).st_ino, os.get_inheritable(number)
         copy = stack.enter_context(borrowed(number))
         # In this order: what it sleeps for is what the number stood for, and does so still.
         if not waits_still(wait) or os.fstat(number).st_ino != inode:
             return False
-        if (duplicate := _duplicate()) is None:
-            os.dup2(other.fileno(), number, inheritable=inheritable)
-        else:  # as a poll may end by itself just now, whose thread then needs the interpreter
-            duplicate(other.fileno(), copy, 0 if inheritable else os.O_CLOEXEC)
-        connection.ends = ends_of(other)  # it is still the same to who looks at descriptors
+        with kept_while_replaced(connection, other):
+            if (duplicate := _duplicate()) is None:
+                os.dup2(other.fileno(), number, inheritable=inheritable)
+            else:  # as a poll may end by itself just now, whose thread then needs the interpreter
+                duplicate(other.fileno(), copy, 0 if inheritable else os.O_CLOEXEC)
         return True
 
 
@@ -219,10 +249,23 @@ def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
                     yield epoll, events
 
 
-def _abandoned(*, accepted: bool) -> KernelSocket:
+class _Made:
+    """One that is being made, which is no client's: nothing happens to it."""
+
+    def __init__(self, sock: KernelSocket) -> None:
+        self._sock = sock
+        keep_private(self)
+
+    def descriptors(self) -> tuple[int, ...]:
+        number = self._sock.fileno()
+        return () if number < 0 else (number,)
+
+
+@contextlib.contextmanager
+def _abandoned(*, accepted: bool) -> Iterator[KernelSocket]:
     """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
-    client = KernelSocket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
+    with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as client:
+        made = _Made(client)
         with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
@@ -234,7 +277,5 @@ def _abandoned(*, accepted: bool) -> KernelSocket:
         gone = below(select.poll)()
         gone.register(client.fileno(), select.POLLIN)
         gone.poll(1000)
-    except BaseException:
-        client.close()
-        raise
-    return client
+        yield client
+        del made  # until here

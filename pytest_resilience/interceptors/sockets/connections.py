@@ -23,6 +23,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
+from pytest_resilience.interceptors.sockets.abandoned import is_at
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
@@ -177,14 +178,15 @@ class ConnectionTable:
     def at(self, descriptor: int) -> TcpConnection | None:
         """The connection of a client, whoever has its descriptor; None if it is nothing of that."""
         with self._lock, contextlib.suppress(OSError), borrowed(descriptor) as sock:
-            ends = ends_of(sock)
             found = self._by_descriptor.get(descriptor)
             owner = None if found is None or found.ends is not None else found.owner()
             if owner is not None and owner.fileno() == descriptor:
                 return None  # its connect may have succeeded, and nobody has come to know of that
-            if ends is not None and is_tcp(sock) and (found is None or found.ends != ends):
-                found = self._add(descriptor, ends, self._pairs.origin(ends))
-            return found if found is not None and found.client and found.ends == ends else None
+            if found is None or not is_at(found, sock):
+                found, ends = None, ends_of(sock) if is_tcp(sock) else None
+                if ends is not None:
+                    found = self._add(descriptor, ends, self._pairs.origin(ends))
+            return found if found is not None and found.client else None
         return None
 
     def targeted_at(self, descriptor: int) -> TcpConnection | None:
@@ -313,7 +315,7 @@ class ConnectionTable:
             return None
         if (ends := ends_of(sock)) is None:
             return None
-        if known is not None and known.ends == ends:
+        if known is not None and is_at(known, sock):
             known.owner, known.stale = weakref.ref(sock), True
             names = self.proxies.encrypt(known) or known_by_tls(sock, known.peer.names)
             known.peer = replace(known.peer, names=names)

@@ -35,6 +35,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
@@ -442,8 +443,8 @@ def end_once(
     sock, stream = sock or connection.owner(), connection.inbound.stream
     with connection.send_queue.lock:
         if sock is not None and stream is not None and connection.inbound.stream is stream:
-            (reset_by_peer if isinstance(step, ResetConnection) else close_by_peer)(sock)
-            connection.ends = ends_of(sock)  # it is still the same to who looks at descriptors
+            with kept_while_replaced(connection, sock):
+                (reset_by_peer if isinstance(step, ResetConnection) else close_by_peer)(sock)
             connection.is_over()  # last: who is woken meanwhile comes here as well
 
 

@@ -280,8 +280,13 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        waits = list(waiting_clients.waits(settled=True))
-        left_alone = known | private_descriptors()  # asked for last: each of ours is among them
+        # Asked for as each is found: one of ours is closed soon, and its number is another's.
+        waits = [
+            each
+            for each in waiting_clients.waits(settled=True)
+            if each.descriptor not in known | private_descriptors()
+        ]
+        left_alone = private_descriptors()
         with contextlib.ExitStack() as stack:
             replaced = False
             for wait in waits:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience import deaf_sockets
+from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.interceptors.sockets import abandoned
@@ -33,7 +34,7 @@ def sock() -> Iterator[socket.socket]:
 def before_look(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     make = abandoned._abandoned
 
-    def made(*, accepted: bool) -> KernelSocket:
+    def made(*, accepted: bool) -> contextlib.AbstractContextManager[KernelSocket]:
         act()
         return make(accepted=accepted)
 
@@ -88,6 +89,27 @@ def test_it_is_as_its_owner_has_set_it(
     assert os.get_inheritable(number) is inheritable
     with pytest.raises(ConnectionResetError):
         sock.recv(1)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_one_that_is_being_made_is_no_clients(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch, *, accepted: bool
+) -> None:
+    """An outage that begins meanwhile leaves it alone, though a thread waits for it."""
+    polled: list[bool] = []
+
+    class Poll:
+        def register(self, descriptor: int, _: int) -> None:
+            polled.append(descriptor in private_descriptors())
+
+        def poll(self, _: int) -> None:
+            pass
+
+    monkeypatch.setattr(abandoned, "below", lambda _: Poll)
+    before = private_descriptors()
+    abandoned.put_abandoned(sock, accepted=accepted)
+    assert polled == [True]
+    assert private_descriptors() <= before
 
 
 @pytest.mark.parametrize("accepted", [True, False])

@@ -23,6 +23,8 @@ from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
+from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
+from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
@@ -322,6 +324,18 @@ def test_who_has_just_connected_is_left_to_who_waits_for_that(
         table.connected(connection, client)
         assert table.at(client.fileno()) is connection
         assert table.of(client, SEND) is connection
+
+
+def test_one_that_is_replaced_by_an_ended_one_is_still_the_same_to_who_looks_meanwhile(
+    table: ConnectionTable, listener: socket.socket
+) -> None:
+    with connect(table, listener) as client:
+        connection = table.at(client.fileno())
+        assert connection is not None
+        with kept_while_replaced(connection, client):
+            put_abandoned(client, accepted=True)
+            assert table.at(client.fileno()) is connection
+        assert table.at(client.fileno()) is connection
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
