@@ -1,18 +1,6 @@
 """Prove in an ordinary pytest suite that code survives failures.
 
-How the package is laid out, and what may import what (downwards only):
-
-    plugin                       pytest, and only there
-    chaostoolkit                 experiments of Chaos Toolkit, run by its own library
-    report, assertions           events and states, read and judged
-    runtime                      experiments in this process, with every interceptor there is
-    interceptors, stress, proxy  faults in this process; load on the machine; faults on the wire
-    chaos                        decides which operation meets which fault
-    virtual_time                 time that passes only while everybody waits
-    http_middleware              breakers of hosts, inside of HTTP clients
-    patterns                     protects code: breaker, retry, bulkhead, degradation
-    errors, events, clock, seeds
-
+docs/architecture.md says how the package is laid out, and what may import what.
 `chaos` and `patterns` never see each other: they meet in the user's code.
 Nothing is imported before it is used.
 """
