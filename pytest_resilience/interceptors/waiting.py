@@ -107,9 +107,6 @@ def wait(
     if exact is not None and (one := exact()) is not None:
         _sleep_in_one(one, lambda: min(started + seconds - clock.monotonic(), left()), ended)
         return clock.monotonic() - started
-    if is_machine and rest > SLICE:
-        _wait_for_the_last(lambda: min(started + seconds - clock.monotonic(), left()), ended)
-        rest = min(started + seconds - clock.monotonic(), left())
     sleep = clock.sleep if ended is None or not is_machine else ended.wait
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)
@@ -119,15 +116,6 @@ def wait(
             sleep(step)
         rest = min(rest - (step or _LOOK), started + seconds - clock.monotonic())
     return clock.monotonic() - started
-
-
-def _wait_for_the_last(rest: Callable[[], float], ended: threading.Event | None) -> None:
-    """Wait until a slice is the `rest`; whoever tells of an end is heard at once."""
-    looks = threading.Event()
-    with ends_watched(looks.set):
-        while rest() > SLICE and not (ended is not None and ended.is_set()):
-            looks.wait(SLICE)
-            looks.clear()
 
 
 def _sleep_in_one(
@@ -258,7 +246,7 @@ class _Schedule:
         self._waits: list[tuple[float, int, Wait]] = []  # a heap
         self._numbers = itertools.count()
         self._handle: asyncio.Handle | threading.Timer | None = None
-        self._ending = self._watches = False
+        self._ending = False
         self._polled_at = _time_of(loop)
         self._ran_at = -math.inf
 
@@ -312,17 +300,13 @@ class _Schedule:
     ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
-            self._watches = False
-            unwatch_ends(weakref.ref(self))
+            unwatch_ends(self)
             return None
         rest = self._waits[0][0] - now
         is_exact = MACHINE_CLOCK.is_exact
         if is_exact and all(isinstance(wait.clock, MachineClock) for _, _, wait in self._waits):
-            self._watch_ends()
+            watch_ends(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)
-        if rest > SLICE and not self._watches:
-            self._watch_ends()
-            self._polled_at = -math.inf  # there may have been one since it was looked at
         if rest > _LATE_IN_A_LOOP + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
             seconds = min(rest - _LATE_IN_A_LOOP, next_poll)
@@ -335,19 +319,6 @@ class _Schedule:
         # Virtual time stands still until the loop has nothing else to do.
         return loop.call_later(rest, self._run)
 
-    def _watch_ends(self) -> None:
-        """Weakly: who ends an experiment keeps no loop that is closed."""
-        self._watches, itself = True, weakref.ref(self)
-
-        def look_soon() -> None:
-            found = itself()
-            if found is None:
-                unwatch_ends(itself)
-            else:
-                found._look_soon()  # noqa: SLF001  # its own
-
-        watch_ends(itself, look_soon)
-
     def _look_soon(self) -> None:
         loop = self._loop()
         try:
@@ -356,7 +327,7 @@ class _Schedule:
                 return
         except RuntimeError:  # it was closed
             pass
-        unwatch_ends(weakref.ref(self))
+        unwatch_ends(self)
 
     def _look(self) -> None:
         if self._handle is not None:
