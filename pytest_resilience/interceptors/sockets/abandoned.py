@@ -249,23 +249,19 @@ def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
                     yield epoll, events
 
 
-class _Made:
-    """One that is being made, which is no client's: nothing happens to it."""
-
-    def __init__(self, sock: KernelSocket) -> None:
-        self._sock = sock
-        keep_private(self)
+class _OurSocket(KernelSocket):
+    """One that is no client's: nothing happens to it."""
 
     def descriptors(self) -> tuple[int, ...]:
-        number = self._sock.fileno()
+        number = self.fileno()
         return () if number < 0 else (number,)
 
 
 @contextlib.contextmanager
 def _abandoned(*, accepted: bool) -> Iterator[KernelSocket]:
     """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
-    with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as client:
-        made = _Made(client)
+    with contextlib.closing(_OurSocket(socket.AF_INET, socket.SOCK_STREAM)) as client:
+        keep_private(client)
         with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
@@ -278,4 +274,3 @@ def _abandoned(*, accepted: bool) -> Iterator[KernelSocket]:
         gone.register(client.fileno(), select.POLLIN)
         gone.poll(1000)
         yield client
-        del made  # until here

@@ -211,8 +211,8 @@ class Outages:
         sock, connection = self._of_transport(transport) if begun else (None, None)
         if sock is None or connection is None:
             return
-        asked = connection.inbound.threads.asked  # as one that has come to wait just now
-        aimed = _aimed([each for each in begun if each not in asked], connection)
+        # It may have come to wait just now, and asked.
+        aimed = _aimed(connection.inbound.threads.unasked(begun), connection)
         if not aimed:
             return
         again = again or connection in self._received_before.left
@@ -245,8 +245,7 @@ class Outages:
                 continue
             if connection.turn.asked or connection.is_sending:
                 continue
-            asked = connection.inbound.threads.asked
-            aimed = _aimed([each for each in standing if each not in asked], connection)
+            aimed = _aimed(connection.inbound.threads.unasked(standing), connection)
             if aimed and is_awaited(transport.get_protocol()):
                 found = True
                 self._receiver.asyncio.strike(sock, connection, aimed)
@@ -280,17 +279,12 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        # Asked for as each is found: one of ours is closed soon, and its number is another's.
-        waits = [
-            each
-            for each in waiting_clients.waits(settled=True)
-            if each.descriptor not in known | private_descriptors()
-        ]
-        left_alone = private_descriptors()
+        waits = list(waiting_clients.waits(settled=True))
         with contextlib.ExitStack() as stack:
             replaced = False
             for wait in waits:
-                if wait.descriptor in left_alone:
+                # Asked for last: its number may be that of one of ours by now.
+                if wait.descriptor in known | private_descriptors():
                     continue
                 connection = or_none(self._connections.at, wait.descriptor)
                 aimed = _aimed(begun, connection)

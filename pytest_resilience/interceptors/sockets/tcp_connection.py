@@ -158,10 +158,14 @@ class ReceivingThreads(set[int]):
             with self._lock:
                 self._deciding.pop(threading.get_ident(), None)
 
+    def unasked(self, experiments: Sequence[ActiveExperiment]) -> list[ActiveExperiment]:
+        """Those that nobody has asked about the response that is awaited."""
+        return [each for each in experiments if each not in self.asked]
+
     def claim(self, experiments: Sequence[ActiveExperiment]) -> list[ActiveExperiment]:
-        """Those that nobody has asked about the response that is awaited: this thread does."""
+        """The same, and this thread asks them."""
         with self._lock:
-            new = [each for each in experiments if each not in self.asked]
+            new = self.unasked(experiments)
             self.asked = (*self.asked, *new)
             return new
 
