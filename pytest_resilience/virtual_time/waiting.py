@@ -35,7 +35,7 @@ _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
 _POLL = {"poll": getattr(select, "poll", None)}
 LARGEST = 2**62  # nanoseconds; timeouts beyond 146 years end then
 _MOST_WAKES = 10_000  # that are remembered
-# What a rebinding of names cannot reach: see `clock.py`.
+# What a rebinding of names cannot reach: see `time_functions.py`.
 _REAL = {"monotonic_ns": time.monotonic_ns}
 
 

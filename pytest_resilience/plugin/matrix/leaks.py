@@ -95,7 +95,6 @@ class Snapshot:
         """
         allowed = baseline or LeakedResources()
         if baseline is None and self._is_as_left and _is_number_of(self._open):
-            self.left = self._open
             found = self._compared(self._open)
         else:
             found = self._new()
@@ -127,10 +126,10 @@ class Snapshot:
             MACHINE_CLOCK.sleep(0.05)
 
     def _new(self) -> LeakedResources:
-        self.left = _descriptors_again(self._open)
-        return self._compared(self.left)
+        return self._compared(_descriptors_again(self._open))
 
     def _compared(self, now: _Descriptors) -> LeakedResources:
+        self.left = now
         threads = set(threads_of_python())
         new = len(threads - self._threads), *_counted(now - self._open)
         return LeakedResources(*new, there=(len(threads), *_counted(now)))
