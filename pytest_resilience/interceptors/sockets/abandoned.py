@@ -19,7 +19,6 @@ from typing import Any
 from pytest_resilience import proc
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import borrowed
-from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -38,16 +37,19 @@ if TYPE_CHECKING:
 __all__ = [
     "end_given_up",
     "is_at",
+    "is_being_made",
     "kept_while_replaced",
     "put_abandoned",
     "replace_under",
     "reset",
 ]
 
+_HOST = "127.0.0.1"
 _NOBODY = struct.pack("@H14x", socket.AF_UNSPEC)  # a struct sockaddr
 
 
 _replaced: set[TcpConnection] = set()  # just now
+_being_made: set[tuple[Any, Any]] = set()  # the ends of both sides
 
 
 @contextlib.contextmanager
@@ -67,6 +69,15 @@ def is_at(connection: TcpConnection, sock: socket.SocketType) -> bool:
     Asked twice: it may have been between the looks at the one and the other.
     """
     return any(connection in _replaced or connection.ends == ends_of(sock) for _ in range(2))
+
+
+def is_being_made(ends: tuple[Any, Any], sock: socket.SocketType) -> bool:
+    """Whether `sock`, which had these `ends` just now, is of one that we make: no client's.
+
+    They are noted before it has them, until it is closed. So who has them still, after they were
+    seen not to be, is another. Numbers would not tell: those of ours are soon used again.
+    """
+    return ends in _being_made or ends_of(sock) != ends
 
 
 def put_abandoned(sock: socket.socket, *, accepted: bool) -> None:
@@ -249,28 +260,27 @@ def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
                     yield epoll, events
 
 
-class _OurSocket(KernelSocket):
-    """One that is no client's: nothing happens to it."""
-
-    def descriptors(self) -> tuple[int, ...]:
-        number = self.fileno()
-        return () if number < 0 else (number,)
-
-
 @contextlib.contextmanager
 def _abandoned(*, accepted: bool) -> Iterator[KernelSocket]:
     """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
-    with contextlib.closing(_OurSocket(socket.AF_INET, socket.SOCK_STREAM)) as client:
-        keep_private(client)
-        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(1)
-            client.connect(listener.getsockname())
-            if accepted:
-                # What `socket.socket` accepts by; this class has no other.
-                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
-        # Closing a listener resets what it has not accepted.
-        gone = below(select.poll)()
-        gone.register(client.fileno(), select.POLLIN)
-        gone.poll(1000)
-        yield client
+    both: set[tuple[Any, Any]] = set()
+    try:
+        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as client:
+            with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+                listener.bind((_HOST, 0))
+                listener.listen(1)
+                client.bind((_HOST, 0))  # or its ends would be known only once it has them
+                ends = client.getsockname(), listener.getsockname()
+                both |= {ends, ends[::-1]}
+                _being_made.update(both)
+                client.connect(listener.getsockname())
+                if accepted:
+                    # What `socket.socket` accepts by; this class has no other.
+                    os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
+            # Closing a listener resets what it has not accepted.
+            gone = below(select.poll)()
+            gone.register(client.fileno(), select.POLLIN)
+            gone.poll(1000)
+            yield client
+    finally:
+        _being_made.difference_update(both)

@@ -24,6 +24,7 @@ from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
 from pytest_resilience.interceptors.sockets.abandoned import is_at
+from pytest_resilience.interceptors.sockets.abandoned import is_being_made
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import Origin
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
@@ -184,7 +185,7 @@ class ConnectionTable:
                 return None  # its connect may have succeeded, and nobody has come to know of that
             if found is None or not is_at(found, sock):
                 found, ends = None, ends_of(sock) if is_tcp(sock) else None
-                if ends is not None:
+                if ends is not None and not is_being_made(ends, sock):
                     found = self._add(descriptor, ends, self._pairs.origin(ends))
             return found if found is not None and found.client else None
         return None

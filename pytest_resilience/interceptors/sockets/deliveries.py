@@ -33,6 +33,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
@@ -66,16 +67,18 @@ _PEEK_OFF: Final = 42  # an option of sockets for which Python has no name
 _END_POLLED = sum(getattr(select, name, 0) for name in ("POLLRDHUP", "POLLHUP", "POLLERR"))
 
 
-def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
+def replay(sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
     """Do `call` on what is received in the peer's place; after that, EOF."""
     __tracebackhide__ = True
+    inbound = connection.inbound
     assert inbound.stream is not None  # it is what replaces the peer
     arguments = ReceiveArguments(call)
     data = inbound.stream.replay(arguments.size, peeks=arguments.peeks)
     if not data and arguments.size and not inbound.eof_received:
         inbound.eof_received = True
         if sock.gettimeout() != 0:  # a loop closes it, and has it registered until then
-            effects.close_by_peer(sock)
+            with kept_while_replaced(connection, sock):
+                effects.close_by_peer(sock)
             while arguments.fetch():  # TLS may have more, and has to see the end as well
                 pass
     return arguments.returned(data)

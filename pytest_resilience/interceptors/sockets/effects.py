@@ -78,7 +78,7 @@ class Receiver(Protocol):
 def hold_before(
     sock: socket.socket, effect: Effect, timed_out: str, ended: threading.Event
 ) -> float | None:
-    """Do to a connect or handshake what `effect` says, before it is tried.
+    """Delay a connect or handshake as `effect` says, before it is tried.
 
     Returns the timeout, in seconds, that is left for the real attempt (None: no limit).
     Past the socket's own, raises TimeoutError with the text `timed_out`. `ended`: as in `Inbound`.
@@ -92,7 +92,6 @@ def hold_before(
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
-    fail(sock, effect.failure)
     return left
 
 

@@ -37,6 +37,7 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.asyncio_loops import LoopConnects
 from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
@@ -408,6 +409,8 @@ class SocketPatches:
         inbound.threads.add(me)
         try:
             left = effects.hold_before(sock, effect, timed_out, inbound.ended)
+            with kept_while_replaced(connection, sock):
+                effects.fail(sock, effect.failure)
         finally:
             inbound.threads.discard(me)
         if left == timeout:

@@ -283,12 +283,13 @@ class Outages:
         with contextlib.ExitStack() as stack:
             replaced = False
             for wait in waits:
-                # Asked for last: its number may be that of one of ours by now.
                 if wait.descriptor in known | private_descriptors():
                     continue
                 connection = or_none(self._connections.at, wait.descriptor)
                 aimed = _aimed(begun, connection)
-                if connection is not None and aimed:
+                # Its number may be another's by now. A thread that waits still keeps it.
+                is_kept = wait.thread is None or waiting_clients.waits_still(wait)
+                if connection is not None and aimed and is_kept:
                     with contextlib.suppress(OSError):  # closed meanwhile
                         replaced |= self._strike(wait, connection, aimed, stack)
             if replaced:

@@ -86,7 +86,7 @@ class Receiver:
                 if result is not NOTHING:
                     return result
             if inbound.stream is not None and inbound.stream.is_replaced:
-                return deliveries.replay(sock, inbound, call)
+                return deliveries.replay(sock, connection, call)
             if inbound.ended.is_set() or not (connection.ends or ends_of(sock)):
                 return call()  # its connect may have succeeded, though nobody waited for that
             if sock.gettimeout() != 0 if call.is_plain else not is_at_once(call):
@@ -299,7 +299,7 @@ class Receiver:
             return ReceiveArguments(call).returned(b"")
         stream = inbound.stream
         if stream is not None and stream.is_replaced:
-            return deliveries.replay(sock, inbound, call)
+            return deliveries.replay(sock, connection, call)
         if connection.send_queue.messages:
             connection.send_queue.flush(sock)
         plain = stream is None or stream.is_unchanged

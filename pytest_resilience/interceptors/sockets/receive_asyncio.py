@@ -164,7 +164,7 @@ class AsyncioReceiver:
                     effects.end_once(connection, step, sock)
                     return call()
                 case ReadReplacement():
-                    return deliveries.replay(sock, inbound, call)
+                    return deliveries.replay(sock, connection, call)
                 case ReadPeer(most):
                     pass
         return self._read(sock, connection, call, protocol, most)

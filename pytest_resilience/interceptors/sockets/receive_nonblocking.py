@@ -105,7 +105,7 @@ class NonblockingReceiver:
             self._begin(sock, connection)
         most = self._await_turn(sock, connection)
         if inbound.stream is not None and inbound.stream.is_replaced:
-            return deliveries.replay(sock, inbound, call)
+            return deliveries.replay(sock, connection, call)
         return self._read(sock, connection, call, most)
 
     def _resume(self, sock: socket.socket, connection: TcpConnection) -> None:

@@ -34,6 +34,7 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import end_given_up
+from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -281,8 +282,8 @@ class Sender:
             self.partitions.keep_open(sock, requests.effect)
         requests.begin(None)
         connection.is_over()
-        effects.end(sock, step)
-        connection.ends = ends_of(sock)  # it is still the same, by another descriptor as well
+        with kept_while_replaced(connection, sock):
+            effects.end(sock, step)
         if was_cut:
             _be_told(sock, step, is_file=call.name == _FILE)
 

@@ -9,16 +9,24 @@ import socket
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pytest_resilience import deaf_sockets
-from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.interceptors.sockets import abandoned
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import outcome
+from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
 from tests.resets import reset_when_closed
 
 
@@ -92,27 +100,6 @@ def test_it_is_as_its_owner_has_set_it(
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_one_that_is_being_made_is_no_clients(
-    sock: socket.socket, monkeypatch: pytest.MonkeyPatch, *, accepted: bool
-) -> None:
-    """An outage that begins meanwhile leaves it alone, though a thread waits for it."""
-    polled: list[bool] = []
-
-    class Poll:
-        def register(self, descriptor: int, _: int) -> None:
-            polled.append(descriptor in private_descriptors())
-
-        def poll(self, _: int) -> None:
-            pass
-
-    monkeypatch.setattr(abandoned, "below", lambda _: Poll)
-    before = private_descriptors()
-    abandoned.put_abandoned(sock, accepted=accepted)
-    assert polled == [True]
-    assert private_descriptors() <= before
-
-
-@pytest.mark.parametrize("accepted", [True, False])
 def test_nothing_is_left_of_a_deaf_one(sock: socket.socket, *, accepted: bool) -> None:
     """The kernel gives its number to another one, which is not deaf."""
     deafen(sock)
@@ -143,3 +130,48 @@ def test_all_that_is_done_after_a_reset_meets_what_it_really_does() -> None:
         accepted.close()
 
     assert after(lambda sock, _: abandoned.reset(sock)) == after(really)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [{"mode": "reset"}, {"mode": "status"}, {"mode": "reset", "stream": "upstream"}],
+    ids=["reset", "replaced", "reset in sending"],
+)
+def test_who_looks_as_a_fault_has_put_one_there_finds_no_new_connection(
+    fault: dict[str, Any],
+    inject: Inject,
+    trust: Trust,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    tls: bool,
+) -> None:
+    tables: list[ConnectionTable] = []
+    found: list[tuple[TcpConnection | None, TcpConnection | None]] = []
+    opened, put = ConnectionTable.opened, abandoned.put_abandoned
+
+    def opened_in(table: ConnectionTable, sock: socket.socket, address: Any) -> Any:
+        tables.append(table)
+        return opened(table, sock, address)
+
+    def put_and_look(sock: socket.socket, *, accepted: bool) -> None:
+        put(sock, accepted=accepted)
+        found.append((tables[-1].known(sock), tables[-1].at(sock.fileno())))
+
+    monkeypatch.setattr(ConnectionTable, "opened", opened_in)
+    monkeypatch.setattr(effects, "put_abandoned", put_and_look)
+    with (
+        serve(trust.over_tls(silent) if tls else silent) as port,
+        inject("network_failure", rate=1, **fault),
+        contextlib.suppress(OSError),
+        contextlib.ExitStack() as stack,
+    ):
+        sock = stack.enter_context(socket.create_connection((HOST, port)))
+        if tls:  # and may be reset in its handshake
+            wrapped = trust.client.wrap_socket(sock, server_hostname=HOST)
+            sock = stack.enter_context(wrapped)
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while sock.recv(1 << 16):
+            pass
+    assert found
+    assert all(there in {known, None} for known, there in found)

@@ -9,18 +9,21 @@ import resource
 import socket
 import threading
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
@@ -28,6 +31,7 @@ from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import ForwardProxies
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from tests.hostile_objects import Prickly
 
 
@@ -336,6 +340,41 @@ def test_one_that_is_replaced_by_an_ended_one_is_still_the_same_to_who_looks_mea
             put_abandoned(client, accepted=True)
             assert table.at(client.fileno()) is connection
         assert table.at(client.fileno()) is connection
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_none_of_what_is_made_to_be_put_in_the_place_of_another_is_known(
+    table: ConnectionTable,
+    listener: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    accepted: bool,
+) -> None:
+    """Its numbers may be those of somebody who was seen to wait just before, and was closed."""
+    looks: list[list[TcpConnection | None]] = []
+    close, before = os.close, open_descriptors()
+
+    def look() -> None:
+        looks.append([table.at(each) for each in sorted(open_descriptors() - before)])
+
+    class Poll:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *_: look()
+
+    def close_later(descriptor: int) -> None:
+        look()
+        close(descriptor)
+
+    with connect(table, listener) as client:
+        table.forget()
+        assert table.at(client.fileno())  # and who listens was looked up for it
+        before = open_descriptors()
+        monkeypatch.setattr(abandoned, "below", lambda _: Poll)
+        monkeypatch.setattr(abandoned, "_duplicate", lambda: None)
+        monkeypatch.setattr(os, "close", close_later)
+        put_abandoned(client, accepted=accepted)
+        monkeypatch.undo()
+        assert {len(each) for each in looks} == ({1, 3} if accepted else {1})
+        assert {each for found in looks for each in found} == {None}
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(

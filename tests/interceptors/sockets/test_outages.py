@@ -662,6 +662,40 @@ def test_a_thread_that_comes_back_as_it_begins_is_asked_once(
         assert met == ["TimeoutError 110"]
 
 
+def test_who_has_got_the_number_of_what_a_thread_waited_for_is_not(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen to wait, and then went on and closed it; nobody waits for what is there now."""
+    hears, told = socket.socketpair()
+    others: list[socket.socket] = []
+
+    def polls_and_closes() -> None:
+        select.select([sock, hears], [], [])
+        number = sock.fileno()
+        sock.close()
+        others.append(socket.create_connection((HOST, port)))
+        assert others[0].fileno() == number
+
+    def waits(*args: Any, **options: Any) -> list[Wait]:
+        found = list(real(*args, **options))
+        told.sendall(b".")
+        thread.join(PATIENCE)
+        return found
+
+    real = waiting_clients.waits
+    with hears, told, serve(echo) as port:
+        sock = socket.create_connection((HOST, port))
+        thread = threading.Thread(target=polls_and_closes)
+        thread.start()
+        until_all_wait()
+        monkeypatch.setattr(waiting_clients, "waits", waits)
+        with inject("network_failure", mode="reset", rate=1, target=f"{HOST}:{port}") as outage:
+            assert (len(others), outage.matched) == (1, 0)
+        with others[0]:
+            others[0].sendall(b"tea")
+            assert others[0].recv(3) == b"tea"
+
+
 def test_one_that_begins_elsewhere_takes_no_response_from_others(
     echo_port: int, inject: Inject
 ) -> None:
