@@ -39,7 +39,7 @@ from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
-from pytest_resilience.chaos.types.constructor import ExperimentConstructor
+from pytest_resilience.chaos.types.keywords import ExperimentConstructor
 from pytest_resilience.chaos.types.resources import Pressure
 from pytest_resilience.chaos.types.schema import BOTH
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER

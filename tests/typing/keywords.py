@@ -33,16 +33,28 @@ MODULE = Path(catalog.__file__).with_name("keywords.py")
 
 HEAD = '''"""What experiments take by keyword, for type checkers and editors.
 
+And what `ChaosExperiment(...)` takes, by its chaos type. The last overload takes what no name says,
+and the types of other plugins. It takes no parameter of a type, or a misspelt one would be taken
+for that of another: parameters of another plugin's type are given as `**parameters`, of a
+`dict[str, Any]`.
+
 Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 from typing import Literal
 from typing import TypedDict
+from typing import Unpack
+from typing import overload
+
+from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.catalog import Kind
 
 
 __all__ = [
@@ -79,32 +91,7 @@ _R_co = TypeVar("_R_co", covariant=True)
 # fmt: off
 '''
 
-CONSTRUCTOR_HEAD = '''"""What `ChaosExperiment(...)` takes, by its chaos type, for type checkers.
-
-The last overload takes what no name says, and the types of other plugins. It takes no parameter of
-a type, or a misspelt one would be taken for that of another: parameters of another plugin's type
-are given as `**parameters`, of a `dict[str, Any]`.
-
-Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
-"""
-
-from __future__ import annotations
-
-from abc import abstractmethod
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
-from typing import Literal
-from typing import Unpack
-from typing import overload
-
-from pytest_resilience.chaos.types.catalog import ChaosType
-from pytest_resilience.chaos.types.catalog import Kind
-{imports}
-
-
-__all__ = ["ExperimentConstructor"]
-
+CONSTRUCTOR = '''
 
 class ExperimentConstructor:
     """Takes the arguments of `ChaosExperiment`."""
@@ -268,7 +255,7 @@ def expected() -> str:
     """The whole text of the module."""
     kinds = [kind for kind in ChaosType if kind in SCHEMAS]
     own = map(parameters_name, kinds)
-    names = [*_GROUPS, "Experiments", *map(class_name, kinds), *own]
+    names = [*_GROUPS, "ExperimentConstructor", "Experiments", *map(class_name, kinds), *own]
     parts = [HEAD.replace("{names}", _wrapped(sorted(names)))]
     common = [f"    {name}: {what}" for name, what in _OF_ALL.items()]
     parts.append(_class("Experiments", ["TypedDict"], "What every chaos type takes.", common))
@@ -285,7 +272,7 @@ def expected() -> str:
         parts.append(_class(own_class, groups or ["TypedDict"], _OWN.format(kind.value), lines))
         summary = schema.summary[0].upper() + schema.summary[1:] + "."
         parts.append(_class(class_name(kind), [own_class, "Experiments"], summary, []))
-    return "".join(parts)
+    return "".join([*parts, *_constructor_of(kinds)])
 
 
 def expected_calls() -> str:
@@ -366,24 +353,14 @@ def _filled(parameters: Iterable[str]) -> str:
     return "".join(f"       {line}\n" for line in lines)
 
 
-def expected_constructor() -> str:
-    """The whole text of the module of the constructor of `ChaosExperiment`."""
-    kinds = [kind for kind in ChaosType if kind in SCHEMAS]
-    line = "from pytest_resilience.chaos.types.keywords import "
-    overloads = [
-        _constructor(
-            f'Literal["{kind.value}", ChaosType.{kind.name}]',
-            f"**parameters: Unpack[{parameters_name(kind)}]",
-        )
-        for kind in kinds
-    ]
-    imports = "\n".join(line + each for each in sorted(map(parameters_name, kinds)))
-    return (
-        CONSTRUCTOR_HEAD.format(imports=imports)
-        + "".join(overloads)
-        + _constructor("Kind | str")
-        + CONSTRUCTOR_END
-    )
+def _constructor_of(kinds: Iterable[ChaosType]) -> Iterator[str]:
+    """The parts of the class that is the constructor of `ChaosExperiment`."""
+    yield CONSTRUCTOR
+    for kind in kinds:
+        which = f'Literal["{kind.value}", ChaosType.{kind.name}]'
+        yield _constructor(which, f"**parameters: Unpack[{parameters_name(kind)}]")
+    yield _constructor("Kind | str")
+    yield CONSTRUCTOR_END
 
 
 def _constructor(kind: str, *more: str) -> str:
@@ -423,7 +400,6 @@ def _wrapped(names: Iterable[str]) -> str:
 MODULES = {
     MODULE: expected,
     MODULE.with_name("calls.py"): expected_calls,
-    MODULE.with_name("constructor.py"): expected_constructor,
 }
 
 if __name__ == "__main__":
