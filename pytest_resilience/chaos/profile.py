@@ -11,8 +11,8 @@ from typing import Any
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import check_name
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.service import Service

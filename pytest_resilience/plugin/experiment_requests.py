@@ -22,7 +22,7 @@ from typing import Literal
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.parsing.suggestions import nearest
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import read_text

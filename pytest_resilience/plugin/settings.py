@@ -14,8 +14,8 @@ import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened

@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import DOWNSTREAM

@@ -1,11 +1,14 @@
-"""Texts of users and programs, made safe and short enough to show; and experiments in one line.
+"""Texts of users and programs: made safe and short enough to show, and what they may have meant.
 
-Such a line is `network_latency:delay=200ms,rate=0.5,target=api.*`. A value with a comma, quote or
-surrounding space stands in double quotes, in which a quote or backslash is escaped by a backslash.
+And experiments in one line, such as `network_latency:delay=200ms,rate=0.5,target=api.*`. A value
+with a comma, quote or surrounding space stands in double quotes there, in which a quote or
+backslash is escaped by a backslash.
 """
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import os
 import re
 
@@ -18,11 +21,15 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "check_name", "counted", "format_spec", "inline", "parse_spec", "printable", "read_text",
-    "shortened", "split_patterns",
+    "check_name", "counted", "format_spec", "inline", "nearest", "parse_spec", "printable",
+    "read_text", "shortened", "split_patterns",
 ]  # fmt: skip
 
 _LONGEST = 200  # characters of a value in a message, and of a name
+# Of a name that may be meant: comparing takes the square of the length.
+_LONGEST_MEANT = 100
+_LEAST_PART = 4  # letters of a name that somebody has remembered
+_MOST_MEANT = 1000  # names
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
 _COMMAND = re.compile(r"(?m)^(\s*)(::|##\[|##vso\[)")
 # Of an experiment in one line.
@@ -51,6 +58,18 @@ def counted(number: int, what: str) -> str:
 def inline(text: str) -> str:
     """`text` as it is, or its `repr` if it is long or has more than one line."""
     return text if text.isprintable() and len(text) <= _LONGEST else shortened(text)
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """What somebody may have meant by a name that is none: ' (did you mean …?)', or nothing."""
+    if not isinstance(name, str) or len(name) > _LONGEST_MEANT:
+        return ""
+    short = (each for each in known if len(each) <= _LONGEST_MEANT)
+    among = list(itertools.islice(short, _MOST_MEANT))
+    close = difflib.get_close_matches(name, among, n=1)
+    if not close and len(name) >= _LEAST_PART:
+        close = [each for each in among if name in each]
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def read_text(path: Path) -> str:

@@ -17,8 +17,8 @@ import pytest
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.suggestions import nearest
 from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.profile import ExploreTable

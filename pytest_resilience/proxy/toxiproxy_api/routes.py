@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import NoReturn
 
-from pytest_resilience.chaos.parsing.suggestions import nearest
+from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
