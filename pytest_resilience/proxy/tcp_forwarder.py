@@ -41,7 +41,7 @@ from pytest_resilience.proxy.transport import Connect
 from pytest_resilience.proxy.transport import Transport
 
 
-__all__ = ["Listener", "TcpForwarder", "unavailable"]
+__all__ = ["Listener", "TcpForwarder", "bound"]
 
 _BACKLOG = 1024  # connections that wait to be accepted: a refusal must be meant
 _PAUSE = 0.05  # seconds until another accept where there was no descriptor left
@@ -59,39 +59,36 @@ class Listener:
     """
 
     def __init__(
-        self, listen: SocketAddress, loop: EventLoop, accepted: Callable[[socket.SocketType], None]
+        self, listen: SocketAddress, loop: EventLoop, accepted: Callable[..., None]
     ) -> None:
-        """Shut at first. Raises ConfigurationError if the port cannot be had."""
+        """Shut at first. `accepted`: is given the socket of each client.
+
+        Raises ConfigurationError if the port cannot be had.
+        """
         self._family = listen.family
         self._loop = loop
         self._accepted = accepted
         self._open = False
-        host, port = listen.sockaddr
+        host, port = listen.sockaddr[:2]
         if port:
             self._check_free(host, port)
-        self._sock = self._bound(host, port)
-        host, port = self._sock.getsockname()[:2]
-        self.address = Address(host, port)
+        self._sock: Any = self._bound(host, port)
+        self.address = Address(*self._sock.getsockname()[:2])
 
     def _check_free(self, host: str, port: int) -> None:
         with self._bound(host, port) as sock:
             try:
                 sock.listen(_BACKLOG)  # only this fails where somebody else listens already
             except OSError as error:
-                raise unavailable(Address(host, port), error) from error
+                raise _unavailable(Address(host, port), error) from error
 
-    def _bound(self, host: str, port: int) -> socket.socket:
+    def _bound(self, host: str, port: int) -> Any:
         with limits_lifted():
             sock = socket.socket(self._family, socket.SOCK_STREAM)
         sock.setblocking(False)
-        try:
-            # The connections of one that was shut are still around; they do not block it.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-        except OSError as error:
-            sock.close()
-            raise unavailable(Address(host, port), error) from error
-        return sock
+        # The connections of one that was shut are still around; they do not block it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return bound(sock, host, port)
 
     def open(self) -> None:
         """Let clients in; harmless when it is open."""
@@ -99,7 +96,7 @@ class Listener:
             try:
                 self._sock.listen(_BACKLOG)
             except OSError as error:
-                raise unavailable(self.address, error) from error
+                raise _unavailable(self.address, error) from error
             self._open = True
             self._watch()
 
@@ -154,7 +151,17 @@ class Listener:
             self._accepted(socket.SocketType(fileno=client.detach()))
 
 
-def unavailable(address: Address, error: OSError) -> ConfigurationError:
+def bound(sock: socket.SocketType, host: str, port: int) -> socket.SocketType:
+    """It, once it is bound. Raises ConfigurationError for a port that cannot be had."""
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        raise _unavailable(Address(host, port), error) from error
+    return sock
+
+
+def _unavailable(address: Address, error: OSError) -> ConfigurationError:
     """For a port that cannot be had."""
     return ConfigurationError(
         f"cannot listen on {address}: {error.strerror or error}; give another port, or port 0 "

@@ -23,14 +23,14 @@ from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
+from pytest_resilience.proxy.tcp_forwarder import Listener
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
-from pytest_resilience.proxy.tcp_forwarder import unavailable
+from pytest_resilience.proxy.tcp_forwarder import bound
 from pytest_resilience.proxy.toxic_types import Toxic
 
 
@@ -88,73 +88,41 @@ class UdpForwarder(TcpForwarder):
         self.unreachable = error
 
 
-class DatagramListener:
-    """A port of UDP on loopback. Shut, it stays bound, and who sends there is refused (ICMP).
-
-    Attributes:
-        address: where it is, with the real port.
-    """
+class DatagramListener(Listener):
+    """A port of UDP on loopback. Shut, it stays bound, and who sends there is refused (ICMP)."""
 
     def __init__(
-        self, listen: SocketAddress, loop: EventLoop, arrived: Callable[[bytes, Any], None]
+        self, listen: SocketAddress, loop: EventLoop, arrived: Callable[..., None]
     ) -> None:
-        """Shut at first. Raises ConfigurationError if the port cannot be had."""
-        self._family = listen.family
-        self._loop = loop
-        self._arrived = arrived
-        self._open = False
-        self.address = Address(*listen.sockaddr[:2])
-        self._sock = self._bound()
-        self.address = Address(*self._sock.getsockname()[:2])
+        """`arrived`: is given what comes, and from whom."""
+        super().__init__(listen, loop, arrived)
         self._refuse()
 
-    def _bound(self) -> socket.SocketType:
+    def _check_free(self, host: str, port: int) -> None:
+        """Nothing: whoever else has the port, it cannot be bound."""
+
+    def _bound(self, host: str, port: int) -> socket.SocketType:
         with limits_lifted():
             sock = socket.SocketType(self._family, socket.SOCK_DGRAM)
         sock.setblocking(False)
-        try:
-            sock.bind((self.address.host, self.address.port))
-        except OSError as error:
-            sock.close()
-            raise unavailable(self.address, error) from error
-        return sock
+        return bound(sock, host, port)
 
     def _refuse(self) -> None:
         # Connected to itself, it is nobody's else, for whom the kernel has no such port then.
         self._sock.connect(self._sock.getsockname())
 
     def open(self) -> None:
-        """Let clients in; harmless when it is open."""
         if not self._open:
             self._sock.close()  # for nothing takes its peer away again
-            self._sock = self._bound()
+            self._sock = self._bound(self.address.host, self.address.port)
             self._open = True
-            self._loop.watch(self._sock, selectors.EVENT_READ, self._ready)
+            self._watch()
 
     def shut(self) -> None:
-        """Refuse clients; harmless when it is shut."""
         if self._open:
             self._open = False
             self._loop.watch(self._sock, 0, self._ready)
             self._refuse()
-
-    def close(self) -> None:
-        """Give the port back."""
-        if self._open:
-            self._loop.watch(self._sock, 0, self._ready)
-        self._open = False
-        with limits_lifted():
-            self._sock.close()
-
-    def close_in_child(self) -> None:
-        """In a forked process: close its copy of the port."""
-        self._open = False
-        self._sock.close()
-
-    def accept_waiting(self) -> None:
-        """Take what has come already."""
-        if self._open:
-            self._ready(selectors.EVENT_READ)
 
     def send(self, data: bytes, client: Any) -> None:
         """Send it to a client, unless there is no room: then it is lost."""
@@ -168,7 +136,7 @@ class DatagramListener:
                 data, client = self._sock.recvfrom(_LARGEST)
             except OSError:  # nothing more; or a client is gone, which says ICMP
                 return
-            self._arrived(data, client)
+            self._accepted(data, client)
 
 
 class Session:

@@ -46,7 +46,6 @@ LOST_MAIL = TypeSchema(
     summary="letters do not arrive",
     parameters=trigger_parameters(rate="1"),
     faults=lambda given, intensity: (LostMail(),),
-    rate=lambda given, intensity: 1.0,
 )
 
 def pytest_resilience_chaos_types():

@@ -213,7 +213,6 @@ DATABASE_SLOWDOWN = TypeSchema(
         CHILDREN_PARAMETER,
     ),
     faults=_slowdown,
-    rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
 DATABASE_FAILURE = TypeSchema(

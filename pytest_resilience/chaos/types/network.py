@@ -340,7 +340,6 @@ NETWORK_LATENCY = TypeSchema(
         CHILDREN_PARAMETER,
     ),
     faults=_latency,
-    rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
 NETWORK_FAILURE = TypeSchema(

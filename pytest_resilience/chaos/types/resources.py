@@ -332,10 +332,6 @@ _PATH = Parameter(
 )  # fmt: skip
 
 
-def _always(_given: Mapping[str, Any], _intensity: float) -> float:
-    return 1.0
-
-
 CPU_STRESS = TypeSchema(
     summary="processes compute: less of the CPUs is left",
     parameters=(
@@ -354,7 +350,6 @@ CPU_STRESS = TypeSchema(
         _ENGINE,
     ),
     faults=_cpu,
-    rate=_always,
 )  # fmt: skip
 
 MEMORY_STRESS = TypeSchema(
@@ -383,7 +378,6 @@ MEMORY_STRESS = TypeSchema(
         _ENGINE,
     ),
     faults=_memory,
-    rate=_always,
 )  # fmt: skip
 
 DISK_STRESS = TypeSchema(
@@ -406,7 +400,6 @@ DISK_STRESS = TypeSchema(
         _ENGINE,
     ),
     faults=_disk,
-    rate=_always,
 )  # fmt: skip
 
 FD_EXHAUSTION = TypeSchema(
@@ -418,12 +411,10 @@ FD_EXHAUSTION = TypeSchema(
         ),
     ),
     faults=_descriptors,
-    rate=_always,
 )  # fmt: skip
 
 THREAD_EXHAUSTION = TypeSchema(
     summary="this process cannot start threads any more (RuntimeError)",
     parameters=(),
     faults=lambda _given, intensity: (ThreadLimit(intensity=intensity),),
-    rate=_always,
 )

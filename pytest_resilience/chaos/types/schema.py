@@ -82,14 +82,14 @@ class TypeSchema:
         parameters: in the order in which they are shown.
         faults: `(given parameters, intensity) -> faults`.
         rate: `(given parameters, intensity) -> share of the matching operations hit`, where
-            no parameter says how many of them, or which.
+            no parameter says how many of them, or which; by default all are.
         read_elsewhere: parameters that the experiment itself reads: only shown.
     """
 
     summary: str
     parameters: tuple[Parameter, ...]
     faults: Callable[[Mapping[str, Any], float], tuple[Fault, ...]]
-    rate: Callable[[Mapping[str, Any], float], float]
+    rate: Callable[[Mapping[str, Any], float], float] = lambda _given, _intensity: 1.0
     read_elsewhere: tuple[Parameter, ...] = ()
 
     @property

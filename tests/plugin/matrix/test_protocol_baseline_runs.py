@@ -371,7 +371,7 @@ def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Py
         def pytest_resilience_chaos_types():
             schema = TypeSchema(
                 summary="mail is late", parameters=(),
-                faults=lambda given, intensity: (Late(),), rate=lambda given, intensity: 1.0,
+                faults=lambda given, intensity: (Late(),),
             )
             return [NewChaosType("late_mail", schema, MailInterceptor)]
     """)
