@@ -34,6 +34,8 @@ from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import running_steps
 from pytest_resilience.chaos.call_site import tasks_behind
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import is_frozen
 from pytest_resilience.clock import running_loop
 from pytest_resilience.stacks import is_library
 
@@ -47,6 +49,7 @@ __all__ = [
     "note_scope",
 ]
 
+_LONGEST_JOB = 1.0  # seconds; it may never end
 _AWAITED = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 _scopes_of_user: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -176,12 +179,62 @@ def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
         loop = task.get_loop()
         cancel = functools.partial(cancel_with_groups, task)
         if running_loop() is not loop:
-            cancel = functools.partial(loop.call_soon_threadsafe, cancel)
+            cancel = functools.partial(_cancel_from_thread, loop, cancel)
         return Cancelling(cancel, task, is_here)
     if current_task() is None:
         return None  # a thread of trio's cannot be abandoned
     scope = _scope_of(task)
     return None if scope is None else Cancelling(scope.cancel, task, is_here)
+
+
+def _cancel_from_thread(loop: Any, cancel: Callable[[], object]) -> None:
+    """Let a loop cancel a task, and hear from this thread what comes of its job."""
+    tell = loop.call_soon_threadsafe
+    with contextlib.suppress(AttributeError):  # a loop that is written in C
+        if not is_frozen():  # else virtual time says who goes on, and when
+            tell = _Hearing.of(loop).expect(threading.current_thread())
+    tell(cancel)
+
+
+class _Hearing:
+    """Has a loop of asyncio stay open until threads whose tasks were cancelled have told it so.
+
+    The loop of a program goes on after that. The one of a test may be closed at once, and it would
+    be chance whether a thread finds it open, or an error is raised in that thread.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._busy: set[threading.Thread] = set()
+        self._tell: Callable[..., object] = loop.call_soon_threadsafe
+        self._close: Callable[[], object] = loop.close
+
+    @classmethod
+    def of(cls, loop: Any) -> _Hearing:
+        """The one of a loop, for as long as there is the loop."""
+        found = getattr(loop.close, "__self__", None)
+        if not isinstance(found, cls):
+            found = cls(loop)
+            loop.call_soon_threadsafe, loop.close = found.tell, found.close
+        return found
+
+    def expect(self, thread: threading.Thread) -> Callable[..., object]:
+        """Expect it of a thread. Gives what tells the loop something else."""
+        self._busy.add(thread)
+        return self._tell
+
+    def tell(self, *args: Any, **options: Any) -> object:
+        """As `loop.call_soon_threadsafe`."""
+        try:
+            return self._tell(*args, **options)
+        finally:
+            self._busy.discard(threading.current_thread())
+
+    def close(self) -> None:
+        """As `loop.close`."""
+        end = MACHINE_CLOCK.monotonic() + _LONGEST_JOB
+        while any(each.is_alive() for each in [*self._busy]) and MACHINE_CLOCK.monotonic() < end:
+            MACHINE_CLOCK.sleep(0.001)
+        self._close()
 
 
 def cancel_with_groups(task: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ import trio
 from pytest_resilience.chaos.cancelling import Cancelling
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.cancelling import in_own_scope
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.runtime import Runtime
 from tests.injecting import Inject
 from tests.injecting import injecting
@@ -107,6 +109,36 @@ def test_what_a_thread_of_the_loop_does_for_a_task(
     with inject("cancellation", at="write", path=tmp_path) as experiment:
         assert asyncio.run(main()) == "cancelled"
     assert experiment.hits == 1
+
+
+@pytest.mark.may_block
+def test_a_thread_finds_the_loop_open_when_its_job_is_done(inject: Inject, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def work(future: asyncio.Future[None]) -> None:
+        loop = future.get_loop()
+        (tmp_path / "tea.txt").write_text("green")
+        end = MACHINE_CLOCK.monotonic() + 0.2
+        while not loop.is_closed() and MACHINE_CLOCK.monotonic() < end:
+            MACHINE_CLOCK.sleep(0.001)
+        try:
+            loop.call_soon_threadsafe(future.cancel)
+            told.append("done")
+        except RuntimeError as error:
+            told.append(str(error))
+
+    async def main() -> threading.Thread:
+        future = asyncio.get_running_loop().create_future()
+        thread = threading.Thread(target=work, args=[future])
+        thread.start()
+        with contextlib.suppress(asyncio.CancelledError):
+            await future
+        return thread
+
+    with inject("cancellation", at="write", path=tmp_path) as experiment:
+        asyncio.run(main()).join(10)
+    assert experiment.hits == 1
+    assert told == ["done"]
 
 
 @pytest.mark.may_block

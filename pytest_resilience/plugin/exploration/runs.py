@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import ExitStack
 from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,7 @@ from pytest_resilience.plugin.matrix.deadline import KnownHangs
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.leaks import old_objects_kept
+from pytest_resilience.plugin.matrix.leaks import threads_let_go
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import temporary_folder
 from pytest_resilience.plugin.session import ChaosSession
@@ -257,7 +259,8 @@ class ExploredRuns:
         began = MACHINE_CLOCK.monotonic()
         self._watch.log = run.log
         try:
-            return run_once(item, counts=counts)
+            with threads_let_go() if run.log.schedule else nullcontext():
+                return run_once(item, counts=counts)
         finally:
             self._watch.log, engine.clock, self._run = None, clock, None
             if not run.log.schedule:

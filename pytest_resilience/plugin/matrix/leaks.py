@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
 import stat
 import threading
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,15 @@ from dataclasses import field
 from typing import TypeAlias
 
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.patching import Patches
 from pytest_resilience.proc import threads_of_python
 
 
-__all__ = ["LeakedResources", "Snapshot", "old_objects_kept"]
+__all__ = ["LeakedResources", "Snapshot", "old_objects_kept", "threads_let_go"]
 
 _PATIENCE = 5  # times that threads are waited for
 _KINDS = ("threads", "sockets", "files")
+_starts = Patches()
 
 
 @contextmanager
@@ -40,6 +44,30 @@ def old_objects_kept() -> Iterator[None]:
     finally:
         if not is_done:
             gc.unfreeze()
+
+
+@contextmanager
+def threads_let_go() -> Iterator[None]:
+    """In the block threads begin as daemons.
+
+    One that a fault has left waiting for ever would keep the process from ending, when all that
+    there is to say of it has been said.
+    """
+    _starts.replace(threading.Thread, "start", _as_daemon)
+    try:
+        yield
+    finally:
+        _starts.restore()
+
+
+def _as_daemon(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    @functools.wraps(start)
+    def start_as_daemon(self: threading.Thread) -> None:
+        with contextlib.suppress(RuntimeError):  # what is wrong is for `start` to say
+            self.daemon = True
+        start(self)
+
+    return start_as_daemon
 
 
 @dataclass(frozen=True, slots=True)

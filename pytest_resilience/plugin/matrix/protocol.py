@@ -33,6 +33,7 @@ from pytest_resilience.plugin.matrix.gate import Results
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.leaks import old_objects_kept
+from pytest_resilience.plugin.matrix.leaks import threads_let_go
 from pytest_resilience.plugin.pytest_internals import fixtures_of
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
@@ -226,8 +227,9 @@ class Matrix:
         """A cell of one run, and what that has left."""
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = TimelineRecorder()
+        begun = self._session.matrix_experiment(item, planned.request)
         with _kept_errors(item) as raised:
-            with _limited(item), self._session.matrix_experiment(item, planned.request), timeline:
+            with _limited(item), threads_let_go(), begun, timeline:
                 reports = run_once(item, counts=False)
             scope = self._session.last_scope(item)
             started = [] if scope is None else scope.experiments.started

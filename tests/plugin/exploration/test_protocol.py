@@ -906,6 +906,42 @@ def test_a_response_is_that_of_who_asked_for_it_behind_what_is_not_answered(
     assert set(verdicts.values()) == {"survived"}, verdicts
 
 
+@pytest.mark.parametrize(
+    "how", ["--chaos-explore=1", "--chaos-replay=open(tmp_path/note)#1=cancel"]
+)
+def test_a_thread_that_is_left_waiting_does_not_keep_pytest_from_its_end(
+    pytester: pytest.Pytester, how: str
+) -> None:
+    pytester.makepyfile("""
+        import asyncio
+        import queue
+        import threading
+
+        class Reader(threading.Thread):
+            def __init__(self):
+                super().__init__()
+                self.asked = queue.SimpleQueue()
+            def run(self):
+                while (asked := self.asked.get()) is not None:
+                    future, path = asked
+                    found = path.read_text()
+                    future.get_loop().call_soon_threadsafe(future.set_result, found)
+            async def read(self, path):
+                self.start()
+                future = asyncio.get_running_loop().create_future()
+                self.asked.put((future, path))
+                found = await future
+                self.asked.put(None)
+                return found
+
+        def test_reads(tmp_path):
+            (tmp_path / "note").write_text("hello")
+            assert asyncio.run(Reader().read(tmp_path / "note")) == "hello"
+    """)
+    result = pytester.runpytest_subprocess("-p", "no:ordeal", how, timeout=60)
+    result.stdout.fnmatch_lines(["*leak: it left 1 thread behind"])
+
+
 def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
     shop: pytest.Pytester,
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from pytest_resilience.plugin.matrix import leaks
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
+from pytest_resilience.plugin.matrix.leaks import threads_let_go
 
 
 def test_a_thread_that_is_just_being_started_counts_and_cannot_be_joined() -> None:
@@ -42,6 +43,23 @@ def test_a_thread_that_c_has_started_is_none_of_the_tests() -> None:
     assert listed.wait(10)
     assert before.leaked() == LeakedResources()
     over.set()
+
+
+def test_a_thread_that_never_ends_keeps_no_process_from_its_end() -> None:
+    over = threading.Event()
+    with threads_let_go():
+        thread = threading.Thread(target=over.wait)
+        thread.start()
+    try:
+        assert thread.daemon
+        with pytest.raises(RuntimeError, match="only be started once"):
+            thread.start()
+    finally:
+        over.set()
+    after = threading.Thread(target=len, args=[()])
+    after.start()
+    after.join()
+    assert not after.daemon
 
 
 def test_sockets_and_files_are_told_apart(tmp_path: Path) -> None:
