@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import weakref
@@ -16,6 +17,7 @@ from pytest_resilience.plugin.matrix.loop_waits import LoopWait
 from pytest_resilience.plugin.matrix.loop_waits import Place
 from pytest_resilience.plugin.matrix.loop_waits import guest_of_trio
 from pytest_resilience.plugin.matrix.loop_waits import other_threads
+from pytest_resilience.plugin.matrix.loop_waits import raise_in_trio
 from pytest_resilience.plugin.matrix.loop_waits import running_loop_in_c
 from pytest_resilience.plugin.matrix.loop_waits import runs_project
 from pytest_resilience.stacks import is_library
@@ -31,6 +33,7 @@ __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 
 _REPEAT = 0.5  # seconds between signals after the deadline
 _LOOK = 0.5  # and between looks before it
+_TRIES_IN_TRIO = 4  # signals of which a run of trio is told, before what waits in its place is
 
 
 class DeadlineError(BaseException):
@@ -175,7 +178,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
     if not in_main or not hasattr(signal, "setitimer"):
         yield False
         return
-    inside = True
+    inside, rings = True, itertools.count()
     soon, *later = [*([] if known is None else known.looks(seconds)), seconds]
 
     def expired(_number: int, frame: FrameType | None) -> None:
@@ -187,8 +190,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
             soon = following
         elif inside:
             where = "" if known is None else known.add(frame)
-            error = DeadlineError if running_loop_in_c() is None else _InLoopError
-            raise error(f"it was still running after {soon:g} s{where}")
+            _end(f"it was still running after {soon:g} s{where}", frame, next(rings))
 
     began = real_ns()  # as the timer goes, also where the test's time is virtual
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # or it would ring for this one
@@ -204,6 +206,13 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
         if left:  # at its time, or at once if that is over
             rest = left - (real_ns() - began) / 1e9
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
+
+
+def _end(why: str, frame: FrameType | None, rings: int) -> None:
+    """Raise DeadlineError here; or where a run of trio waits, unless `rings` have not ended it."""
+    error = DeadlineError(why) if running_loop_in_c() is None else _InLoopError(why)
+    if rings >= _TRIES_IN_TRIO or not raise_in_trio(error, frame):
+        raise error
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 
 __all__ = [
     "LoopWait", "Place", "awaited_in", "guest_of_trio", "next_timer", "other_threads",
-    "running_loop_in_c", "runs_project", "seconds_left",
+    "raise_in_trio", "running_loop_in_c", "runs_project", "seconds_left",
 ]  # fmt: skip
 
 Place = tuple[tuple[CodeType, int | None], ...]
@@ -88,8 +88,7 @@ class LoopWait:
         if guest is not None:
             waits = frame is not None and is_in_a_lock_of_c(frame)
             return cls._of_guest(guest, seconds) if waits else None
-        run = getattr(sys.modules.get("trio"), "run", None)
-        turn = None if run is None else _turn(frame, run.__code__, waits_in="get_events")
+        turn = _turn_of_trio(frame)
         if turn is None or turn.f_locals["timeout"] == 0:
             return None
         return cls._of_trio(turn.f_locals["runner"], seconds)
@@ -198,6 +197,28 @@ def guest_of_trio() -> Any:
     return runner if getattr(runner, "is_guest", False) else None
 
 
+def raise_in_trio(error: BaseException, frame: FrameType | None) -> bool:
+    """Let a run of trio end with an error, where its main task waits; returns whether there is one.
+
+    An error of what waits in its place would leave the run behind, and a thread has only one.
+    """
+    turn = _turn_of_trio(frame)
+    runner = guest_of_trio() if turn is None else turn.f_locals["runner"]
+    task = getattr(runner, "main_task", None)
+    if task is None:
+        return False
+
+    def rise() -> None:
+        raise error
+
+    def interrupt() -> None:
+        if task._abort_func is not None:  # noqa: SLF001  # as trio does for KeyboardInterrupt
+            task._attempt_abort(rise)  # noqa: SLF001
+
+    runner.entry_queue.run_sync_soon(interrupt)
+    return True
+
+
 def _waits_for(runner: Any, frame: FrameType | None) -> bool:
     """Whether a thread waits in the place of a guest run of trio, or brings it what has come."""
     while frame is not None:
@@ -272,6 +293,11 @@ def _turn(frame: FrameType | None, code: CodeType, *, waits_in: str) -> FrameTyp
             return frame if inner is not None and inner.f_code.co_name == waits_in else None
         inner, frame = frame, frame.f_back
     return None
+
+
+def _turn_of_trio(frame: FrameType | None) -> FrameType | None:
+    run = getattr(sys.modules.get("trio"), "run", None)
+    return None if run is None else _turn(frame, run.__code__, waits_in="get_events")
 
 
 def awaited_in(loop: Any, but: Container[Any] = ()) -> frozenset[tuple[Any, ...]]:

@@ -29,6 +29,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pytest_resilience import proc
+from pytest_resilience.exploration.outcome import text_in_chain
 from pytest_resilience.plugin.matrix import deadline as module
 from pytest_resilience.plugin.matrix.deadline import DeadlineError
 from pytest_resilience.plugin.matrix.deadline import KnownHangs
@@ -675,3 +676,42 @@ def test_a_loop_in_c_is_ended_and_at_once_where_it_has_hung() -> None:
     seconds = [told.partition(",")[0].rpartition("after ")[2] for told in lasted]
     assert seconds == ["0.3 s", "0.2 s", "0.3 s"]
     assert lasted[0].endswith("in _for_an_event")
+
+
+@pytest.mark.parametrize("start", _RUNS_OF_TRIO)
+@pytest.mark.parametrize("waiting", [_for_an_event_of_trio, _for_each_other_in_trio])
+def test_trio_can_be_run_again_after_a_hang(
+    waiting: Callable[[], Coroutine[Any, Any, object]],
+    start: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_REPEAT", PATIENCE)  # one signal is enough
+    ended = []
+
+    async def run() -> None:
+        try:
+            await waiting()
+        finally:
+            ended.append(True)
+
+    with pytest.raises(BaseException) as raised, deadline(0.05):  # or a group
+        start(run)
+    assert text_in_chain(raised.value, DeadlineError)
+    assert ended
+    trio.run(trio.sleep, 0)
+
+
+def test_what_waits_in_the_place_of_trio_is_ended_where_trio_does_not_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_REPEAT", 0.01)
+    errors: list[BaseException] = []
+
+    def raised(error: BaseException, _frame: object) -> bool:
+        errors.append(error)
+        return True
+
+    monkeypatch.setattr(module, "raise_in_trio", raised)
+    with pytest.raises(DeadlineError), deadline(0.05):
+        threading.Event().wait(60)
+    assert errors
