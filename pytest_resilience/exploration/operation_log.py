@@ -16,9 +16,19 @@ from dataclasses import field
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.operation import COMMIT
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import EXPECTANT
+from pytest_resilience.chaos.operation import FETCH
+from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_CONNECTION
+from pytest_resilience.chaos.operation import OPEN_TO_WRITE
+from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import TURNS
+from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCELS
@@ -55,11 +65,14 @@ __all__ = [
     "differences",
     "is_at",
     "only_in",
+    "opened_before",
     "shared",
 ]
 
 _MAIN = threading.main_thread().ident
 _MOST_SHOWN = 3
+_OPENING = frozenset({CONNECT, OPEN_CONNECTION, OPEN, OPEN_TO_WRITE, CREATE})
+_ON_WHAT_IS_OPEN = frozenset({RECEIVE, EXECUTE, COMMIT, FETCH, READ, WRITE})
 
 
 class SilenceError(BaseException):
@@ -412,6 +425,18 @@ def shared(first: Iterable[Seen], second: Iterable[Seen]) -> list[Seen]:
     """What the second did, as far as the first did it too."""
     points = {each.point for each in first}
     return [each for each in second if each.point in points]
+
+
+def opened_before(run: Iterable[Seen]) -> bool:
+    """Whether a run uses a connection or a file that was open before it, and so outlives it."""
+    used, opened = set[str](), set[str]()
+    for each in run:
+        kind, target, _ = each.point.site
+        if kind in _OPENING:
+            opened.add(target)
+        elif kind in _ON_WHAT_IS_OPEN:
+            used.add(target)
+    return not used <= opened
 
 
 class StormError(BaseException):

@@ -21,6 +21,7 @@ __all__ = [
     "fixture_files",
     "fixtures_of",
     "has_markers",
+    "has_set_up_functions",
     "run_once",
     "taken_options",
     "tear_down",
@@ -73,12 +74,23 @@ def fixture_files(item: pytest.Item) -> set[str]:
     return found
 
 
+def has_set_up_functions(item: pytest.Item) -> bool:
+    """Whether its module or class has what pytest calls as fixtures of its own, by their names."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    names = () if info is None else info.name2fixturedefs
+    return any(name.startswith("_xunit_setup_") for name in names)
+
+
 def values_of_function_fixtures(item: pytest.Item) -> list[object]:
-    """What the fixtures of a test have given that are made anew for each, while it runs."""
+    """What the fixtures of a test have given that are made anew for each, while it runs.
+
+    And what has been made the attributes of the test's own `self`.
+    """
     info: Any = getattr(item, "_fixtureinfo", None)
     definitions = () if info is None else info.name2fixturedefs.values()
     made = (each for several in definitions for each in several if each.scope == "function")
-    return [each.cached_result[0] for each in made if each.cached_result is not None]
+    given = [each.cached_result[0] for each in made if each.cached_result is not None]
+    return [*given, *getattr(getattr(item, "instance", None), "__dict__", {}).values()]
 
 
 def write_lines(config: pytest.Config, text: str) -> None:

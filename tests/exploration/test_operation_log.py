@@ -33,6 +33,7 @@ from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import calls_by_line
 from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.operation_log import opened_before
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.exploration.schedule import Schedule
@@ -76,6 +77,24 @@ def test_a_line_that_is_inserted_elsewhere_renames_nothing() -> None:
         log.observe(operation())
         found.append(points(log))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_so"),
+    [
+        ([CONNECT, RECEIVE, RECEIVE], False),
+        ([RECEIVE], True),
+        ([CREATE, WRITE], False),
+        ([WRITE], True),
+        ([OPEN_IN_VAIN], False),
+    ],
+)
+def test_a_run_that_uses_what_was_open_before(kinds: list[str], *, is_so: bool) -> None:
+    log = log_of()
+    log.observe(operation("other:1"))
+    for kind in kinds:
+        log.observe(operation(kind=kind))
+    assert opened_before(log.seen) is is_so
 
 
 def test_a_response_is_of_who_has_asked_for_it() -> None:

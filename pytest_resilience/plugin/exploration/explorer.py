@@ -17,6 +17,7 @@ from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.operation_log import only_in
+from pytest_resilience.exploration.operation_log import opened_before
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.operation_names import may_be_random
@@ -45,6 +46,7 @@ from pytest_resilience.plugin.matrix.cells import judge_baseline_run
 from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files
+from pytest_resilience.plugin.pytest_internals import has_set_up_functions
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import EXPLORATION
@@ -96,7 +98,8 @@ class Explorer:
         failed = judge_baseline_run(first.reports, first.raised, self._item)
         if failed is not None:
             return self._without(first.reports, *failed)
-        again = self._runs.run(self._item, (), oracle, probe=self._probe())
+        probe = self._probe()
+        again = self._runs.run(self._item, (), oracle, probe=probe)
         broken = first.broken or again.broken
         if broken:
             reason = f"the invariant does not hold without any fault: {broken}"
@@ -117,8 +120,10 @@ class Explorer:
         self._found.operations = len(self._recovery.faultless)
         if once:
             self._found.note = f"no fault was tried where {_only_at_first(once)}"
-        probe = self._probe() if again.probed else False
-        self._search(faultless, probe)
+        if not probe and self._outlives(faultless):
+            probe = True
+            again = self._runs.run(self._item, (), oracle, probe=probe)
+        self._search(faultless, probe if again.probed else False)
         return first.reports, self._found
 
     def _unfit(self, faultless: Ran, once: str) -> str:
@@ -144,9 +149,19 @@ class Explorer:
         """What has to work after the faults; where nobody says it, the test once more."""
         wanted = self._plan.oracle.probe
         if wanted is None:
-            own = any(map(is_own, fixture_files(self._item)))
-            return own and not hasattr(self._item, "_testcase")
+            files = fixture_files(self._item)
+            has_own = any(map(is_own, files)) or has_set_up_functions(self._item)
+            return has_own and not self._is_of_unittest
         return wanted
+
+    def _outlives(self, faultless: Ran) -> bool:
+        """Whether there is a client that is no fixture, and that tests after this one have too."""
+        is_left_open = self._plan.oracle.probe is None and not self._is_of_unittest
+        return is_left_open and opened_before(faultless.outcome.seen)
+
+    @property
+    def _is_of_unittest(self) -> bool:
+        return hasattr(self._item, "_testcase")  # whose `runtest` raises nothing
 
     def _repeats(self, first: Ran, again: Ran) -> tuple[Ran, str]:
         """The run that others repeat, and why there is none; "" if there is.
