@@ -23,10 +23,10 @@ from pytest_resilience.assertions.degradation_and_recovery import assert_fallbac
 from pytest_resilience.assertions.degradation_and_recovery import assert_recovers
 from pytest_resilience.assertions.integrity import assert_file_intact
 from pytest_resilience.assertions.integrity import assert_no_partial_write
-from pytest_resilience.assertions.readers import add_reader
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading
+from pytest_resilience.assertions.readings import add_reader
 
 
 __all__ = [

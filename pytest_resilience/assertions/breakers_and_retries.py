@@ -18,10 +18,10 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pytest_resilience.assertions.readers import read_circuit
-from pytest_resilience.assertions.readers import read_retry
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import RetryReading
+from pytest_resilience.assertions.readings import read_circuit
+from pytest_resilience.assertions.readings import read_retry
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 

@@ -1,7 +1,8 @@
-"""State of a breaker and of a retry, in one form for all libraries, and read of those of others.
+"""State of a breaker and of a retry, in one form for all libraries, read without changing it.
 
-None of those libraries keeps a record of a breaker's transitions. A call that succeeds at its first
-attempt is read as no retry at all, whichever library made it: `attempts` is 0 then.
+Who reads one is asked only when its library is loaded: else no object can be of it. No other
+library keeps a record of a breaker's transitions. A call that succeeds at its first attempt is read
+as no retry at all, whichever library made it: `attempts` is 0 then.
 """
 
 from __future__ import annotations
@@ -15,15 +16,26 @@ from dataclasses import dataclass
 from datetime import UTC
 from datetime import datetime
 from datetime import timedelta
+from types import CellType
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.events import describe
+from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.circuit_breaker.circuit import Circuit
+from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
+from pytest_resilience.patterns.retry.attempts import HandlerState
+from pytest_resilience.patterns.retry.attempts import RetryAborted
+from pytest_resilience.patterns.retry.attempts import RetryEvent
+from pytest_resilience.patterns.retry.attempts import RetryGaveUp
+from pytest_resilience.patterns.retry.attempts import RetryScheduled
+from pytest_resilience.patterns.retry.handler import RetryHandler
 
 
-__all__ = [
-    "CircuitReading", "Reader", "RetryReading", "read_aiobreaker", "read_circuitbreaker",
-    "read_hook_events", "read_purgatory", "read_pybreaker", "read_tenacity", "read_urllib3",
-]  # fmt: skip
+__all__ = ["CircuitReading", "Reader", "RetryReading", "add_reader", "read_circuit", "read_retry"]
+
+_SHOWN = 10  # transitions in a timeline
+_EMPTY = CellType()  # which is less than any that is filled, whatever with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +54,7 @@ class CircuitReading:
 
     name: str
     state: str
-    path: tuple[str, ...] | None
+    path: tuple[str, ...] | None = None
     timeline: tuple[str, ...]
     refuses: bool
     ask: Callable[[], object] | None = None
@@ -72,6 +84,122 @@ class RetryReading:
 
 Reader = Callable[[object], CircuitReading | RetryReading | None]
 """Reads an object, without changing it; None if it is none that it knows."""
+_Reading = TypeVar("_Reading", CircuitReading, RetryReading)
+_added: list[Reader] = []
+
+
+def add_reader(reader: Reader) -> Callable[[], None]:
+    """Ask `reader` too, before all others. Returns a function that removes it."""
+    _added.append(reader)
+    return lambda: _added.remove(reader)
+
+
+def read_circuit(breaker: object) -> CircuitReading:
+    """Read a breaker, or a function it decorates. Raises TypeError if no reader knows it."""
+    __tracebackhide__ = True
+    return _read(breaker, CircuitReading, "a circuit breaker")
+
+
+def read_retry(retry: object) -> RetryReading:
+    """Read a retry, or a function it decorates. Raises TypeError if no reader knows it."""
+    __tracebackhide__ = True
+    return _read(retry, RetryReading, "a retry")
+
+
+def _read(thing: object, kind: type[_Reading], what: str) -> _Reading:
+    __tracebackhide__ = True
+    readers = _readers()
+    for each in _candidates(thing):
+        for reader in readers:
+            reading = reader(each)
+            if isinstance(reading, kind):
+                return reading
+    raise TypeError(
+        f"{thing!r} cannot be read as {what}; for one of a library that is not known, add a "
+        "reader with the hook pytest_resilience_adapters, or with add_reader"
+    )
+
+
+def _candidates(thing: object) -> list[object]:
+    """The object, and what a function's closure holds: there its decorator is."""
+    # Decorators of most libraries keep themselves in a variable of the function they return.
+    cells: tuple[CellType, ...] = getattr(thing, "__closure__", None) or ()
+    return [thing, *(each.cell_contents for each in cells if each != _EMPTY)]
+
+
+def _readers() -> list[Reader]:
+    loaded = [read for library, read in _LIBRARIES.items() if library in sys.modules]
+    return [*reversed(_added), _read_own_patterns, *loaded, _read_hook_events]
+
+
+def _read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
+    """Read a `CircuitBreaker`, a `RetryHandler`, or what they leave in a decorated function."""
+    if isinstance(thing, CircuitBreaker):
+        return _read_circuit(thing._circuit)  # noqa: SLF001  # asking `acquire` would change it
+    if isinstance(thing, Circuit):
+        return _read_circuit(thing)
+    if isinstance(thing, RetryHandler):
+        return _read_retry(thing.name, thing.events)
+    if isinstance(thing, HandlerState):
+        return _read_retry(thing.name, thing.history)
+    return None
+
+
+def _read_circuit(circuit: Circuit) -> CircuitReading:
+    history = circuit.history()
+    first = history[0].old if history else circuit.state
+    return CircuitReading(
+        name=circuit.name,
+        state=circuit.state.value,
+        path=(first.value, *(each.new.value for each in history)),
+        timeline=_circuit_timeline(circuit),
+        refuses=circuit.rejects(),
+        ask=lambda: Permit(circuit, circuit.acquire_permit()),
+    )
+
+
+def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
+    """The counts, and the last transitions with the seconds since the first of them."""
+    numbers, config = circuit.statistics(), circuit.counts.config
+    counts = (
+        f"failures in a row: {numbers['failure_count']} (opens at {config.failure_threshold})"
+        if circuit.counts.window is None
+        else f"failures: {numbers['failure_count']} of {numbers['window_calls']} calls in its "
+        f"window (opens at {config.failure_rate_threshold:.0%})",
+        f"successes half open: {numbers['success_count']} (closes at {config.success_threshold})",
+    )
+    history = circuit.history()[-_SHOWN:]
+    changes = tuple(
+        f"+{each.at - history[0].at:.3f}s {each.old.value} -> {each.new.value}: {each.reason}"
+        for each in history
+    )
+    return (*counts, *(changes or ("it has never changed its state",)))
+
+
+def _read_retry(name: str, events: tuple[RetryEvent, ...]) -> RetryReading:
+    call = max((each.call for each in events), default=0)
+    latest = [each for each in events if each.call == call]
+    waits = tuple(each.delay for each in latest if isinstance(each, RetryScheduled))
+    return RetryReading(
+        name=name,
+        attempts=latest[-1].attempt if latest else 0,
+        waits=waits,
+        waited=sum(waits),
+        exhausted=bool(latest) and isinstance(latest[-1], RetryGaveUp),
+        timeline=tuple(f"+{each.at - latest[0].at:.3f}s {_told(each)}" for each in latest),
+    )
+
+
+def _told(event: RetryEvent) -> str:
+    attempt = f"attempt {event.attempt}"
+    if isinstance(event, RetryScheduled):
+        return f"{attempt} failed, {event.failure}; the next in {event.delay:.3g} s"
+    if isinstance(event, RetryGaveUp):
+        return f"{attempt} failed, {event.failure}; gave up: {event.reason}"
+    if isinstance(event, RetryAborted):
+        return f"{attempt} ended it, {event.failure}"
+    return f"{attempt} succeeded"
+
 
 _STATES = {
     "closed": "CLOSED",
@@ -82,7 +210,7 @@ _STATES = {
 }
 
 
-def read_pybreaker(thing: object) -> CircuitReading | None:
+def _read_pybreaker(thing: object) -> CircuitReading | None:
     """Read a `pybreaker.CircuitBreaker`."""
     import pybreaker
 
@@ -92,18 +220,20 @@ def read_pybreaker(thing: object) -> CircuitReading | None:
     # Nothing public tells when it opened.
     opened = thing._state_storage.opened_at  # noqa: SLF001
     over = opened is None or _now() >= opened + timedelta(seconds=thing.reset_timeout)
-    return _reading(
-        thing.name or "the pybreaker.CircuitBreaker",
-        state,
-        f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
-        f"successes half open: {thing.success_counter} (closes at {thing.success_threshold})",
-        f"opened: {'never' if opened is None else _at(opened)}",
+    return CircuitReading(
+        name=thing.name or "the pybreaker.CircuitBreaker",
+        state=state,
+        timeline=(
+            f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
+            f"successes half open: {thing.success_counter} (closes at {thing.success_threshold})",
+            f"opened: {'never' if opened is None else _at(opened)}",
+        ),
         refuses=state == "OPEN" and not over,
         ask=lambda: thing.call(lambda: None),
     )
 
 
-def read_aiobreaker(thing: object) -> CircuitReading | None:
+def _read_aiobreaker(thing: object) -> CircuitReading | None:
     """Read an `aiobreaker.CircuitBreaker`."""
     import aiobreaker  # type: ignore[import-untyped]
 
@@ -115,17 +245,19 @@ def read_aiobreaker(thing: object) -> CircuitReading | None:
     reopens = None if opened is None else opened.replace(tzinfo=UTC) + thing.timeout_duration
     if state != "OPEN" or (reopens is not None and reopens <= _now()):
         reopens = None
-    return _reading(
-        thing.name or "the aiobreaker.CircuitBreaker",
-        state,
-        f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
-        *([f"open until {_at(reopens)}"] if reopens else []),
+    return CircuitReading(
+        name=thing.name or "the aiobreaker.CircuitBreaker",
+        state=state,
+        timeline=(
+            f"failures in a row: {thing.fail_counter} (opens at {thing.fail_max})",
+            *([f"open until {_at(reopens)}"] if reopens else []),
+        ),
         refuses=reopens is not None,
         ask=lambda: thing.call(lambda: None),
     )
 
 
-def read_circuitbreaker(thing: object) -> CircuitReading | None:
+def _read_circuitbreaker(thing: object) -> CircuitReading | None:
     """Read a `circuitbreaker.CircuitBreaker`.
 
     It cannot be asked for a call without one of its own functions to be called.
@@ -135,17 +267,19 @@ def read_circuitbreaker(thing: object) -> CircuitReading | None:
     if not isinstance(thing, circuitbreaker.CircuitBreaker):
         return None
     error = thing.last_failure
-    return _reading(
-        thing.name or "the circuitbreaker.CircuitBreaker",
-        thing.state.upper(),
-        f"failures in a row: {thing.failure_count}",
-        f"last error: {'none' if error is None else describe(error)}",
-        *([f"open for {thing.open_remaining} s more"] if thing.opened else []),
+    return CircuitReading(
+        name=thing.name or "the circuitbreaker.CircuitBreaker",
+        state=thing.state.upper(),
+        timeline=(
+            f"failures in a row: {thing.failure_count}",
+            f"last error: {'none' if error is None else describe(error)}",
+            *([f"open for {thing.open_remaining} s more"] if thing.opened else []),
+        ),
         refuses=thing.opened,
     )
 
 
-def read_purgatory(thing: object) -> CircuitReading | None:
+def _read_purgatory(thing: object) -> CircuitReading | None:
     """Read what `get_breaker` of a sync or async factory gave, or its context."""
     from purgatory.domain.model import Context
 
@@ -155,27 +289,14 @@ def read_purgatory(thing: object) -> CircuitReading | None:
     opened_at = context.opened_at
     state = _STATES.get(context.state, context.state)
     left = 0.0 if opened_at is None else opened_at + context.ttl - time.time()
-    return _reading(
-        context.name,
-        state,
-        # Only a closed one counts.
-        f"open for {left:.3f} s more"
-        if left > 0
-        else f"failures in a row: {context.failure_count or 0} (opens at {context.threshold})",
+    # Only a closed one counts.
+    counts = f"failures in a row: {context.failure_count or 0} (opens at {context.threshold})"
+    return CircuitReading(
+        name=context.name,
+        state=state,
+        timeline=(f"open for {left:.3f} s more" if left > 0 else counts,),
         refuses=state == "OPEN" and left > 0,
         ask=context.handle_new_request,
-    )
-
-
-def _reading(
-    name: str,
-    state: str,
-    *timeline: str,
-    refuses: bool,
-    ask: Callable[[], object] | None = None,
-) -> CircuitReading:
-    return CircuitReading(
-        name=name, state=state, path=None, timeline=timeline, refuses=refuses, ask=ask
     )
 
 
@@ -187,7 +308,7 @@ def _at(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds")
 
 
-def read_tenacity(thing: object) -> RetryReading | None:
+def _read_tenacity(thing: object) -> RetryReading | None:
     """Read a `Retrying`, an `AsyncRetrying`, a decorated function or a `RetryError`.
 
     tenacity keeps the statistics of the thread that made the call, and of its waits the sum
@@ -228,7 +349,7 @@ def _given_up(last: Any) -> RetryReading:
     )
 
 
-def read_urllib3(thing: object) -> RetryReading | None:
+def _read_urllib3(thing: object) -> RetryReading | None:
     """Read an `urllib3.Retry`, or the one that a response of urllib3 or requests carries.
 
     A `Retry` never changes: the one given to a session or an adapter knows no call. Each
@@ -299,7 +420,7 @@ class _HookEvent:
         return f"attempt {self.attempt} {ended}, {self.outcome}; it was the last"
 
 
-def read_hook_events(thing: object) -> RetryReading | None:
+def _read_hook_events(thing: object) -> RetryReading | None:
     """Read a list that hooks of stamina or backoff append to; it may be empty.
 
     The two keep nothing else. Such a list is filled by
@@ -363,3 +484,13 @@ def _of_hook_events(events: list[_HookEvent]) -> RetryReading:
         exhausted=False if last is None else last.failed if ended else None,
         timeline=tuple(map(str, call)),
     )
+
+
+_LIBRARIES: dict[str, Reader] = {
+    "pybreaker": _read_pybreaker,
+    "circuitbreaker": _read_circuitbreaker,
+    "aiobreaker": _read_aiobreaker,
+    "purgatory": _read_purgatory,
+    "tenacity": _read_tenacity,
+    "urllib3": _read_urllib3,
+}

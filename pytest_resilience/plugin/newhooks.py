@@ -43,7 +43,7 @@ def gathered(hook: str, results: Iterable[Any], is_one: Callable[[Any], bool]) -
 
 def add_readers(config: pytest.Config, results: Iterable[Any]) -> None:
     """Let assertions ask those that the hook for adapters gave, for this run. Raises as above."""
-    from pytest_resilience.assertions.readers import add_reader
+    from pytest_resilience.assertions.readings import add_reader
 
     for reader in gathered("adapters", results, callable):
         config.add_cleanup(add_reader(reader))
