@@ -184,7 +184,7 @@ _GIVEN = (
     "pytest_resilience.chaos.active_experiment.ActiveExperiment",
     "pytest_resilience.proxy.proxy.ChaosProxy",
     "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
-    "pytest_resilience.plugin.fixtures.schedules.ChaosSchedules",
+    "pytest_resilience.plugin.exploration.faults.ChaosSchedules",
     "pytest_resilience.plugin.fixtures.databases.SqliteChaos",
     "pytest_resilience.plugin.fixtures.databases.PostgresChaos",
     "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",

@@ -50,11 +50,11 @@ patterns.pipeline: Pipeline
 patterns.retry.config: RetryBudget RetryConfig RetryDetails RetryTesting set_retry_testing
 patterns.retry.handler: RetryHandler
 patterns.timeout: TimeLimiter
+plugin.exploration.faults: ChaosSchedules
 plugin.fixtures.chaos: Chaos ProxyFactory
 plugin.fixtures.databases: PostgresChaos SqliteChaos
 plugin.fixtures.patterns: BreakerFactory RetryFactory
 plugin.fixtures.responses: ChaosResponses
-plugin.fixtures.schedules: ChaosSchedules
 plugin.fixtures.stub_server: Stub StubRequest StubResponse StubServer
 plugin.markers: mark
 proxy.proxy: ChaosProxy

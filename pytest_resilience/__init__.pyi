@@ -86,6 +86,7 @@ from pytest_resilience.patterns.retry.config import RetryTesting as RetryTesting
 from pytest_resilience.patterns.retry.config import set_retry_testing as set_retry_testing
 from pytest_resilience.patterns.retry.handler import RetryHandler as RetryHandler
 from pytest_resilience.patterns.timeout import TimeLimiter as TimeLimiter
+from pytest_resilience.plugin.exploration.faults import ChaosSchedules as ChaosSchedules
 from pytest_resilience.plugin.fixtures.chaos import Chaos as Chaos
 from pytest_resilience.plugin.fixtures.chaos import ProxyFactory as ProxyFactory
 from pytest_resilience.plugin.fixtures.databases import PostgresChaos as PostgresChaos
@@ -93,7 +94,6 @@ from pytest_resilience.plugin.fixtures.databases import SqliteChaos as SqliteCha
 from pytest_resilience.plugin.fixtures.patterns import BreakerFactory as BreakerFactory
 from pytest_resilience.plugin.fixtures.patterns import RetryFactory as RetryFactory
 from pytest_resilience.plugin.fixtures.responses import ChaosResponses as ChaosResponses
-from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules as ChaosSchedules
 from pytest_resilience.plugin.fixtures.stub_server import Stub as Stub
 from pytest_resilience.plugin.fixtures.stub_server import StubRequest as StubRequest
 from pytest_resilience.plugin.fixtures.stub_server import StubResponse as StubResponse

@@ -59,8 +59,8 @@ from pytest_resilience.stacks import end_at_caller
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.plugin.exploration.faults import ChaosSchedules
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
-    from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
     from pytest_resilience.runtime import ChaosMonkey
     from pytest_resilience.runtime import CrashRecording
 
@@ -226,7 +226,7 @@ class ChaosSession:
 
     def schedules(self, item: pytest.Item) -> ChaosSchedules:
         """The fixture `chaos_schedules` of a test."""
-        from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
+        from pytest_resilience.plugin.exploration.faults import ChaosSchedules
 
         return ChaosSchedules(self._scope(item), self._engine, item.config)
 

@@ -1,4 +1,7 @@
-"""Has operations seen and named, and lets the faults of a schedule happen to them."""
+"""Has operations seen and named, and lets the faults of a schedule happen to them.
+
+In a whole test; or in a block of one, by the fixture `chaos_schedules`.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,26 @@ from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
+from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.exploration.operation_names import patterns_in
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.schedule import format_schedule
+from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.plugin.experiment_requests import RunMode
+from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.pytest_internals import temporary_folder
+from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["all_seen", "place_in", "start", "target_names"]
+__all__ = ["ChaosSchedules", "all_seen", "place_in", "start", "target_names"]
 
 _ABOVE = 5  # frames between a place and its interceptor: from `call_site` to the engine's `decide`
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
@@ -112,3 +122,73 @@ def _experiment_of(step: Step) -> ChaosExperiment:
     if key not in _experiments:
         _experiments[key] = fault.experiment(step.fault, site.target).all_derived()
     return _experiments[key]
+
+
+class ChaosSchedules:
+    """Records what parts of a test do, and puts the faults of a schedule into them.
+
+    A recording is what `fault_schedules` draws from, and a block takes what it has drawn:
+
+        with chaos_schedules.recording() as recording:
+            save(path)
+
+        @given(fault_schedules(recording))
+        def saves(schedule):
+            with chaos_schedules.faults(schedule):
+                save(path)
+
+    What faults make a block wait for is not waited for, and what would wait for ever is an error
+    (SilenceError). Blocks are not nested. ShutdownError is raised when the test is over.
+    """
+
+    def __init__(self, scope: ChaosScope, engine: Engine, config: pytest.Config) -> None:
+        self._scope = scope
+        self._engine = engine
+        self._config = config
+        self._in_block = False
+
+    @contextmanager
+    def recording(self) -> Iterator[OperationLog]:
+        """The operations of the block, in which there are no faults; `seen` has them in order."""
+        with self._logged(()) as log:
+            yield log
+
+    @contextmanager
+    def faults(self, schedule: Schedule | str) -> Iterator[OperationLog]:
+        """The block has the faults of a schedule, or of its text; numbers begin with the block.
+
+        What it gives knows its operations as `seen`, and the steps whose operations have not come
+        as `unmet`. Raises ConfigurationError for a text that is no schedule, and for a crash,
+        `later`, `cancel_woken` or `cancel_waiting`, which are a whole test's.
+        """
+        steps = parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        if any(step.is_of_others or step.is_crash for step in steps):
+            raise ConfigurationError(
+                f"{format_schedule(steps)}: a block has faults of its own, and no crash, "
+                "`later`, `cancel_woken` or `cancel_waiting`; try those with --chaos-replay"
+            )
+        in_force = steps if self._scope.mode is RunMode.INJECT else ()
+        self._scope.experiments.scheduled += map(str, in_force)
+        with self._logged(in_force) as log:
+            yield log
+
+    @contextmanager
+    def _logged(self, schedule: Schedule) -> Iterator[OperationLog]:
+        self._scope.check_open()
+        if self._in_block:
+            raise ConfigurationError("a block of chaos_schedules is in another one; end that first")
+        engine = self._engine
+        watch = Watch(outer=engine.recorder)
+        names = target_names(self._config, schedule)
+        log = watch.log = OperationLog(names, place_in(engine), schedule=schedule)
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_in_block", False)
+            self._in_block = True
+            if not isinstance(engine.clock, SkippingClock):  # else the test itself is explored
+                stack.callback(setattr, engine, "clock", engine.clock)
+                engine.clock = SkippingClock(USUAL_DEADLINE)
+            stack.enter_context(all_seen(engine, watch))
+            start(log, engine, stack)
+            stack.callback(setattr, log, "is_open", False)
+            log.is_open = True
+            yield log
