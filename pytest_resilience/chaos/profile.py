@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
+from typing import Final
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.explore_limits import Budget
+from pytest_resilience.chaos.explore_limits import MaxCalls
+from pytest_resilience.chaos.explore_limits import read_budget
+from pytest_resilience.chaos.explore_limits import read_depth
+from pytest_resilience.chaos.explore_limits import read_max_calls
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import nearest
@@ -27,6 +34,12 @@ _KEYS = (
     "description", "experiments", "explore", "gate", "intensity", "interval", "markers",
     "max_active", "paths", "probability", "seed", "services",
 )  # fmt: skip
+_OF_EXPLORE: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "depth": read_depth,
+    "budget": read_budget,
+    "deadline": quantities.deadline,
+    "max_calls": read_max_calls,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,27 +96,38 @@ class ProfileExperiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExploreTable:
-    """How `--chaos-explore` tries operations and faults.
+    """How tests are explored, where neither flags nor marks say it; None for the usual.
 
     Attributes:
-        depth: how many faults at once; None for the usual.
-        budget: of each test: runs as a number, seconds as a text such as "30s"; or both.
+        depth: how many faults at once.
+        budget: of each test.
+        deadline: seconds after which a run hangs.
+        max_calls: how many operations are no storm.
     """
 
     depth: int | None = None
-    budget: tuple[int | str, ...] = ()
+    budget: Budget | None = None
+    deadline: float | None = None
+    max_calls: MaxCalls | None = None
 
     @classmethod
     def parse(cls, key: str, table: Any) -> ExploreTable:
         """From its table. Raises ConfigurationError."""
-        if not isinstance(table, Mapping) or not table.keys() <= {"depth", "budget"}:
-            raise ConfigurationError(f"{key}={shortened(table)}: give depth, budget or both")
-        budget = table.get("budget", ())
-        texts = budget if isinstance(budget, list) else [budget] if "budget" in table else []
-        return cls(
-            depth=quantities.count("depth", table["depth"]) if "depth" in table else None,
-            budget=tuple(texts),
-        )
+        if not isinstance(table, Mapping) or not table:
+            raise ConfigurationError(
+                f"{key}={shortened(table)}: write a table with {', '.join(_OF_EXPLORE)}, or some "
+                "of them"
+            )
+        for each in table:
+            if each not in _OF_EXPLORE:
+                raise ConfigurationError(
+                    f"{key}: unknown key {each!r}{nearest(each, _OF_EXPLORE)}; known: "
+                    f"{', '.join(_OF_EXPLORE)}"
+                )
+        try:
+            return cls(**{each: _OF_EXPLORE[each](each, value) for each, value in table.items()})
+        except ConfigurationError as error:
+            raise error.within(key) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +147,8 @@ class Profile:
         gate: the least score that passes, 0 to 100; None for no gate.
         interval: seconds between the ticks of a monkey.
         max_active: how many experiments a monkey runs at once; None for any number.
-        explore: how `--chaos-explore` goes.
+        explore: how tests are explored: a table with `depth`, `budget` (runs, a time such as
+            `"30s"`, or a list of both), `deadline` and `max_calls`.
     """
 
     name: str

@@ -143,9 +143,7 @@ class Expectation:
         limit = given.pop("deadline", None)
         if given:
             raise ConfigurationError(f"resilience takes {_KEYWORDS}, not {', '.join(given)}")
-        seconds = 0.0 if limit is None else quantities.seconds("deadline", limit)
-        if limit is not None and not seconds:
-            raise ConfigurationError(f"deadline={shortened(limit)}: give more than nothing")
+        seconds = 0.0 if limit is None else quantities.deadline("deadline", limit)
         return cls(allowed=tuple(allowed), deadline=seconds)
 
 

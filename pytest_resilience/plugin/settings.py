@@ -19,6 +19,7 @@ from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.profile import parse_gate
 from pytest_resilience.chaos.types.catalog import add_type
@@ -192,8 +193,7 @@ def _checked(config: pytest.Config) -> Settings:
         cpu=config.getini("chaos_max_cpu"),
     )
     check = _check(config, services, caps)
-    saying_how = [] if given(config, "chaos-explore") else [profiles]
-    for group in (*saying_how, *([each] for each in monkeys)):
+    for group in ([] if _explores(config, profiles) else profiles, *([each] for each in monkeys)):
         _check_not_empty(group)
     for monkey in monkeys:
         check_experiments(monkey, (each.make() for each in monkey.experiments), check)
@@ -268,6 +268,12 @@ def _check(config: pytest.Config, services: Services, caps: Caps) -> Check:
             caps.approve(bound)
 
     return check
+
+
+def _explores(config: pytest.Config, profiles: list[Profile]) -> bool:
+    """Whether the flag, or a marked test, may explore, so that a profile need only say how."""
+    says = any(each.explore != ExploreTable() for each in profiles)
+    return bool(given(config, "chaos-explore") or (says and not given(config, "chaos-matrix")))
 
 
 def _check_not_empty(profiles: list[Profile]) -> None:

@@ -27,6 +27,7 @@ SHIPPED = Path(pytest_resilience.__file__).parent / "plugin" / "profiles.toml"
 VALUE = {"type": ["string", "number", "boolean", "array"]}
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 SHARE = {"type": ["number", "string"]}
+RUNS_OR_TIME = {"type": ["number", "string"], "exclusiveMinimum": 0}
 
 
 def expected() -> dict[str, Any]:
@@ -70,6 +71,24 @@ def expected() -> dict[str, Any]:
             "probability": SHARE,
             "interval": SHARE,
             "max_active": {"type": "integer", "minimum": 1},
+            "explore": {
+                "type": "object",
+                "properties": {
+                    "depth": {"type": "integer", "minimum": 1, "maximum": 4},
+                    "budget": {
+                        "anyOf": [RUNS_OR_TIME, {"type": "array", "items": RUNS_OR_TIME}],
+                    },
+                    "deadline": SHARE,
+                    "max_calls": {
+                        "anyOf": [
+                            {"type": "integer", "minimum": 1},
+                            {"type": "string", "pattern": "^[0-9]{1,6}x$"},
+                        ]
+                    },
+                },
+                "minProperties": 1,
+                "additionalProperties": False,
+            },
         },
         "minProperties": 1,
         "additionalProperties": False,
@@ -91,6 +110,8 @@ GOOD: list[dict[str, Any]] = [
     {"experiments": [{"chaos_type": "network_failure", "target": ["a:1"], "between": [1, 2]}]},
     {"experiments": [{"name": "x", "chaos_type": "database_failure", "after": "commit"}]},
     {"experiments": [{"chaos_type": "service_failure", "target_services": ["x"]}]},
+    {"explore": {"depth": 1, "budget": [200, "30s"], "deadline": "2s", "max_calls": "4x"}},
+    {"explore": {"budget": "30s", "max_calls": 10}},
     *tomllib.loads(SHIPPED.read_text(encoding="utf-8"))["profiles"].values(),
 ]
 BAD: list[dict[str, Any]] = [
@@ -110,6 +131,14 @@ BAD: list[dict[str, Any]] = [
     {"experiments": [{"chaos_type": "service_failure", "target_services": 3}]},
     {"markers": 3},
     {"description": 3, **SLOW},
+    {"explore": {}},
+    {"explore": 3},
+    {"explore": {"depht": 2}},
+    {"explore": {"depth": 5}},
+    {"explore": {"budget": 0}},
+    {"explore": {"budget": {"runs": 3}}},
+    {"explore": {"max_calls": 0}},
+    {"explore": {"max_calls": "x"}},
 ]
 
 

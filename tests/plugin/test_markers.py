@@ -339,7 +339,7 @@ def test_marked():
         ('resilience(own_chaos="yes")', "own_chaos='yes': give True or False"),
         ("resilience(allowed=[1])", "allowed=[[]1]: give exception types in a list"),
         ("resilience(deadline='soon')", "deadline='soon' is no quantity; *"),
-        ("resilience(deadline=0)", "deadline=0: give more than nothing"),
+        ("resilience(deadline=0)", "deadline=0: give more than nothing*"),
         ("no_chaos(1)", "no_chaos takes nothing; write @pytest.mark.no_chaos"),
         ("no_chaos(reason='slow')", "no_chaos takes nothing; write @pytest.mark.no_chaos"),
     ],

@@ -24,6 +24,7 @@ __all__ = [
     "DelayDistribution",
     "amount",
     "count",
+    "deadline",
     "format_bytes",
     "format_seconds",
     "interval",
@@ -81,6 +82,16 @@ def seconds(name: str, value: Any, *, bare: str = "s") -> float:
     if duration > _LONGEST:
         raise ConfigurationError(
             f"{name}={shortened(value)}: a duration is at most 1000000h; give less"
+        )
+    return duration
+
+
+def deadline(name: str, value: Any) -> float:
+    """A duration after which something is over, which takes some time."""
+    duration = seconds(name, value)
+    if not duration:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give more than nothing, such as '10s'"
         )
     return duration
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -15,8 +13,11 @@ from typing import Final
 
 import pytest
 
+from pytest_resilience.chaos.explore_limits import MaxCalls
+from pytest_resilience.chaos.explore_limits import read_budget
+from pytest_resilience.chaos.explore_limits import read_depth
+from pytest_resilience.chaos.explore_limits import read_max_calls
 from pytest_resilience.chaos.operation import KINDS
-from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
@@ -50,8 +51,6 @@ __all__ = [
 
 _KEY = pytest.StashKey["ExploreSettings"]()
 _DEPTH, _RUNS, USUAL_DEADLINE = 2, 200, 10.0  # where nothing else is said
-_MOST_DEPTH = 4
-_TIMES = re.compile(r"(\d{1,6})x")
 _USUAL_TIMES, _USUAL_LEAST = 4, 20  # calls, of those without faults, and in any case
 _ONLY_EXPLORING: Final = ("chaos-explore-budget", "no-prune")  # the flags that say how
 _EXPLORE_KEYS: Final = (
@@ -68,18 +67,23 @@ class ExploreSettings:
         depth: how many faults at once.
         runs: of each test at most; None for any number.
         seconds: for each test; None for any.
+        deadline, max_calls: of profiles; None for the usual.
         prune: whether schedules are left out of which it is known what would come.
         replay: the schedule that every selected test is run under; None for none.
         file: of schedules that are kept; None for the cache of pytest.
+        saying_how: the names of profiles that say nothing but how to explore, and of no others.
     """
 
     suite: bool = False
     depth: int = _DEPTH
     runs: int | None = _RUNS
     seconds: float | None = None
+    deadline: float | None = None
+    max_calls: MaxCalls | None = None
     prune: bool = True
     replay: Schedule | None = None
     file: Path | None = None
+    saying_how: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: pytest.Config) -> ExploreSettings:
@@ -101,26 +105,30 @@ def ignored_flags(config: pytest.Config) -> list[str]:
     settings = ExploreSettings.of(config)
     if settings.suite:
         return []
+    what = [option_name(config, flag) for flag in _ONLY_EXPLORING if times_typed(config, flag)]
+    if settings.saying_how and times_typed(config, "chaos-profile"):
+        what.append(f"profile {' and '.join(map(repr, settings.saying_how))}, with no experiments,")
     return [
-        f"{option_name(config, flag)} needs {option_name(config, 'chaos-explore')}, or a test that "
-        "is marked chaos_explore: without them nothing is explored"
-        for flag in _ONLY_EXPLORING
-        if times_typed(config, flag)
+        f"{each} needs {option_name(config, 'chaos-explore')}, or a test that is marked "
+        "chaos_explore: without them nothing is explored"
+        for each in what
     ]
 
 
 def read_settings(config: pytest.Config, profiles: Iterable[Profile]) -> ExploreSettings:
     """Read what flags and profiles say. Raises ConfigurationError."""
-    found = ExploreSettings()
+    found, profiles = ExploreSettings(), list(profiles)
     for profile in profiles:
         found = _with_table(found, profile.explore)
+    if profiles and not any(profile.experiments for profile in profiles):
+        found = replace(found, saying_how=tuple(each.name for each in profiles))
     for text in given(config, "chaos-explore"):
         found = replace(found, suite=True)
         if text:
-            found = replace(found, depth=_depth(option_name(config, "chaos-explore"), text))
+            found = replace(found, depth=read_depth(option_name(config, "chaos-explore"), text))
     budgets = given(config, "chaos-explore-budget")
     if budgets:
-        found = _with_budget(found, option_name(config, "chaos-explore-budget"), budgets)
+        found = _with_budgets(found, option_name(config, "chaos-explore-budget"), budgets)
     for text in given(config, "chaos-replay"):
         option = option_name(config, "chaos-replay")
         found = replace(found, replay=_schedule(option, text))
@@ -130,6 +138,10 @@ def read_settings(config: pytest.Config, profiles: Iterable[Profile]) -> Explore
             f"{option_name(config, 'chaos-explore')} tries many; give one of them"
         )
     for text in given(config, "chaos-schedules"):
+        if not text:
+            raise ConfigurationError(
+                f"{option_name(config, 'chaos-schedules')}=: give a file, such as schedules.txt"
+            )
         found = replace(found, file=Path(text))
     found = replace(found, prune=not given(config, "no-prune"))
     config.stash[_KEY] = found
@@ -137,43 +149,24 @@ def read_settings(config: pytest.Config, profiles: Iterable[Profile]) -> Explore
 
 
 def _with_table(settings: ExploreSettings, table: ExploreTable) -> ExploreSettings:
-    if table.depth is not None:
-        settings = replace(settings, depth=_depth("depth", table.depth))
-    if table.budget:
-        settings = _with_budget(settings, "budget", table.budget)
-    return settings
+    said = {
+        key: getattr(table, key)
+        for key in ("depth", "deadline", "max_calls")
+        if getattr(table, key) is not None
+    }
+    if table.budget is not None:
+        said |= table.budget._asdict()
+    return replace(settings, **said)
 
 
-def _with_budget(settings: ExploreSettings, name: str, texts: Iterable[Any]) -> ExploreSettings:
-    """Runs, seconds, or both; where only seconds are given, they are the only limit."""
-    runs, seconds = None, None
-    for text in map(str, texts):
-        if text.isascii() and text.isdigit():
-            runs = _count(name, text, "a budget of nothing explores nothing")
-        else:
-            seconds = 0.0 if text.isdigit() else quantities.seconds(name, text)
-            if not seconds:
-                raise ConfigurationError(
-                    f"{name}={shortened(text)}: a budget of nothing explores nothing; give runs "
-                    "such as 200, or seconds such as 30s"
-                )
+def _with_budgets(settings: ExploreSettings, name: str, texts: Iterable[str]) -> ExploreSettings:
+    """With runs, seconds, or both: the last of each."""
+    read = [read_budget(name, text) for text in texts]
+    runs, seconds = (
+        next((each for each in reversed(values) if each is not None), None)
+        for values in zip(*read, strict=True)
+    )
     return replace(settings, runs=runs, seconds=seconds)
-
-
-def _count(name: str, value: Any, why: str) -> int:
-    if str(value).strip("0") == "":
-        raise ConfigurationError(f"{name}={shortened(value)}: {why}; give 1 or more")
-    return quantities.count(name, value)
-
-
-def _depth(name: str, value: Any) -> int:
-    depth = _count(name, value, "without a fault there is nothing to explore")
-    if depth > _MOST_DEPTH:
-        raise ConfigurationError(
-            f"{name}={shortened(value)}: {_MOST_DEPTH} faults at once at most; what fails with "
-            "more mostly fails with two"
-        )
-    return depth
 
 
 def _schedule(option: str, text: str) -> Schedule:
@@ -241,7 +234,7 @@ def plan_of(item: pytest.Item, settings: ExploreSettings) -> Plan:
     """How a test is explored. Raises ConfigurationError for a mark that makes no sense."""
     mark = item.get_closest_marker("chaos_explore")
     plan = Plan(
-        oracle=_oracle_of(item),
+        oracle=_oracle_of(item, settings),
         depth=settings.depth,
         runs=settings.runs,
         seconds=settings.seconds,
@@ -249,16 +242,16 @@ def plan_of(item: pytest.Item, settings: ExploreSettings) -> Plan:
     return plan if mark is None else _marked(plan, mark)
 
 
-def _oracle_of(item: pytest.Item) -> Oracle:
+def _oracle_of(item: pytest.Item, settings: ExploreSettings) -> Oracle:
     marks = list(item.iter_markers("resilience"))
     expected = Expectation.of(item)
     says = any("allowed" in mark.kwargs for mark in marks)
-    has_deadline = any("deadline" in mark.kwargs for mark in marks)
-    return Oracle(
-        allowed=expected.allowed if says else None,
-        deadline=expected.deadline if has_deadline else USUAL_DEADLINE,
-        patience=expected.deadline,
-    )
+    oracle = Oracle(allowed=expected.allowed if says else None, patience=expected.deadline)
+    if any("deadline" in mark.kwargs for mark in marks):
+        oracle = replace(oracle, deadline=expected.deadline)
+    elif settings.deadline is not None:
+        oracle = replace(oracle, deadline=settings.deadline, patience=settings.deadline)
+    return oracle if settings.max_calls is None else _with_most(oracle, settings.max_calls)
 
 
 def _marked(plan: Plan, mark: pytest.Mark) -> Plan:
@@ -271,14 +264,12 @@ def _marked(plan: Plan, mark: pytest.Mark) -> Plan:
         )
     plan = replace(plan, oracle=_with_marked(plan.oracle, values), marked=True)
     if "depth" in values:
-        plan = replace(plan, depth=_depth("depth", values["depth"]))
+        plan = replace(plan, depth=read_depth("depth", values["depth"]))
     if "faults" in values:
         plan = replace(plan, faults=_faults(values["faults"]))
     if "budget" in values:
-        budget = values["budget"]
-        texts = budget if isinstance(budget, (list, tuple)) else [budget]
-        read = _with_budget(ExploreSettings(), "budget", texts)
-        plan = replace(plan, runs=read.runs, seconds=read.seconds)
+        runs, seconds = read_budget("budget", values["budget"])
+        plan = replace(plan, runs=runs, seconds=seconds)
     return plan
 
 
@@ -296,20 +287,12 @@ def _with_marked(oracle: Oracle, values: dict[str, Any]) -> Oracle:
         is_switch = probe is None or isinstance(probe, bool)
         oracle = replace(oracle, probe=probe if is_switch else _functions("probe", probe)[0])
     if "max_calls" in values:
-        oracle = _with_most(oracle, values["max_calls"])
+        oracle = _with_most(oracle, read_max_calls("max_calls", values["max_calls"]))
     return oracle
 
 
-def _with_most(oracle: Oracle, value: Any) -> Oracle:
-    times = _TIMES.fullmatch(value) if isinstance(value, str) else None
-    if times is not None and int(times[1]):
-        return replace(oracle, times=int(times[1]), least=0, tries=0)
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return replace(oracle, times=None, least=value, tries=0)
-    raise ConfigurationError(
-        f"max_calls={shortened(value)}: give a number of operations of one kind on one target, or "
-        "'4x' for four times those that the test does without faults"
-    )
+def _with_most(oracle: Oracle, most: MaxCalls) -> Oracle:
+    return replace(oracle, times=most.times, least=most.number, tries=0)
 
 
 def _functions(name: str, value: Any) -> tuple[Callable[..., object], ...]:

@@ -17,6 +17,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.parsing.quantities import count
+from pytest_resilience.chaos.parsing.quantities import deadline
 from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.parsing.quantities import interval
@@ -133,6 +134,12 @@ def test_a_duration_that_nothing_can_wait_for(value: Any) -> None:
 def test_no_count(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="give a whole number of at least 1"):
         count("nth", value)
+
+
+@pytest.mark.parametrize("value", [0, "0s", "0ms"])
+def test_no_deadline(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="give more than nothing, such as '10s'"):
+        deadline("deadline", value)
 
 
 def test_counts() -> None:

@@ -1058,6 +1058,8 @@ def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
         (["--chaos-schedules=none.txt"], "*none.txt cannot be read*"),
         (["--chaos-explore", "--chaos-replay=connect(a:1)#1=refuse"], "*give one of them*"),
         (["--chaos-explore", "--chaos-matrix"], "*give one of them*"),
+        (["--chaos-explore", "--chaos-explore-budget=lots"], "*='lots' is no budget; give runs *"),
+        (["--chaos-schedules="], "*--chaos-schedules=: give a file, such as *"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_a_test_runs(
@@ -1109,6 +1111,7 @@ def test_flags_that_say_how_to_explore_are_taken_where_a_test_does_or_addopts_ha
         ("chaos_explore(max_calls='x')", "*or *'4x' for four times those*"),
         ("chaos_explore(invariant=3)", "*give a function*"),
         ("chaos_explore(budget=0)", "*a budget of nothing*"),
+        ("chaos_explore(budget=[])", "*budget=[[]]: give runs such as 200, seconds *"),
         ("chaos_replay()", "*takes schedules as texts*"),
         ("chaos_replay('connect(')", "*column 9: the end is not a target*"),
     ],
@@ -1128,6 +1131,76 @@ def test_a_profile_can_say_how(shop: pytest.Pytester) -> None:
     """)
     result = run(shop, "--chaos-explore", "--chaos-profile=quick", "-k", "insists")
     result.stdout.fnmatch_lines(["*2 operations, 3 runs*"])
+
+
+def test_a_profile_can_say_how_marked_tests_are_explored(
+    marked_and_unmarked: pytest.Pytester,
+) -> None:
+    marked_and_unmarked.makepyprojecttoml("""
+        [tool.pytest_resilience.profiles.quick.explore]
+        budget = 1
+    """)
+    result = run(marked_and_unmarked, "--chaos-profile=quick")
+    result.stdout.fnmatch_lines(["test_marked.py::test_it: * operation*, 1 run*"])
+    refused = run(marked_and_unmarked, "--chaos-profile=quick", "test_unmarked.py")
+    refused.stderr.fnmatch_lines(["*profile 'quick', with no experiments, needs --chaos-explore*"])
+    usual = run(
+        marked_and_unmarked, "-o", "addopts=--chaos-profile=quick", "test_unmarked.py"
+    )  # as for flags that say how
+    usual.assert_outcomes(passed=1)
+    for flag in ("--chaos-matrix", "--chaos-monkey=quick"):
+        refused = run(marked_and_unmarked, "--chaos-profile=quick", flag)
+        refused.stderr.fnmatch_lines(["*profile 'quick' has no experiments*"])
+
+
+@pytest.mark.parametrize(
+    ("said", "mark", "verdict"),
+    [
+        ("deadline = '300ms'", "", "hang"),
+        ("deadline = '300ms'", "deadline='60s'", "survived"),
+        ("max_calls = 2", "", "storm"),
+        ("max_calls = '1x'", "", "storm"),
+        ("max_calls = 2", "max_calls=20", "survived"),
+    ],
+)
+def test_a_profile_says_when_tests_hang_or_make_a_storm(
+    pytester: pytest.Pytester, said: str, mark: str, verdict: str
+) -> None:
+    pytester.makepyprojecttoml(f"[tool.pytest_resilience.profiles.strict.explore]\n{said}\n")
+    pytester.makepyfile(f"""
+        import threading
+        import pytest
+        @pytest.mark.chaos_explore(faults=["permission_denied"], depth=1, {mark})
+        def test_it(tmp_path):
+            for number in range(4):
+                try:
+                    (tmp_path / "a").touch()
+                    break
+                except PermissionError:
+                    threading.Event().wait(0.2)
+    """)
+    found = cells(pytester, "--chaos-profile=strict", "--chaos-explore")
+    worst = max((CellVerdict(each["verdict"]) for each in found), key=lambda each: each.severity)
+    assert worst == CellVerdict(verdict)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("budget = 0", "explore: budget=0: a budget of nothing explores nothing*"),
+        ("budget = []", "explore: budget=[[]]: give runs such as 200*"),
+        ("depth = 9", "explore: depth=9: 4 faults at once at most*"),
+        ("depht = 1", "explore: unknown key 'depht' (did you mean 'depth'?)*"),
+        ("deadline = 0", "explore: deadline=0: give more than nothing*"),
+    ],
+)
+def test_a_profile_that_says_it_in_a_wrong_way_is_named(
+    pytester: pytest.Pytester, said: str, told: str
+) -> None:
+    pytester.makepyprojecttoml(f"[tool.pytest_resilience.profiles.quick.explore]\n{said}\n")
+    result = run(pytester, "--chaos-explore", "--chaos-profile=quick")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*pyproject.toml: profile 'quick': {told}"])
 
 
 def test_the_gate_and_the_baseline_know_the_cells(shop: pytest.Pytester) -> None:
