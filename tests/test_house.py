@@ -33,6 +33,7 @@ GROUND = frozenset(
         "proc",
         "seeds",
         "stacks",
+        "weak_tables",
     }
 )
 BELOW = {

@@ -18,6 +18,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.weak_tables import living
 
 
 if sys.platform != "win32":
@@ -41,7 +42,7 @@ class _Owner(Protocol):
         """Those that are its own."""
 
 
-_owners: weakref.WeakSet[_Owner] = weakref.WeakSet()
+_owners: weakref.WeakKeyDictionary[_Owner, None] = weakref.WeakKeyDictionary()
 
 
 def keep_private(owner: _Owner) -> None:
@@ -49,12 +50,12 @@ def keep_private(owner: _Owner) -> None:
 
     For the traffic of the package itself, such as that of its proxies.
     """
-    _owners.add(owner)
+    _owners[owner] = None
 
 
 def private_descriptors() -> frozenset[int]:
     """Those of all such owners."""
-    return frozenset(each for owner in list(_owners) for each in owner.descriptors())
+    return frozenset(each for owner in living(_owners) for each in owner.descriptors())
 
 
 def below(function: Any) -> Any:

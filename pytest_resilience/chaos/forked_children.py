@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.weak_tables import living
 
 
 __all__ = ["PAUSED", "STOPPED", "Forked", "Page", "Pages", "watch_forks"]
@@ -150,7 +151,7 @@ class Forked(Protocol):
         """This is the child."""
 
 
-_watched: weakref.WeakSet[Forked] = weakref.WeakSet()
+_watched: weakref.WeakKeyDictionary[Forked, None] = weakref.WeakKeyDictionary()
 _lock = fork_safe(sys.modules[__name__], "_lock", threading.Lock)
 _registered = False
 
@@ -159,19 +160,19 @@ def watch_forks(watched: Forked) -> None:
     """Tell `watched` of every fork from now on, as long as it lives."""
     global _registered  # noqa: PLW0603  # what is registered with the system stays
     with _lock:
-        _watched.add(watched)
+        _watched[watched] = None
         if not _registered and hasattr(os, "register_at_fork"):
             os.register_at_fork(before=_before, after_in_child=_after)
             _registered = True
 
 
 def _before() -> None:
-    for each in list(_watched):
+    for each in living(_watched):
         with contextlib.suppress(Exception):  # no memory: a fork never fails because of us
             each.before_fork()
 
 
 def _after() -> None:
-    for each in list(_watched):
+    for each in living(_watched):
         with contextlib.suppress(Exception):
             each.after_fork()

@@ -50,6 +50,7 @@ from pytest_resilience.virtual_time.time_functions import install_time_functions
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import Wake
 from pytest_resilience.virtual_time.waiting import nanoseconds
+from pytest_resilience.weak_tables import entries
 
 
 __all__ = ["VirtualClock", "start_of"]
@@ -220,7 +221,7 @@ class VirtualClock:
 
     def _end_threads(self) -> list[str]:
         """Wait for all other threads of the test; those that stay, each with where it is."""
-        for shadow in [*self._shadows.values()]:
+        for _, shadow in entries(self._shadows):
             shadow.shutdown(wait=False)
         others = self._others()
         if others:

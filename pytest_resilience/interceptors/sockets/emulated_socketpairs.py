@@ -40,6 +40,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
+from pytest_resilience.weak_tables import entries
 
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class EmulatedSocketPairs(Generic[_C]):
         if ends is None:
             return None
         me = threading.get_ident()
-        for connection, thread in list(self._connected.copy().items()):
+        for connection, thread in entries(self._connected):
             if thread == me and _ends(connection) == ends[::-1]:
                 self._accepted[connection] = me, id(listener)
                 self._note(ends, is_pair=not connection.client)
@@ -170,8 +171,7 @@ class EmulatedSocketPairs(Generic[_C]):
         if _listens(listener):  # and may have accepted before anybody looked
             self._find()
         me = threading.get_ident(), id(listener)
-        accepted = list(self._accepted.copy().items())
-        pairs = [each for each, by in accepted if by == me and not _is_used(each)]
+        pairs = [each for each, by in entries(self._accepted) if by == me and not _is_used(each)]
         for ends in filter(None, map(_ends, pairs)):
             self._note(ends, is_pair=True)
         return pairs

@@ -46,6 +46,8 @@ from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
+from pytest_resilience.weak_tables import entries
+from pytest_resilience.weak_tables import living
 
 
 __all__ = ["Http2Streams"]
@@ -89,7 +91,7 @@ class Http2Streams:
     def remove(self) -> None:
         self._import_hook.remove()
         now = self._engine.clock.monotonic()
-        for h2, shared in [*self._shared.items()]:
+        for h2, shared in entries(self._shared):
             if shared.rest(now) < math.inf:  # what waits is told next
                 vars(h2)["receive_data"] = functools.partial(self._receive_once, h2)
 
@@ -300,7 +302,7 @@ class Http2Streams:
 
     def _connections_of(self, sock: socket.socket) -> list[TcpConnection]:
         """That of `sock`, if it has sent a request."""
-        return [each for each in [*self.connections.keys()] if each.owner() is sock]
+        return [each for each in living(self.connections) if each.owner() is sock]
 
     def _time(self, shared: SharedConnection) -> None:
         """Have a loop of asyncio tell when it is time."""

@@ -38,6 +38,7 @@ from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import may_seal
 from pytest_resilience.patching import Patches
+from pytest_resilience.weak_tables import entries
 
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class SslObjects:
 
     def remove(self) -> None:
         self._installed = False
-        for made, connection in [*self._connections.items()]:
+        for made, connection in entries(self._connections):
             if self._http2.awaited(connection) is not None:
                 self._left[made] = connection
         self._strangers.forget()

@@ -34,6 +34,7 @@ from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import outcome_of
 from pytest_resilience.patterns.event_loops import wait_for
+from pytest_resilience.weak_tables import living
 
 
 __all__ = ["ThreadPoolBulkhead"]
@@ -43,7 +44,7 @@ _R = TypeVar("_R")
 
 _PLAIN = CallKind.PLAIN
 
-_open: weakref.WeakSet[ThreadPoolBulkhead] = weakref.WeakSet()
+_open: weakref.WeakKeyDictionary[ThreadPoolBulkhead, None] = weakref.WeakKeyDictionary()
 
 
 class _Workers:
@@ -176,7 +177,7 @@ class ThreadPoolBulkhead(Bulkhead):
         self._timed_out = 0
         self._closed = False
         self._capacity = self._limit + self.config.queue_size
-        _open.add(self)
+        _open[self] = None
 
     def __del__(self) -> None:
         workers = getattr(self, "_workers", None)  # none where `__init__` has failed
@@ -327,7 +328,7 @@ class ThreadPoolBulkhead(Bulkhead):
             workers.stop()
 
     def _shut_down(self, *, wait: bool, cancel: bool) -> None:
-        _open.discard(self)
+        _open.pop(self, None)
         with self._lock:
             workers, closed = self._workers, self._closed
             self._closed = True
@@ -372,5 +373,5 @@ def _work(workers: _Workers) -> None:
 @atexit.register
 def _finish() -> None:
     """Wait for what runs, as for threads that are no daemons."""
-    for pool in list(_open):
+    for pool in living(_open):
         pool._shut_down(wait=True, cancel=False)  # noqa: SLF001
