@@ -63,6 +63,12 @@ class DelayingProtocol(asyncio.Protocol):
         return bool(self._held)
 
     @property
+    def is_due(self) -> bool:
+        """Whether something has come that is held back no more, as its experiments have ended."""
+        first = self._held[0] if self._held else None
+        return first is not None and bool(first.steps) and not first.stream.left()
+
+    @property
     def is_closing(self) -> bool:
         """Whether nobody waits for a response any more: what still comes, as of TLS, is none."""
         state = getattr(self.protocol, "_state", None)

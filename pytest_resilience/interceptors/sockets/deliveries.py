@@ -255,8 +255,7 @@ class ReceivedBefore:
         self.datagrams.note(users, begun, others)
         for descriptor in users:
             connection = or_none(self._connections.at, descriptor)
-            stream = None if connection is None else connection.inbound.stream
-            if connection is None or not (stream is None or stream.is_unchanged):
+            if connection is None or not _is_delivered(connection.inbound.stream):
                 continue
             operation = connection.operation(RECEIVE)
             if any(each.matches_target(operation) for each in others):
@@ -313,3 +312,13 @@ class ReceivedBefore:
             sock.settimeout(timeout)
         self.left.pop(connection, None)
         return NOTHING
+
+
+def _is_delivered(stream: ResponseStream | None) -> bool:
+    """Whether what has come of a response is delivered as it is, though maybe not at once.
+
+    For the experiments that have held it back may have ended just now.
+    """
+    if stream is None or stream.is_unchanged:
+        return True
+    return stream.content is None and not stream.effect.left()

@@ -216,11 +216,11 @@ class Outages:
         if not aimed:
             return
         again = again or connection in self._received_before.left
-        unread = self._received_before.left.get(connection)
+        unread = self._has_come(sock, connection)
         struck = [] if unread else waiting_for(transport.get_protocol(), aimed)
         if struck:
             self._receiver.asyncio.strike(sock, connection, struck)
-        elif again:
+        elif again or unread:
             strike = functools.partial(self._strike_task, again=True)
             loop.call_later(_SOON, strike, loop, transport, begun)
 
@@ -246,10 +246,17 @@ class Outages:
             if connection.turn.asked or connection.is_sending:
                 continue
             aimed = _aimed(connection.inbound.threads.unasked(standing), connection)
-            if aimed and is_awaited(transport.get_protocol()):
+            if not aimed or self._has_come(sock, connection):
+                continue
+            if is_awaited(transport.get_protocol()):
                 found = True
                 self._receiver.asyncio.strike(sock, connection, aimed)
         return found
+
+    def _has_come(self, sock: Any, connection: TcpConnection) -> bool:
+        """Whether something had come before the outages, and is about to be delivered."""
+        unread = self._received_before.left.get(connection)
+        return bool(unread) or self._receiver.asyncio.delivers(sock)
 
     def _strike_late(
         self, begun: Sequence[ActiveExperiment], known: frozenset[int]
@@ -286,10 +293,12 @@ class Outages:
                 if wait.descriptor in known | private_descriptors():
                     continue
                 connection = or_none(self._connections.at, wait.descriptor)
+                if connection is None or self._received_before.left.get(connection):
+                    continue
                 aimed = _aimed(begun, connection)
                 # Its number may be another's by now. A thread that waits still keeps it.
                 is_kept = wait.thread is None or waiting_clients.waits_still(wait)
-                if connection is not None and aimed and is_kept:
+                if aimed and is_kept:
                     with contextlib.suppress(OSError):  # closed meanwhile
                         replaced |= self._strike(wait, connection, aimed, stack)
             if replaced:
@@ -369,8 +378,9 @@ def _late_response(connection: TcpConnection) -> ResponseStream | None:
     """The response that has come, or may have, and is not due yet; None if there is none."""
     awaited = connection.client and connection.turn.receiving
     stream = connection.inbound.stream if awaited else None
-    is_late = stream is not None and not stream.begun and 0 < stream.effect.delay < math.inf
-    return stream if is_late else None
+    if stream is None or stream.begun or not stream.left():
+        return None
+    return stream if 0 < stream.effect.delay < math.inf else None
 
 
 def _aimed(

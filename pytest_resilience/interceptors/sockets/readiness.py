@@ -159,8 +159,14 @@ class Readiness:
                 self._changed.notify()
 
     def refresh(self) -> None:
-        """The active experiments have changed."""
+        """The active experiments have changed: what ends with one of them does so at once.
+
+        Before the next begins, for which all that has come by then can be received.
+        """
         with self._changed:
+            now = self._clock.monotonic()
+            for held in self.held.values():
+                held.is_over(now)
             self._changed.notify()
 
     def remove(self) -> None:

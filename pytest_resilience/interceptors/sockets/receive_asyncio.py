@@ -98,6 +98,14 @@ class AsyncioReceiver:
         if pause is not None and is_paused:
             pause.end()
 
+    def delivers(self, sock: socket.socket) -> bool:
+        """Whether what was held back by experiments that have ended is about to be delivered.
+
+        What begins after their end holds it back no longer, or a series of them would for ever.
+        """
+        protocol = self._loops.delaying_protocol(sock)
+        return protocol is not None and protocol.is_due
+
     def strike(
         self, sock: socket.socket, connection: TcpConnection, begun: Sequence[ActiveExperiment]
     ) -> None:

@@ -591,6 +591,37 @@ def test_what_is_late_comes_after_a_partition(
         assert meet() == "b'tea'"
 
 
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("network_failure", {"mode": "partition", "stream": "downstream"}),
+        ("network_latency", {"delay": 2 * PATIENCE}),
+    ],
+    ids=["a partition", "a delay"],
+)
+@pytest.mark.parametrize("wait", [in_recv, in_sock_recv, in_a_stream, in_trio])
+def test_one_that_begins_as_another_ends_lets_through_what_that_has_held_back(
+    wait: Callable[[socket.socket], object], kind: str, first: dict[str, Any], inject: Inject
+) -> None:
+    """Each of a series of partitions does, or nobody would receive anything before the last."""
+
+    def ask(sock: socket.socket) -> object:
+        sock.sendall(b"tea")
+        return wait(sock)
+
+    with (
+        inject("network_latency", delay=1, target="elsewhere.example"),  # what is known is kept
+        serve(echo) as port,
+        inject(kind, nth=2, **first) as one,
+        waiting(ask, port) as meet,
+    ):
+        assert eventually(lambda: one.hits == 1)
+        until_all_wait()
+        one.stop()
+        with inject("network_failure", mode="partition", rate=1):
+            assert meet() == "b'tea'"
+
+
 @pytest.mark.parametrize("wait", [in_recv, in_select, in_a_stream])
 def test_who_waits_elsewhere_is_not(
     wait: Callable[[socket.socket], object], inject: Inject
@@ -671,10 +702,9 @@ def test_who_has_got_the_number_of_what_a_thread_waited_for_is_not(
 
     def polls_and_closes() -> None:
         select.select([sock, hears], [], [])
-        number = sock.fileno()
-        sock.close()
-        others.append(socket.create_connection((HOST, port)))
-        assert others[0].fileno() == number
+        with socket.create_connection((HOST, port)) as other:
+            os.dup2(other.fileno(), sock.fileno())  # which closes what it was
+        others.append(socket.socket(fileno=sock.detach()))
 
     def waits(*args: Any, **options: Any) -> list[Wait]:
         found = list(real(*args, **options))
