@@ -34,7 +34,7 @@ from pytest_resilience.chaos.types.network import NETWORK_FAILURE
 from pytest_resilience.exploration.schedule import kind_name
 from pytest_resilience.plugin import newhooks
 from pytest_resilience.report.cell import CellVerdict
-from pytest_resilience.virtual_time.refusals import check_surroundings
+from pytest_resilience.virtual_time.clock import check_surroundings
 
 
 ROOT = Path(__file__).parents[1]

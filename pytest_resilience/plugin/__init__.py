@@ -180,9 +180,9 @@ def pytest_load_initial_conftests(
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Give a worker of pytest-xdist the seed of the run, and add up what it reports."""
+    from pytest_resilience.plugin.pytest_internals import hand_seed
     from pytest_resilience.plugin.settings import settings_of
     from pytest_resilience.plugin.terminal import ChaosSummary
-    from pytest_resilience.plugin.xdist_workers import hand_seed
 
     settings = settings_of(node.config)
     hand_seed(node, settings.seed)

@@ -24,11 +24,11 @@ from pytest_resilience.plugin.pytest_internals import first_of_function_scope
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.seeds import Stream
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.clock import check_installed
 from pytest_resilience.virtual_time.clock import start_of
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.members import Order
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.refusals import check_installed
 
 
 __all__ = ["ORDER", "clock_of_a_test", "prepare"]
