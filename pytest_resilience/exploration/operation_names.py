@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections import defaultdict
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Final
 from typing import NamedTuple
@@ -37,6 +38,7 @@ __all__ = [
     "TargetNames",
     "may_be_random",
     "patterns_in",
+    "renamed",
     "varying",
 ]
 
@@ -84,11 +86,15 @@ class TargetNames:
             name = self._known[target] = self._of_target(target)
         if not self._patterns:
             return name
-        for pattern, expression in self._patterns.get(kind, ()):
-            if _may_vary(target) and expression.fullmatch(name):
-                self._varying[name] = pattern
-                return pattern
-        return self._varying.get(name, name)
+        pattern = self.pattern_of(kind, name) if _may_vary(target) else ""
+        if pattern:
+            self._varying[name] = pattern
+        return pattern or self._varying.get(name, name)
+
+    def pattern_of(self, kind: str, name: str) -> str:
+        """The pattern that fits a name; "" for none."""
+        known = self._patterns.get(kind, ())
+        return next((pattern for pattern, each in known if each.fullmatch(name)), "")
 
     def _of_target(self, target: str) -> str:
         if target.startswith("/"):
@@ -348,6 +354,16 @@ class Numbering:
             self._asking.setdefault(connection, function)
         self._spoken.add(connection)
         return function
+
+
+def renamed(run: Iterable[Seen], patterns: Iterable[Site]) -> Iterator[Seen]:
+    """What a run did before patterns were known, by the names that it would have had with them."""
+    names, numbers = TargetNames(patterns=patterns), Counter[Site]()
+    for each in run:
+        kind, target, function = each.point.site
+        site = Site(kind, names.pattern_of(kind, target) or target, function)
+        numbers[site] += 1
+        yield each._replace(point=Point(site, numbers[site]))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.operation_names import TargetNames
 from pytest_resilience.exploration.operation_names import patterns_in
+from pytest_resilience.exploration.operation_names import renamed
 from pytest_resilience.exploration.operation_names import varying
+from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import parse_schedule
 
@@ -104,6 +107,17 @@ def test_a_pattern_is_the_name_of_both(pairs: list[tuple[str, str]]) -> None:
     found = {names.of(WRITE, f"/base/test0/{each[9:]}") for each in (one, other)}
     assert found == ({each.target for each in patterns} or {one})
     assert names.of(READ, "/base/test0/a") == "tmp_path/a"
+
+
+def test_a_run_is_named_again_by_patterns_that_were_found_after_it() -> None:
+    sites = [*files("tmp_path/a-1.txt"), *files("tmp_path/b"), *files("tmp_path/a-2.txt")]
+    run = [Seen(Point(site, 1), 1, "", (), 0.0) for site in sites]
+    found = renamed(run, [Site(WRITE, "tmp_path/a-*.txt")])
+    assert [(each.point.site.target, each.point.number) for each in found] == [
+        ("tmp_path/a-*.txt", 1),
+        ("tmp_path/b", 1),
+        ("tmp_path/a-*.txt", 2),
+    ]
 
 
 def test_a_replay_knows_the_patterns_that_its_text_has() -> None:

@@ -21,6 +21,7 @@ from pytest_resilience.exploration.operation_log import opened_before
 from pytest_resilience.exploration.operation_log import shared
 from pytest_resilience.exploration.operation_names import Seen
 from pytest_resilience.exploration.operation_names import may_be_random
+from pytest_resilience.exploration.operation_names import renamed
 from pytest_resilience.exploration.operation_names import varying
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
@@ -112,7 +113,8 @@ class Explorer:
         faultless, reason = self._repeats(first, again)
         if reason:
             return self._without(first.reports, CellVerdict.UNEXPLORABLE, reason)
-        once = only_in(first.outcome.seen, faultless.outcome.seen)
+        alone = renamed(first.outcome.seen, self._runs.patterns)
+        once = only_in(alone, faultless.outcome.seen)
         reason = self._unfit(faultless, once)
         if reason:
             return self._without(first.reports, CellVerdict.NOT_APPLICABLE, reason)

@@ -278,6 +278,7 @@ def test_files_with_random_names_are_told_by_what_is_done_with_them(shop: pytest
     shop.makepyfile(test_names=RANDOM_NAMES)
     result = run(shop, "--chaos-explore", "test_names.py")
     result.stdout.fnmatch_lines(["  failed: AttributeError: *in *shop.py in shout*"])
+    result.stdout.no_fnmatch_line("*only the first run*")  # which had other names
     lines = [found for line in result.outlines if (found := LINE.search(line.strip()))]
     replays = {line[2].replace("'", "") for line in lines}
     (replay,) = (each for each in replays if "open(tmp_path/*/*.txt)@shop.load#1=" in each)
@@ -434,6 +435,10 @@ def test_each_call_may_try_again_before_all_of_them_are_a_storm(
     [
         ("", "*: not applicable: there is nothing to explore: only the first run did something *"),
         ("note.read_text()", "*no fault was tried where only the first run did something (*"),
+        (
+            "(note.parent / f'{uuid.uuid4().hex}.tmp').touch()",
+            "*where only the first run did something (*(tmp_path/a)*#1, *(tmp_path/a)*#1), for *",
+        ),
     ],
 )
 def test_what_the_first_run_alone_does_is_told_and_what_would_be_needed(
@@ -441,6 +446,7 @@ def test_what_the_first_run_alone_does_is_told_and_what_would_be_needed(
 ) -> None:
     """As one that fills a cache, or opens a connection, which the later ones have."""
     pytester.makepyfile(f"""
+        import uuid
         import pytest
         @pytest.fixture(scope="module")
         def note(tmp_path_factory):
