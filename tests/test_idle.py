@@ -18,6 +18,7 @@ FLAGS = {
     "pytest_resilience.plugin.options",
     "pytest_resilience.plugin.pytest_internals",
     "pytest_resilience.plugin.starting",
+    "pytest_resilience.plugin.xdist_workers",
 }
 
 CONFTEST = """

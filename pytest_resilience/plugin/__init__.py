@@ -123,9 +123,13 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the markers; begin the session if a flag asks for chaos."""
+    """Describe the markers; begin the session if a flag asks for chaos, or hand on its seed."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    if getattr(config.option, "dist", "no") != "no":  # the controller of pytest-xdist
+        from pytest_resilience.plugin import terminal
+
+        config.pluginmanager.register(terminal, "resilience-terminal")
     starting = config.pluginmanager.get_plugin(_STARTING)
     if starting is not None:
         starting.begin_if_asked(config)
@@ -175,18 +179,6 @@ def pytest_load_initial_conftests(
         from pytest_resilience.plugin.virtual_time import see_locks
 
         see_locks(early_config)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Give a worker of pytest-xdist the seed of the run, and add up what it reports."""
-    from pytest_resilience.plugin.pytest_internals import hand_seed
-    from pytest_resilience.plugin.settings import settings_of
-    from pytest_resilience.plugin.terminal import ChaosSummary
-
-    settings = settings_of(node.config)
-    hand_seed(node, settings.seed)
-    ChaosSummary.register(node.config, settings)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

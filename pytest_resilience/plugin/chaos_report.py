@@ -20,11 +20,11 @@ from pytest_resilience.plugin.matrix.gate import MATRIX_FAILED
 from pytest_resilience.plugin.matrix.gate import EarlyEnd
 from pytest_resilience.plugin.matrix.gate import begun
 from pytest_resilience.plugin.options import as_argument
-from pytest_resilience.plugin.pytest_internals import is_worker
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.terminal import RECORD
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import TimelineEntry

@@ -1,4 +1,4 @@
-"""Everything that this plugin uses of pytest without its being public, and of pytest-xdist."""
+"""Everything that this plugin uses of pytest without its being public."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ __all__ = [
     "first_of_function_scope",
     "fixture_files",
     "fixtures_of",
-    "hand_seed",
-    "handed_seed",
     "has_markers",
     "has_set_up_functions",
-    "is_worker",
     "run_once",
     "taken_options",
     "tear_down",
@@ -34,7 +31,6 @@ __all__ = [
 ]
 
 _LOGREPORT = "pytest_runtest_logreport"
-_SEED = "resilience_seed"  # in what the controller of xdist hands to a worker
 
 _PROGRESS = "resilience-progress"
 _LEAST_ROOM = 15  # columns in which it says something
@@ -280,19 +276,3 @@ def _compiled(expression: str) -> Any:
     except (SyntaxError, getattr(marks, "ParseError", SyntaxError)) as error:  # of pytest 9, 8
         what = getattr(error, "msg", error)
         raise ConfigurationError(f"markers={expression!r}: {what}") from None
-
-
-def is_worker(config: pytest.Config) -> bool:
-    """Whether this process is a worker of xdist: it has no terminal."""
-    return hasattr(config, "workerinput")
-
-
-def hand_seed(node: Any, seed: int) -> None:
-    """On the controller of xdist, before a worker starts: `node` is its WorkerController."""
-    node.workerinput[_SEED] = seed
-
-
-def handed_seed(config: pytest.Config) -> int | None:
-    """In a worker of xdist; None elsewhere, and where the controller has none."""
-    seed: int | None = getattr(config, "workerinput", {}).get(_SEED)
-    return seed

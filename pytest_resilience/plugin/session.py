@@ -43,13 +43,13 @@ from pytest_resilience.plugin.fixtures.chaos import SessionMonkeys
 from pytest_resilience.plugin.fixtures.chaos import monkey_of_a_test
 from pytest_resilience.plugin.fixtures.chaos import proxies_of_a_test
 from pytest_resilience.plugin.fixtures.patterns import clock_of
-from pytest_resilience.plugin.pytest_internals import is_worker
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.plugin.terminal import RECORD
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.chaos_record import timeline
 from pytest_resilience.runtime import DatabaseInterceptor
 from pytest_resilience.runtime import child_processes

@@ -42,8 +42,8 @@ from pytest_resilience.plugin.newhooks import gathered
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.options import times_typed
-from pytest_resilience.plugin.pytest_internals import handed_seed
-from pytest_resilience.plugin.pytest_internals import is_worker
+from pytest_resilience.plugin.xdist_workers import handed_seed
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.seeds import new_seed

@@ -19,7 +19,7 @@ import pytest
 
 from pytest_resilience.plugin import options
 from pytest_resilience.plugin.options import given
-from pytest_resilience.plugin.pytest_internals import is_worker
+from pytest_resilience.plugin.xdist_workers import is_worker
 
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What the terminal is told: the chaos of a run in its header and summary, and lists.
 
-The summary is in the process that owns the terminal. The lists are of what there is to ask for: the
-chaos types of --chaos-list, the profiles of --chaos-profile=?.
+The summary is in the process that owns the terminal. Where pytest-xdist distributes the tests this
+module is a plugin there, for a worker may turn out to have chaos. The lists are of what there is to
+ask for: the chaos types of --chaos-list, the profiles of --chaos-profile=?.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pytest_resilience.plugin.pytest_internals import write_lines
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import settings_of
+from pytest_resilience.plugin.xdist_workers import hand_seed
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import Tallies
 from pytest_resilience.report.chaos_record import numbered_operations
@@ -141,6 +143,14 @@ class ChaosSummary:
         if not whole and len(failed) > _MOST_COMMANDS:
             more = len(failed) - _MOST_COMMANDS
             terminalreporter.line(f"… and {more} more to repeat: -v shows them")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist the seed of the run, and add up what it reports."""
+    settings = settings_of(node.config)
+    hand_seed(node, settings.seed)
+    ChaosSummary.register(node.config, settings)
 
 
 _USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)

@@ -29,7 +29,7 @@ from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
 from pytest_resilience.plugin.pytest_internals import Progress
-from pytest_resilience.plugin.pytest_internals import is_worker
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.report_files import write_text
 

@@ -29,11 +29,11 @@ from pytest_resilience.plugin.exploration.settings import plan_of
 from pytest_resilience.plugin.exploration.settings import replays_of
 from pytest_resilience.plugin.matrix.gate import CELLS
 from pytest_resilience.plugin.matrix.gate import Results
-from pytest_resilience.plugin.pytest_internals import is_worker
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import OWN_CHAOS
 
 

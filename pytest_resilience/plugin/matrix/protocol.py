@@ -35,11 +35,11 @@ from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.leaks import old_objects_kept
 from pytest_resilience.plugin.matrix.leaks import threads_let_go
 from pytest_resilience.plugin.pytest_internals import fixtures_of
-from pytest_resilience.plugin.pytest_internals import is_worker
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import runs_tests
+from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import OWN_CHAOS
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
