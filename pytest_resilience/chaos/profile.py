@@ -140,7 +140,8 @@ class Profile:
         experiments: the faults that are injected.
         services: those that the experiments can name.
         markers: a marker expression that chooses the tests; empty for all.
-        paths: globs of test files, one of which has to match; empty for all.
+        paths: globs of test files, or of folders with all below, one of which has to match; empty
+            for all.
         seed: of all chance; None for a new one each run.
         intensity: of experiments that name none; None for the usual.
         probability: that one that names none starts in a test; None for the usual.

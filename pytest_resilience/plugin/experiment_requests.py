@@ -51,6 +51,7 @@ _USUAL = (
     "disk_failure",
 )
 
+_TABLE = "pytest_resilience"  # below `tool`
 _OURS = Path(__file__).with_name("profiles.toml")
 
 RequestedBy = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey", "usual"]
@@ -200,9 +201,16 @@ def all_profiles(config: pytest.Config) -> list[Profile]:
     try:
         found = _profiles_in(path) if path.exists() else {}
         ours = {name: table for name, table in _profiles_in(_OURS).items() if name not in found}
-        return [Profile.parse(name, table) for name, table in [*found.items(), *ours.items()]]
+        return [*_parsed(path, found), *_parsed(_OURS, ours)]
     except ConfigurationError as error:
-        raise pytest.UsageError(printable(with_page(error.within(str(path))))) from None
+        raise pytest.UsageError(printable(with_page(error))) from None
+
+
+def _parsed(path: Path, tables: dict[str, Any]) -> list[Profile]:
+    try:
+        return [Profile.parse(name, table) for name, table in tables.items()]
+    except ConfigurationError as error:
+        raise error.within(str(path)) from None
 
 
 def requests_of(profile: Profile, defaults: Defaults) -> tuple[ExperimentRequest, ...]:
@@ -230,7 +238,8 @@ def check_experiments(
 def selects(profile: Profile, item: pytest.Item) -> bool:
     """True if the profile's `markers` and `paths` select the test."""
     path = os.path.relpath(item.path, item.config.rootpath).replace(os.sep, "/")
-    if profile.paths and not any(fnmatch.fnmatch(path, each) for each in profile.paths):
+    globs = [glob for each in profile.paths for glob in (each, f"{each.rstrip('/')}/*")]
+    if globs and not any(fnmatch.fnmatch(path, each) for each in globs):
         return False
     return not profile.markers or has_markers(item, profile.markers)
 
@@ -238,8 +247,22 @@ def selects(profile: Profile, item: pytest.Item) -> bool:
 def _profiles_in(path: Path) -> dict[str, Any]:
     document = _read(path)
     if path.name == "pyproject.toml":
-        document = _table(_table(document, "tool"), "pytest_resilience")
+        tools = _table(document, "tool")
+        alike = [each for each in tools if each.casefold().replace("-", "_") == _TABLE]
+        _check_keys(path, "tool", alike, _TABLE)
+        document = _table(tools, _TABLE)
+        _check_keys(path, f"tool.{_TABLE}", document, "profiles")
     return _table(document, "profiles")
+
+
+def _check_keys(path: Path, table: str, keys: Iterable[str], known: str) -> None:
+    """Raise ConfigurationError for a key that nobody would read."""
+    for key in keys:
+        if key != known:
+            raise ConfigurationError(
+                f"{path}: [{table}] has an unknown key {shortened(key)}; a profile is a table "
+                f"[tool.{_TABLE}.profiles.NAME]"
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -282,7 +282,7 @@ def _check_not_empty(profiles: list[Profile]) -> None:
         names = " and ".join(repr(each.name) for each in profiles)
         raise ConfigurationError(
             f"profile {names} has no experiments, so nothing would happen; write each as "
-            "[[…experiments]]"
+            f"[[…{profiles[0].name}.experiments]]"
         )
 
 
@@ -358,7 +358,8 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
     if not (explores or profiles):
         profile = option_name(config, "chaos-profile")
         raise ConfigurationError(
-            f"{flag} needs {profile}: a profile says which experiments there are"
+            f"{flag} needs {profile}: a profile says which experiments there are; give one, such "
+            f"as {profile}=flaky-network. {profile}=? shows all"
         )
     return settings
 

@@ -12,6 +12,7 @@ import shutil
 import textwrap
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -64,6 +65,8 @@ class ChaosSummary:
         self._tallies = Tallies()
         self._counted: list[str] = []  # lines about the operations of tests
         self._tests: dict[str, None] = {}  # by their ids, those with records
+        self._requested: set[tuple[str, str]] = set()  # who has asked for which experiments in them
+        self._has_run = False
         self._failed: set[str] = set()
         self._problems: dict[str, None] = {}
 
@@ -108,6 +111,7 @@ class ChaosSummary:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._has_run |= report.when == "call"
         if report.failed:
             self._failed.add(report.nodeid)
         found = vars(report).pop(RECORD, None)  # pytest keeps reports until the run ends
@@ -118,6 +122,7 @@ class ChaosSummary:
                 return
             self._tallies.add(record)
             self._tests[report.nodeid] = None
+            self._requested |= {(each.requested_by, each.name) for each in record.experiments}
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
@@ -130,11 +135,12 @@ class ChaosSummary:
             terminalreporter.section("chaos operations")
         for line in self._counted:
             terminalreporter.line(printable(line))
-        if not self._tests or config.option.verbose < _QUIET:
+        unused = [*self._unused_profiles()]
+        if not (self._tests or unused) or config.option.verbose < _QUIET:
             return
         terminalreporter.section(f"chaos (seed {self._settings.seed})")
         whole = config.option.verbose > 0
-        for line in self._tallies.lines(whole=whole):
+        for line in self._tallies.lines(whole=whole) + unused:
             terminalreporter.line(printable(line))
         failed = list(filter(self._failed.__contains__, self._tests))
         for nodeid in failed if whole else failed[:_MOST_COMMANDS]:
@@ -143,6 +149,19 @@ class ChaosSummary:
         if not whole and len(failed) > _MOST_COMMANDS:
             more = len(failed) - _MOST_COMMANDS
             terminalreporter.line(f"… and {more} more to repeat: -v shows them")
+
+    def _unused_profiles(self) -> Iterator[str]:
+        """A line for each profile of the flags that was around none of the tests."""
+        settings = self._settings
+        if not self._has_run or settings.mode is not RunMode.INJECT or settings.matrix is not None:
+            return
+        for profile, requests in settings.profiles:
+            names = {("profile", each.experiment.name) for each in requests}
+            if names.isdisjoint(self._requested):
+                by = [f"paths {', '.join(profile.paths)}"] if profile.paths else []
+                by += [f"markers {profile.markers}"] if profile.markers else []
+                how = f"; it selects by {' and '.join(by)}" if by else ""
+                yield f"profile {profile.name} - around no test{how}"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
@@ -131,6 +133,11 @@ def baseline_of(report: Report, earlier: Baseline | None = None) -> Baseline:
 
 def read_baseline(path: Path) -> Baseline:
     """The baseline in a file. Raises ConfigurationError with file, line and what is wrong."""
+    if not os.path.exists(path):  # nor is there one whose name is too long, which a `Path` raises
+        raise ConfigurationError(
+            f"{inline(str(path))} is not there; `python -m pytest_resilience baseline` writes a "
+            "baseline from a report of --resilience-report, as in `… baseline all.json -o FILE`"
+        )
     lines = read_text(path).split("\n")
     configuration, place = "", ""
     known: dict[tuple[str, str], KnownCell] = {}

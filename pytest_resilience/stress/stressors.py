@@ -25,6 +25,7 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.parsing.quantities import Amount
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.parsing.quantities import format_bytes
+from pytest_resilience.chaos.parsing.quantities import share
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.types.resources import LEAST_FLOOR
 from pytest_resilience.chaos.types.resources import MOST_DISK
@@ -70,13 +71,11 @@ class Caps:
     @classmethod
     def parse(cls, memory: str = "", disk: str = "", cpu: str = "") -> Caps:
         """From ini options, "" for the default. Raises ConfigurationError naming the option."""
-        given = {"memory": memory, "disk": disk, "cpu": cpu}
-        found = cls(
-            **{name: amount(f"chaos_max_{name}", text) for name, text in given.items() if text}
+        return cls(
+            memory=amount("chaos_max_memory", memory) if memory else _HALF,
+            disk=amount("chaos_max_disk", disk) if disk else _TENTH,
+            cpu=Amount(share=share("chaos_max_cpu", cpu)) if cpu else _ALL,
         )
-        if found.cpu.share is None:
-            raise ConfigurationError(f"chaos_max_cpu={cpu!r}: give a share, such as '80%'")
-        return found
 
     def approve(self, experiment: ChaosExperiment) -> None:
         """Raise ConfigurationError for an experiment that asks for more."""
@@ -104,7 +103,8 @@ class Caps:
         if cores * load > most * (1 + 1e-9):
             raise ConfigurationError(
                 f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {available:g} "
-                f"that chaos_max_cpu = {self.cpu} allows; ask for less"
+                f"that chaos_max_cpu = {self.cpu} allows; ask for less, or raise the cap in the "
+                "ini file"
             )
         # Each costs memory and a place in the scheduler's queue, however little it computes.
         if cores > max(1, math.ceil(most)):

@@ -428,6 +428,84 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines("network_latency: latency 1us, *[[]profile] - 1 test, never fired*")
 
 
+SELECTS = """
+[tool.pytest.ini_options]
+markers = ["slow"]
+
+[tool.pytest_resilience.profiles.ci]
+{how}
+experiments = [{{chaos_type = "network_latency", delay = "1us"}}]
+"""
+
+
+@pytest.mark.parametrize(
+    "paths", ["tests", "tests/", "tests/few", "*/few", "*.py", "tests/*/test_*"]
+)
+def test_a_path_is_a_glob_of_files_or_of_folders_with_all_below(
+    suite: pytest.Pytester, paths: str
+) -> None:
+    suite.makepyprojecttoml(SELECTS.format(how=f"paths = ['{paths}']"))
+    suite.makepyfile(**{"tests/few/test_it": "def test(): pass", "test_other": ""})
+    result = suite.runpytest("--chaos-profile=ci")
+    result.stdout.fnmatch_lines("network_latency: * [[]profile] - 1 test, *")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("paths = ['test', 'no/test_*.py']", "; it selects by paths test, no/test_[*].py"),
+        ("markers = 'slow'", "; it selects by markers slow"),
+        ("paths = 'no'\nmarkers = 'slow'", "; it selects by paths no and markers slow"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["-n1", "-p", "xdist"]], ids=["here", "in workers"])
+def test_a_profile_that_selects_no_test_says_so(
+    suite: pytest.Pytester, how: str, said: str, flags: list[str]
+) -> None:
+    suite.makepyprojecttoml(SELECTS.format(how=how))
+    suite.makepyfile(test_it="def test(): pass")
+    result = suite.runpytest("--chaos-profile=ci", *flags)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*= chaos (seed *) =*", f"profile ci - around no test{said}"])
+
+
+@pytest.mark.parametrize("flags", [["--no-chaos"], ["--chaos-operations"], ["--collect-only"]])
+def test_nor_does_one_say_so_where_no_test_was_to_have_any(
+    suite: pytest.Pytester, flags: list[str]
+) -> None:
+    suite.makepyprojecttoml(SELECTS.format(how="paths = 'no'"))
+    suite.makepyfile(test_it="def test(): pass")
+    result = suite.runpytest("--chaos-profile=ci", *flags)
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*around no test*")
+
+
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("tool.pytest-resilience.profiles.ci", "[[]tool] has an unknown key 'pytest-resilience'"),
+        ("tool.pytest_resilience.profile.ci", "[[]tool.pytest_resilience] * unknown key 'profile'"),
+        ("tool.pytest_resilience.ci", "[[]tool.pytest_resilience] has an unknown key 'ci'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ci", "flaky-network", "?"])
+def test_tables_that_nobody_would_read_are_refused(
+    suite: pytest.Pytester, table: str, why: str, name: str
+) -> None:
+    suite.makepyprojecttoml(f"[{table}]\nseed = 1")
+    result = suite.runpytest(f"--chaos-profile={name}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = "a profile is a table [[]tool.pytest_resilience.profiles.NAME]"
+    result.stderr.fnmatch_lines(f"ERROR: */pyproject.toml: {why}; {said}")
+
+
+def test_tables_of_others_are_none_of_them(suite: pytest.Pytester) -> None:
+    suite.makepyprojecttoml("[tool.resilience]\n[tool.pytest-resilience-more]\nprofile = 3")
+    assert (
+        suite.runpytest("--chaos-profile=flaky-network").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -452,7 +530,10 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
         ("odd.toml:markers", "*markers='a and': *"),
         ("odd.toml:service", "*unknown service 'ghost'*"),
         ("odd.toml:empty", "*profile 'empty': it says nothing; *"),
-        ("odd.toml:nothing", "*profile 'nothing' has no experiments, so nothing would happen; *"),
+        (
+            "odd.toml:nothing",
+            "*profile 'nothing' has no experiments, *; write each as [[][[]…nothing.experiments]]",
+        ),
         ("odd.toml:target", "*experiment 1: target {'a': 1} is not a text; *"),
         ("odd.toml:load", "*experiment 1: load=0: that is no stress at all; give more"),
         ("odd.toml:lines", "*experiment 1: name='a\\nb': an experiment has a name of one line*"),

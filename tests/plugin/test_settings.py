@@ -39,7 +39,7 @@ TAKEN = {
     "resilience-gate": {"zero"},
     "resilience-shard": set(),
     "chaos_services": {"empty", "space"},
-    "chaos_max_cpu": {"empty"},
+    "chaos_max_cpu": {"empty", "zero"},
     "chaos_max_memory": {"empty", "zero", "over a hundred", "arabic"},
     "chaos_max_disk": {"empty", "zero", "over a hundred", "arabic"},
 }

@@ -72,7 +72,10 @@ def test_caps_can_be_set() -> None:
     [
         ({"memory": "lots"}, "chaos_max_memory='lots' is no quantity"),
         ({"disk": "3 parsecs"}, "'parsecs' is no unit of bytes"),
-        ({"cpu": "2"}, "chaos_max_cpu='2': give a share, such as '80%'"),
+        (
+            {"cpu": "2"},
+            "chaos_max_cpu='2' is outside 0..1; give a number from 0 to 1, or a percentage",
+        ),
         ({"cpu": "120%"}, "outside 0..1"),
     ],
 )
