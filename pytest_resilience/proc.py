@@ -25,6 +25,9 @@ __all__ = [
 
 # The calls of a pipe, by machine: read and write, readv and writev.
 _CALLS = {"x86_64": (0, 1, 19, 20), "aarch64": (63, 64, 65, 66)}
+# The numbers of `restart_syscall` and of `poll`, which goes on by the former once a process that
+# was stopped is continued. So does what sleeps for some time. The other calls keep their numbers.
+_RESTARTS, _POLL = {"x86_64": 219}, 7
 _STATE, _START, _STACK = 0, 19, 25  # in `/proc/PID/stat`, after the name of the program
 
 
@@ -68,7 +71,15 @@ def system_call_of(thread: int | None) -> tuple[int, list[int]] | None:
     words = read(f"/proc/self/task/{thread}/syscall").split()[:4]
     if not words or not words[0].isdigit():
         return None
-    return int(words[0]), [int(each, 16) for each in words[1:]]
+    number = int(words[0])
+    if number == _RESTARTS.get(os.uname().machine) and b"poll" in _sleeps_in(thread):
+        number = _POLL
+    return number, [int(each, 16) for each in words[1:]]
+
+
+def _sleeps_in(thread: int | None) -> bytes:
+    """The name of the kernel's function in which a thread of this process sleeps."""
+    return read(f"/proc/self/task/{thread}/wchan")
 
 
 def state_of(thread: int | None) -> str:

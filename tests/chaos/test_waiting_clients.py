@@ -10,6 +10,7 @@ import os
 import platform
 import queue
 import socket
+import subprocess
 import threading
 
 from collections.abc import Callable
@@ -163,5 +164,36 @@ def test_it_is_known_what_the_main_thread_of_a_forked_child_waits_for() -> None:
         ours.recv(1)
         return 2
 
+    with ours, theirs:
+        assert in_fork(story) == 0
+
+
+STOP_AND_CONTINUE = """
+kill -STOP $PPID
+until grep -q "State:.T" /proc/$PPID/status; do :; done
+kill -CONT $PPID
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # others have left threads
+@pytest.mark.parametrize(
+    "wait", [in_recv, in_recv_with_a_timeout, in_select, in_poll, in_a_selector, in_trio]
+)
+def test_it_is_known_after_the_process_was_stopped(
+    wait: Callable[[socket.socket], bytes],
+) -> None:
+    """As by Ctrl-Z, or by a debugger: the kernel goes on with some calls by another number."""
+    ours, theirs = socket.socketpair()
+
+    def waits() -> bool:
+        return ours.fileno() in {each.descriptor for each in waiting_clients.waits([thread])}
+
+    def story() -> int:
+        thread.start()
+        assert eventually(waits)
+        subprocess.run(["/bin/sh", "-c", STOP_AND_CONTINUE], check=True)
+        return 0 if eventually(waits) else 1
+
+    thread = threading.Thread(target=wait, args=(ours,), daemon=True)
     with ours, theirs:
         assert in_fork(story) == 0
