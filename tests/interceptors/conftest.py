@@ -105,11 +105,18 @@ def serve(handler: Handler) -> Iterator[int]:
         acceptor = threading.Thread(target=accept, daemon=True)
         acceptor.start()
         yield listener.getsockname()[1]
-        for each in (listener, *open_sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
-    for thread in (acceptor, *threads):
+        shut(listener)
+        acceptor.join(10)  # or it might still be about to hand on who has come last
+        for each in open_sockets:
+            shut(each)
+    for thread in threads:
         thread.join(10)
+
+
+def shut(sock: socket.socket) -> None:
+    """Wake the thread that waits on it."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def silent(connection: socket.socket) -> None:

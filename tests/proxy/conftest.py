@@ -13,47 +13,18 @@ import pytest
 
 from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import ControlServer
+from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import serve as serving
 
 
-Handler = Callable[[socket.socket], None]
 Serve = Callable[[Handler], int]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Give each connection to a handler, in a thread of its own; gives the port."""
-    listeners: list[socket.socket] = []
-    open_sockets: list[socket.socket] = []
-    threads: list[threading.Thread] = []
-
-    def handle(handler: Handler, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            handler(connection)
-
-    def accept(listener: socket.socket, handler: Handler) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                open_sockets.append(connection)
-                start(lambda each=connection: handle(handler, each))  # type: ignore[misc]
-
-    def start(target: Callable[[], None]) -> None:
-        threads.append(threading.Thread(target=target, daemon=True))
-        threads[-1].start()
-
-    def begin(handler: Handler) -> int:
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
-        start(lambda: accept(listener, handler))
-        return int(listener.getsockname()[1])
-
-    yield begin
-    for each in (*listeners, *open_sockets):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
-        each.close()
-    for thread in threads:
-        thread.join(10)
+    with contextlib.ExitStack() as servers:
+        yield lambda handler: servers.enter_context(serving(handler))
 
 
 def whole_response(control: ControlServer, request: bytes) -> bytes:
