@@ -40,7 +40,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script beg
 gc.disable()  # what is loaded from here on all stays, until `pytest_collection_finish`
 
 ROOT = Path(__file__).parents[1]
-WORKERS = 4
+WORKERS = 6
 MEMORY = Path("/dev/shm")
 ENOUGH = 4 << 30  # bytes of it, of which all of this takes some hundred million
 
@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run all of the suite in four processes, as by `-n 4`: half of its time it waits.
+    """Run all of the suite in six processes, as by `-n 6`: most of its time it waits.
 
     In however many, each is left most modules alone, and no other waits in the end for the last.
     """
