@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic
 from typing import TypeVar
 
 
-__all__ = ["PATIENCE", "asleep", "eventually", "side_by_side", "until_all_wait"]
+__all__ = ["PATIENCE", "InAThread", "asleep", "eventually", "side_by_side", "until_all_wait"]
 
 T = TypeVar("T")
 
-PATIENCE = 10  # seconds
+PATIENCE = 20  # seconds
 _looking: set[threading.Thread] = set()
 
 
@@ -61,6 +62,23 @@ def eventually(happens: Callable[[], bool]) -> bool:
             return False
         threading.Event().wait(0.001)
     return True
+
+
+class InAThread(Generic[T]):
+    """Tells a story in a thread: who waits in it for ever hangs no run."""
+
+    def __init__(self, story: Callable[[], T]) -> None:
+        self._met: list[T] = []
+        self.thread = threading.Thread(
+            target=lambda: self._met.append(story()), name="waits", daemon=True
+        )
+        self.thread.start()
+
+    def result(self) -> T:
+        """What it returns, within the patience of these tests."""
+        self.thread.join(PATIENCE)
+        assert self._met, "it still waits"
+        return self._met[0]
 
 
 def side_by_side(stories: Iterable[Callable[[], T]]) -> list[T]:

@@ -33,6 +33,7 @@ from tests.native.conftest import ClientOfAnAddress
 from tests.native.conftest import met
 from tests.native.test_slots import pointers
 from tests.waiting import asleep
+from tests.waiting import eventually
 
 
 HOST = "127.0.0.1"
@@ -279,8 +280,7 @@ def test_silence_at_connect_lasts_as_long_as_the_experiment(
     thread = threading.Thread(target=connect, daemon=True)
     with inject("network_failure", mode="partition", rate=1) as cut:
         thread.start()
-        while not cut.hits:
-            os.sched_yield()
+        assert eventually(lambda: cut.hits > 0)
         assert met == []
     thread.join(60)
     assert met == ["connected"]

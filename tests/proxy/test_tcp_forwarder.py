@@ -30,6 +30,7 @@ from tests.proxy.conftest import ask
 from tests.proxy.conftest import read_all
 from tests.proxy.conftest import receive
 from tests.resets import reset_when_closed
+from tests.waiting import InAThread
 
 
 pytestmark = [
@@ -236,7 +237,7 @@ def test_who_comes_to_wait_during_the_outage(
         proxy.inject("network_failure", mode=mode) as outage,
     ):
         client.settimeout(None)
-        met = outcome(lambda: wait(client))
+        met = InAThread(lambda: outcome(lambda: wait(client))).result()
     assert met == (f"ConnectionResetError {errno.ECONNRESET}" if mode == "reset" else "b''")
     assert (outage.matched, outage.hits) == (1, 1)
 

@@ -220,8 +220,9 @@ IN_A_LOOP = """
                 await loop.sock_sendall(sock, b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
                 answer = asyncio.create_task(loop.sock_recv(sock, 1000))
                 while not late.hits:
+                    assert not answer.done(), answer
                     await asyncio.sleep(0.001)
-                assert not answer.done()
+                assert not answer.done(), answer
             assert (await answer).startswith(b"HTTP/1.1 200")
 
     async def test_services_and_databases(chaos, tmp_path):

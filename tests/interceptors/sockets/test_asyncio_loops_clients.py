@@ -547,9 +547,10 @@ def test_tickets_in_the_middle_of_an_upload_are_no_response_to_it(
     """A server of TLS 1.3 sends them when it likes, and nobody sees them before they are read."""
 
     def thank(connection: socket.socket) -> None:
-        received = b""
-        while not received.endswith(b"milk and tea"):
-            received += connection.recv(65536)
+        received = more = b"-"
+        while more and not received.endswith(b"milk and tea"):
+            more = connection.recv(65536)
+            received += more
         connection.sendall(b"HTTP/1.1 204 Thanks\r\n\r\n")
         connection.recv(100)
 

@@ -36,6 +36,7 @@ from tests.interceptors.sockets.test_send_faults import UPSTREAM
 from tests.interceptors.sockets.test_send_faults import Sink
 from tests.interceptors.sockets.test_send_faults import reset
 from tests.resets import reset_when_closed
+from tests.waiting import PATIENCE
 
 
 # Each sends a file over an open connection, of which it knows nothing but that.
@@ -431,6 +432,7 @@ def test_who_does_not_block_is_told_of_nothing_before_it_is_due(
         started, received = time.monotonic(), b""
         os.write(client.fileno(), b"hello")
         while not received:
+            assert time.monotonic() < started + PATIENCE
             with contextlib.suppress(BlockingIOError):
                 received = os.read(client.fileno(), 100)
         assert time.monotonic() - started >= 0.05

@@ -36,6 +36,7 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
+from tests.waiting import eventually
 
 
 @contextlib.contextmanager
@@ -731,8 +732,7 @@ def test_a_caller_held_up_is_released_when_the_experiment_ends(
         client.settimeout(900)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(ask, client)
-            while not latency.matched:
-                pass
+            assert eventually(lambda: latency.matched > 0)
             latency.stop()
             assert answer.result(10) == b"hello"
 
@@ -747,8 +747,7 @@ def test_silence_ends_on_a_clock_that_stands_still(
         ThreadPoolExecutor(1) as pool,
     ):
         connecting = pool.submit(client.connect, ("127.0.0.1", echo_port))
-        while not silence.matched:
-            pass
+        assert eventually(lambda: silence.matched > 0)
         silence.stop()
         with pytest.raises(TimeoutError, match="Connection timed out"):
             connecting.result(10)

@@ -57,13 +57,14 @@ from tests.interceptors.sockets.polls import POLLS
 from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.test_receive_in_reader_threads import Conversation
 from tests.resets import reset_when_closed
+from tests.waiting import PATIENCE
+from tests.waiting import InAThread
 from tests.waiting import asleep
 from tests.waiting import eventually
 from tests.waiting import side_by_side
 from tests.waiting import until_all_wait
 
 
-PATIENCE = 20  # seconds
 UPLOAD = bytes(1 << 24)
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
 
@@ -72,9 +73,10 @@ Ask = Callable[[int, "ssl.SSLContext | None"], Coroutine[Any, Any, object]]
 
 def closing(connection: socket.socket) -> None:
     """Read a request, then close in good order."""
-    request = b""
-    while not request.endswith(b"tea"):
-        request += connection.recv(65536)
+    request = more = b"-"
+    while more and not request.endswith(b"tea"):
+        more = connection.recv(65536)
+        request += more
 
 
 def resetting(connection: socket.socket) -> None:
@@ -325,23 +327,14 @@ WAITS = [
 @contextlib.contextmanager
 def waiting(wait: Callable[[socket.socket], object], port: int) -> Iterator[Callable[[], str]]:
     """A thread that waits on a connection, with what it meets in the end."""
-    met: list[str] = []
     with socket.create_connection((HOST, port)) as sock:
-        thread = threading.Thread(
-            target=lambda: met.append(outcome(lambda: wait(sock))), name="waits"
-        )
-        thread.daemon = True
-        thread.start()
+        waits = InAThread(lambda: outcome(lambda: wait(sock)))
+        thread = waits.thread
         asleep_for = 0
         while asleep_for < 20:  # it takes some starts until a loop has nothing to do but wait
             asleep_for = asleep_for + 1 if asleep(thread) else 0
 
-        def meet() -> str:
-            thread.join(PATIENCE)
-            assert met, "it still waits"
-            return met[0]
-
-        yield meet
+        yield waits.result
 
 
 def answering(asked: threading.Event, connection: socket.socket) -> None:
@@ -897,8 +890,7 @@ def test_who_polls_what_is_not_hit_is_told(polls: Poll, echo_port: int, inject: 
         with inject("network_failure", mode="timeout", nth=2) as silence:
             for part in (b"te", b"a"):  # of one request
                 sock.sendall(part)
-            while not polls(sock, SHORT):
-                pass
+            assert eventually(lambda: polls(sock, SHORT))
             assert sock.recv(3, socket.MSG_WAITALL) == b"tea"
             sock.sendall(b"two")
             assert not polls(sock, SHORT)

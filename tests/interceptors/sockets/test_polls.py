@@ -237,8 +237,10 @@ def test_the_end_of_an_experiment_is_told(inject: Inject) -> None:
     assert told == [True]
 
 
-def by_looking_again_and_again(sock: socket.socket, _: float) -> bool:
+def by_looking_again_and_again(sock: socket.socket, seconds: float) -> bool:
+    ends = time.monotonic() + seconds
     while not select.select([sock], [], [], 0)[0]:
+        assert time.monotonic() < ends
         time.sleep(0.001)
     return True
 

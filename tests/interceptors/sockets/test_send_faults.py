@@ -34,6 +34,7 @@ from tests.interceptors.conftest import met
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 from tests.resets import reset_when_closed
+from tests.waiting import eventually
 
 
 UPLOAD = bytes(20 << 20)
@@ -690,8 +691,7 @@ def test_a_kept_connection_is_closed_as_it_is_used(inject: Inject) -> None:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         client.recv(100)
         closing.set()
-        while not select_readable(client):
-            pass
+        assert eventually(lambda: select_readable(client))
         real = [
             outcome(lambda: client.sendall(b"POST / HTTP/1.1\r\n\r\n")),
             outcome(lambda: client.recv(100)),

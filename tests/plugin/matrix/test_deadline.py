@@ -383,7 +383,7 @@ def _in_a_queue(run: Callable[[], Coroutine[Any, Any, object]]) -> None:
         run, run_sync_soon_threadsafe=calls.put, done_callback=outcomes.append
     )
     while not outcomes:
-        calls.get()()
+        calls.get(timeout=PATIENCE)()
     outcomes[0].unwrap()
 
 
