@@ -20,6 +20,7 @@ import types
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -402,9 +403,10 @@ def _in_asyncio(run: Callable[[], Coroutine[Any, Any, object]]) -> None:
 
 
 _RUNS_OF_TRIO = [trio.run, _in_a_queue, _in_asyncio]
-# Looks, a hundredth of a second apart, of which one tells that a run hangs, or none. A signal wakes
-# a guest run too, whose thread may be on its way back to wait: as long as a busy machine likes.
-_UNTIL_TOLD, _NEVER_TOLD = PATIENCE * 100, 10
+# Seconds before each look, of which one tells that a run hangs, or none does. A signal wakes a
+# guest run too, whose thread is on its way back to wait then: on a busy machine for longer than any
+# pace of looks, so that these come ever later.
+_UNTIL_TOLD, _NEVER_TOLD = [0.01 * 2**look for look in range(12)], [0.01] * 10
 
 
 def _told_of_trio(
@@ -414,36 +416,35 @@ def _told_of_trio(
     *,
     at_deadline: bool = False,
     first: Callable[[], object] = lambda: None,
-    looks: int = _NEVER_TOLD,
+    looks: Sequence[float] = _NEVER_TOLD,
 ) -> str:
     """Where trio is said to hang when all its tasks wait, ten seconds before a deadline; or "".
 
     `at_deadline`: or when that is over, and it still waits, which makes it a known one. `first`:
-    called before each look. `looks`: at most so many.
+    called before each look. `looks`: the seconds before each.
     """
     hangs, told = known or KnownHangs(0.1), list[str]()
     awaited: list[object] = [None]  # at each look
 
     async def arm() -> None:
         await wait_all_tasks_blocked()
-        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        signal.setitimer(signal.ITIMER_REAL, looks[0])
 
     async def run() -> None:
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
 
             def look(_number: int, frame: FrameType | None) -> None:
-                if told and told[-1]:
-                    return  # the alarm was on its way already
                 first()
                 wait = LoopWait.of(frame, 0.0)
                 awaited.append(None if wait is None else wait.awaited)
                 stays = awaited[-1] is not None and awaited[-1] == awaited[-2]
                 is_told = stays if at_deadline else hangs.is_one(frame, 10.0)
                 told.append(hangs.add(frame) if is_told else "")
-                if told[-1] or len(told) == looks:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                if told[-1] or len(told) == len(looks):
                     token.run_sync_soon(scope.cancel)
+                else:
+                    signal.setitimer(signal.ITIMER_REAL, looks[len(told)])
 
             signal.signal(signal.SIGALRM, look)
             trio.lowlevel.spawn_system_task(arm)
