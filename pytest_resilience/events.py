@@ -216,6 +216,7 @@ class Listeners:
         telling = self._telling
         if telling is None or isinstance(ended_by, GeneratorExit):
             return
+        # Who has the lock tells of ours as well. Once more, for what came while it was released.
         while self._unawaited and telling.acquire(blocking=False):
             try:
                 while self._unawaited:
@@ -252,6 +253,7 @@ class Journal(Generic[_E]):
 
     def tell(self) -> None:
         """Tell of what is new, under no lock; who tells does so for the others, which go on."""
+        # Looked at again after each: who came while it was held has gone on, and left it to us.
         while self._untold and self._telling.acquire(blocking=False):
             try:
                 if self._untold:

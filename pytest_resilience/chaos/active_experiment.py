@@ -103,6 +103,7 @@ class SharedCounts:
 
     def share(self, page: Page) -> None:
         """Have this page to share with children that are no forks."""
+        # Filled before it is put in place: other threads read the state meanwhile.
         page.begin(bytes(self.state[:2]), self._number)
         self.state, self._page = page.memory, page
 
@@ -132,7 +133,7 @@ class SharedCounts:
         """
         with self._lock:
             page = self._page
-            self.has_hit = hits > 0 if hits else self.has_hit
+            self.has_hit = hits > 0 if hits else self.has_hit  # with -1 it was none after all
             if matched and self._in_total and page is not None and page.path:
                 self._number = page.take_number(matched)
             else:
@@ -291,6 +292,7 @@ class ActiveExperiment:
 
     def stop(self) -> None:
         """End it, in child processes as well; harmless when it has ended. A child ends its copy."""
+        # First: a thread that decides about an operation just now reads it without a lock.
         self.counts.set_state(STOPPED, True)
         tell_of_ends()
         self._on_stop(self)
@@ -455,7 +457,7 @@ _watchers: dict[object, Callable[[], None]] = {}
 
 def tell_of_ends() -> None:
     """Let all who wait look again."""
-    for look in [*_watchers.values()]:
+    for look in [*_watchers.values()]:  # a copy: other threads come and go
         look()
 
 

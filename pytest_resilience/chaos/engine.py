@@ -266,7 +266,7 @@ class Engine:
             clock=self.clock,
             on_stop=self._remove,
         )
-        active_experiment.paused = paused
+        active_experiment.paused = paused  # before it is active, or it could hit something first
         with self._lock:
             before = self.active
             try:

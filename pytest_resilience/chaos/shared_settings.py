@@ -185,6 +185,7 @@ def _begin() -> None:
     with _lock:
         _lifting.append(threading.get_ident())
         if len(_lifting) == 1:
+            # First all of them: to measure opens a file, for which another limit may leave none.
             for each in _limits:
                 each.lift()
             for each in _limits:
@@ -198,7 +199,7 @@ def _end() -> None:
                 for each in _limits:
                     each.adjust_after()
         finally:
-            _lifting.remove(threading.get_ident())
+            _lifting.remove(threading.get_ident())  # its own: blocks of threads end in any order
             if not _lifting:
                 for each in _limits:
                     each.restore()

@@ -116,7 +116,7 @@ class HealthCheck:
         """Whether the caller has to run the check; it must then call `run` or `run_async`."""
         if self._clock.monotonic() < self._cached_until:
             return False
-        with self._lock:
+        with self._lock:  # and look again: another caller may have run it meanwhile
             if self._running or self._clock.monotonic() < self._cached_until:
                 return False
             self._running = True

@@ -244,7 +244,7 @@ class Hedging(Decorator):
                 race.begin(lambda number: tasks.start(attempt, number))
                 while race.outcome is None:
                     await waker.wait(race.patience())
-                    waker = Waker()
+                    waker = Waker()  # before it is looked who has ended: later ones wake it
                     for _ in race.due(ended):
                         race.begin(lambda number: tasks.start(attempt, number))
                         await self.listeners.notify_async()

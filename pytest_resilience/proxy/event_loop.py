@@ -106,6 +106,7 @@ class EventLoop:
             except BaseException as error:  # it is raised where `call` was called
                 outcome.put((None, error))
 
+        # In this order: the thread looks for calls when it has been woken.
         self._calls.append(run)
         os.write(self._wake_pipe[1], b".")
         return outcome

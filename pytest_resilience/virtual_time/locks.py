@@ -140,6 +140,7 @@ class VirtualLock:
 
     def release(self) -> None:
         self.holder = None
+        # Before anybody is woken, who then tries to take it: a thread that is no member may, too.
         self._inner.release()
         scheduler = self._scheduler
         if scheduler is not None:

@@ -107,7 +107,7 @@ class Driver:
 
     def stop(self) -> None:
         """End, and wait for that."""
-        _Serving.driver = None
+        _Serving.driver = None  # first, or a fork in another thread would have it serve again
         self.rest()
         self._stopped = True
 
@@ -159,6 +159,7 @@ class Driver:
             milliseconds = self._milliseconds(outlook)
         if outlook is None:
             return self._watch()
+        # Without the mutex: others go on meanwhile, which `changes` tells.
         events = poll(waiters, milliseconds)
         with scheduler.mutex:
             scheduler.wake_readable(events)

@@ -138,7 +138,7 @@ class Scheduler:
         waiter = Waiter(waits_in)
         try:
             with self.mutex:
-                waiter.outcome = Outcome.WOKEN
+                waiter.outcome = Outcome.WOKEN  # it waits for its turn, and for nothing else
                 self.members.waits[waiter.ident] = waiter
                 self.run_queue.ready.append(waiter)
                 self.settle()
@@ -221,6 +221,8 @@ class Scheduler:
                     self.timers.add(waiter, due, last=last)
                 self.run_queue.parks(timeout)
                 self._park(waiter)
+            # Without the mutex, which whoever ends this wait needs. It may be let go for a signal
+            # first: what handles that has run when this goes on.
             _acquire(waiter.lock)
             while waiter.let_go and self._waits_still(waiter):
                 _acquire(waiter.lock)
@@ -307,7 +309,7 @@ class Scheduler:
             )
             self.timeline.wakes.append(wake)
             self.run_queue.resumes(member.is_test)
-        if not waiter.let_go:
+        if not waiter.let_go:  # else its thread runs already, for a signal
             waiter.lock.release()
 
     def hand_over(self) -> bool:

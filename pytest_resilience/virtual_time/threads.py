@@ -83,7 +83,7 @@ def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
                     scheduler.members.external.append(self)
             return
         _started.setdefault(self, _Started(scheduler))
-        scheduler.starts(self)
+        scheduler.starts(self)  # before it runs: time must not jump in between
         try:
             real(self)
         except BaseException:

@@ -87,6 +87,7 @@ class _Call(Future[_R]):
         pool = self.pool
         if cancelled and pool is not None:
             with pool._lock:  # noqa: SLF001
+                # Cancelled twice, it had one place to give back.
                 self.workers.accepted -= self.pool is not None
                 self.pool = None
         return cancelled
@@ -118,7 +119,7 @@ class _Call(Future[_R]):
         with pool._lock:  # noqa: SLF001
             workers.awaited[ident] = self
             stuck, threads = workers.is_stuck(), len(workers.threads)
-            if stuck:
+            if stuck:  # this thread is about to raise, and does not wait
                 del workers.awaited[ident]
         if stuck:
             raise pool._full(threads, nested=True)  # noqa: SLF001
@@ -142,6 +143,7 @@ class _Call(Future[_R]):
         except BaseException as raised:
             error = raised
             explain_missing_loop(error)
+        # Before the result is there: who gets it may call again at once, and finds the place free.
         with lock:
             workers.active -= 1
             workers.accepted -= 1
@@ -338,7 +340,7 @@ class ThreadPoolBulkhead(Bulkhead):
                 if future is not None:
                     future.cancel()
                     future.set_running_or_notify_cancel()  # for `concurrent.futures.wait`
-        if cancel or not closed:
+        if cancel or not closed:  # with the calls, what tells the threads to end was taken out
             workers.stop()
         for thread in workers.threads if wait else ():
             if thread is not threading.current_thread():

@@ -186,6 +186,7 @@ class Circuit:
         state = self.current
         if type(state) is Closed:
             return state, self.clock.monotonic()
+        # Without the lock: nothing changes, and all calls of an open breaker come here.
         if isinstance(state, Open):
             remaining = state.reopens_at - self.clock.monotonic()
             if remaining > 0:
@@ -193,7 +194,7 @@ class Circuit:
         now = self.clock.monotonic()
         with self._lock:
             self._half_open(now)
-            state = self.current
+            state = self.current  # which another thread may have changed since it was looked at
             acquired = state.try_acquire(now)
         permit = state, now
         try:
