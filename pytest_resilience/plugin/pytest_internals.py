@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
+from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ import pytest
 
 __all__ = [
     "Progress",
+    "captured_throughout",
     "check_markers",
     "count_in_last_line",
     "first_of_function_scope",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 _LOGREPORT = "pytest_runtest_logreport"
+_LIVE_LOGS = "log_cli_handler"
 
 _PROGRESS = "resilience-progress"
 _LEAST_ROOM = 15  # columns in which it says something
@@ -161,7 +165,7 @@ def run_once(item: pytest.Item, *, counts: bool) -> list[pytest.TestReport]:
 
     Fixtures of functions are made anew; those of classes, modules and the session are kept, as
     between tests. A run that does not count as the test's own has no tracebacks, which cost
-    more than most tests.
+    more than most tests, and neither its warnings nor its live logs are shown.
     """
     from _pytest.runner import runtestprotocol
 
@@ -177,6 +181,8 @@ def run_once(item: pytest.Item, *, counts: bool) -> list[pytest.TestReport]:
             option.tbstyle = "no"
             stack.callback(setattr, option, "tbstyle", style)
             stack.enter_context(_subtests_forgotten(item.config))
+            stack.enter_context(warnings.catch_warnings(record=True))
+            stack.enter_context(_live_logs_dropped(item.config))
             stack.callback(_restore, item, dict(vars(item)))
         of_subtests = stack.enter_context(_captured_reports(item.config))
         parent: Any = item.parent  # typed as an item, but any node does
@@ -205,6 +211,43 @@ def tear_down(
         return None
     report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
     return report
+
+
+class _CaptureResumed:
+    """Goes on with pytest's capture where a phase of a test has ended it."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def _phase(self) -> Generator[None, object, object]:
+        try:
+            return (yield)
+        finally:
+            self._manager.resume_global_capture()
+
+    pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = _phase
+
+
+@contextmanager
+def captured_throughout(config: pytest.Config) -> Iterator[None]:
+    """Capture in the block what is written between the phases of tests too, and drop that.
+
+    A server in a thread of the test tells of connections that faults break, whenever it notices.
+    """
+    manager: Any = config.pluginmanager.get_plugin("capturemanager")
+    if manager is None:
+        yield
+        return
+    resumed = _CaptureResumed(manager)
+    config.pluginmanager.register(resumed)
+    manager.resume_global_capture()
+    try:
+        yield
+    finally:
+        config.pluginmanager.unregister(resumed)
+        manager.suspend_global_capture()
+        manager.read_global_capture()
 
 
 @contextmanager
@@ -245,6 +288,24 @@ def _subtests_forgotten(config: pytest.Config) -> Iterator[None]:
     finally:
         counts.clear()
         counts.update(before)
+
+
+@contextmanager
+def _live_logs_dropped(config: pytest.Config) -> Iterator[None]:
+    """Show on the terminal no log of what runs in the block, also with `log_cli`."""
+    handler: Any = getattr(config.pluginmanager.get_plugin("logging-plugin"), _LIVE_LOGS, None)
+    if handler is None:
+        yield
+        return
+
+    def drop(_record: object) -> bool:
+        return False
+
+    handler.addFilter(drop)
+    try:
+        yield
+    finally:
+        handler.removeFilter(drop)
 
 
 def count_in_last_line(terminal: Any, what: str, items: Sequence[object], *, failed: bool) -> None:

@@ -29,6 +29,7 @@ from pytest_resilience.plugin.exploration.settings import plan_of
 from pytest_resilience.plugin.exploration.settings import replays_of
 from pytest_resilience.plugin.matrix.gate import CELLS
 from pytest_resilience.plugin.matrix.gate import Results
+from pytest_resilience.plugin.pytest_internals import captured_throughout
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import report_files
@@ -118,10 +119,11 @@ class Exploration:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         try:
-            with self._runs.observing():
-                explored = None if plan is None else self._explore(item, plan)
-                reports = self._replay(item, replays) if explored is None else explored
-            end = tear_down(item, nextitem)
+            with captured_throughout(item.config):
+                with self._runs.observing():
+                    explored = None if plan is None else self._explore(item, plan)
+                    reports = self._replay(item, replays) if explored is None else explored
+                end = tear_down(item, nextitem)
         except BaseException:
             tear_down(item, None)
             raise

@@ -668,6 +668,43 @@ def test_under_q_nothing_is_told_of_progress(shop: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*explored 1 test*")
 
 
+def test_the_runs_of_an_exploration_write_and_warn_no_more_than_the_test_alone(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest("""
+        import sys
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item):
+            print("written between two phases", file=sys.stderr)
+            return (yield)
+
+        @pytest.fixture(scope="session")
+        def served():
+            yield
+            print("written as the session ends")
+    """)
+    pytester.makepyfile("""
+        import logging
+        import threading
+        import warnings
+
+        def test_saves(served, tmp_path):
+            warnings.warn("a warning of its own")
+            logging.warning("a log of its own")
+            thread = threading.Thread(target=(tmp_path / "a").write_text, args=["x"])
+            thread.start()  # it dies of the fault, of which pytest warns
+            thread.join()
+    """)
+    result = run(pytester, "--chaos-explore", "-o", "log_cli=true", "-W", "default")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.no_fnmatch_line("*written*")
+    result.stderr.no_fnmatch_line("*written*")
+    assert sum("a log of its own" in line for line in result.outlines) == 1
+    result.stdout.fnmatch_lines(["*test_saves: 2 operations, *, 0 ways to fail"])
+
+
 def test_an_invariant_that_does_not_hold_without_faults_is_told(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_marked="""
