@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import math
 import os
 import select
 import socket
@@ -27,13 +28,14 @@ if sys.platform != "win32":
 
 
 __all__ = [
-    "below", "borrowed", "keep_private", "open_descriptors", "private_descriptors",
-    "readable_descriptors", "taken", "unacknowledged", "unread",
+    "available", "below", "borrowed", "keep_private", "open_descriptors", "private_descriptors",
+    "readable", "readable_descriptors", "taken", "timeout_of", "unacknowledged", "unread",
 ]  # fmt: skip
 
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
 _CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives
+_TIMEVAL = struct.Struct("@ll")
 _RECEIVED = struct.Struct("128xQ")  # `tcpi_bytes_received` in it, since Linux 4.1
 
 
@@ -132,6 +134,41 @@ def borrowed(descriptor: int) -> Iterator[socket.SocketType]:
 def unread(sock: socket.SocketType) -> int:
     """Bytes that have come and were not received."""
     return _asked(sock, "FIONREAD")
+
+
+def readable(sock: Any, timeout: float | None) -> bool:
+    """Whether there is something to receive, or comes within `timeout` seconds."""
+    pending = getattr(sock, "pending", None)  # TLS: decrypted already, invisible to the kernel
+    if pending is not None and pending():
+        return True
+    if not hasattr(select, "poll"):
+        return bool(below(select.select)([sock], [], [], timeout)[0])
+    poll = below(select.poll)()  # needs no descriptor, of which there may be none left
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+
+
+def available(sock: Any) -> int:
+    """How many bytes there are for a receive, decrypted or else as the kernel has them."""
+    pending = getattr(sock, "pending", None)
+    if pending is not None and (decrypted := pending()):
+        return int(decrypted)
+    return unread(sock)
+
+
+def timeout_of(sock: Any, option: int, *, of_kernel: bool = False) -> float | None:
+    """Seconds that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) waits; None for no limit.
+
+    By Python, or where that sets no timeout by the kernel: by that alone, if it is `of_kernel`.
+    """
+    timeout: float | None = None if of_kernel else sock.gettimeout()
+    if timeout is not None:
+        return timeout
+    with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
+        given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
+        seconds, micro = _TIMEVAL.unpack(given)
+        return seconds + micro / 1e6 or None
+    return None
 
 
 def taken(sock: socket.SocketType) -> int:

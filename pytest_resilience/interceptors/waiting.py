@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "SLICE", "Wait", "head_start", "pause", "run_steps", "run_steps_async", "wait", "wait_async",
-    "wait_for_change",
+    "SLICE", "Wait", "head_start", "hold", "pause", "run_steps", "run_steps_async",
+    "wait", "wait_async", "wait_for_change",
 ]  # fmt: skip
 
 _Step = TypeVar("_Step")
@@ -116,6 +116,31 @@ def wait(
             sleep(step)
         rest = min(rest - (step or _LOOK), started + seconds - clock.monotonic())
     return clock.monotonic() - started
+
+
+def hold(
+    effect: Effect,
+    delay: float,
+    limit: float | None = None,
+    error: Callable[[], OSError] = TimeoutError,
+    ended: threading.Event | None = None,
+    *,
+    left: Callable[[], float] | None = None,
+) -> float:
+    """Wait `delay` seconds and book them; past `limit` raise an `error`, as a socket would.
+
+    Returns the seconds it took. `left`: as of `wait`, if it is not what is left of `effect`.
+    """
+    __tracebackhide__ = True
+    left = left or effect.left
+    # Asked before: the end of experiments that have just begun may still be put off a little.
+    too_long = limit is not None and min(delay, left()) > limit
+    longest = limit if too_long and limit is not None else delay
+    taken = wait(effect.clock, longest, left, ended)
+    effect.add_delay(taken)
+    if too_long and left() > 0 and not (ended is not None and ended.is_set()):
+        raise error()
+    return taken
 
 
 def _sleep_in_one(
@@ -300,7 +325,6 @@ class _Schedule:
     ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
-            unwatch_ends(self)
             return None
         rest = self._waits[0][0] - now
         is_exact = MACHINE_CLOCK.is_exact
@@ -321,12 +345,10 @@ class _Schedule:
 
     def _look_soon(self) -> None:
         loop = self._loop()
-        try:
-            if loop is not None:
+        if loop is not None and self._waits:
+            with contextlib.suppress(RuntimeError):  # it was closed
                 loop.call_soon_threadsafe(self._look)
                 return
-        except RuntimeError:  # it was closed
-            pass
         unwatch_ends(self)
 
     def _look(self) -> None:

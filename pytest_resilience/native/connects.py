@@ -32,6 +32,7 @@ from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.native.redirects import Asked
 from pytest_resilience.native.redirects import Redirects
 from pytest_resilience.native.redirects import is_mapped
@@ -73,7 +74,7 @@ class NativeConnects:
         effect = self._engine.decide(operation)
         if effect is not None:
             if effect.delay:
-                effects.hold(effect, effect.delay)
+                hold(effect, effect.delay)
             error = effect.error(names[0])
             if error is not None:
                 return _code(error, socket.EAI_AGAIN)
@@ -110,7 +111,7 @@ class NativeConnects:
         silent = effect is not None and effect.delay == math.inf
         if effect is not None and not silent:
             if blocking and effect.delay:
-                effects.hold(effect, effect.delay)
+                hold(effect, effect.delay)
             error = effect.error(names[0])
             if error is not None:
                 code = _code(error, errno.ECONNREFUSED)

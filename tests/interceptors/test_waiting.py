@@ -29,6 +29,7 @@ from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import Wait
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.interceptors.waiting import run_steps
 from pytest_resilience.interceptors.waiting import run_steps_async
@@ -491,3 +492,21 @@ def test_an_error_leaves_no_cycle_behind() -> None:
         assert seen[0]() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("by", [0.001, 0.01])
+def test_an_end_that_is_put_off_meanwhile_is_no_timeout(by: float) -> None:
+    """An experiment that has just begun begins once more when all of it is in place."""
+    clock = ManualClock()
+
+    def left() -> float:
+        return 0.05 + (by if clock.sleeps else 0) - clock.monotonic()
+
+    assert hold(Effect(clock=clock), math.inf, 15.0, left=left) < 15
+
+
+def test_a_timeout_before_the_end_is_one() -> None:
+    clock = ManualClock()
+    with pytest.raises(TimeoutError):
+        hold(Effect(clock=clock), math.inf, 0.05, left=lambda: 15 - clock.monotonic())
+    assert clock.monotonic() == pytest.approx(0.05)

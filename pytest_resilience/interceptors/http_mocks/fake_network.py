@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import io
+import math
 import socket
 
 from collections.abc import Awaitable
@@ -29,6 +30,7 @@ from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
 from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.interceptors.waiting import run_steps
 from pytest_resilience.interceptors.waiting import run_steps_async
@@ -94,7 +96,9 @@ class FakeSocket:
         if isinstance(step, Hold):
             with self._waiting():
                 error = functools.partial(effects.timed_out, self)
-                effects.hold(step.effect, step.seconds, self._timeout, error)
+                hold(step.effect, step.seconds, self._timeout, error)
+            if self._timeout is None and step.seconds == math.inf and not step.effect.transient:
+                raise effects.silenced()
             return None
         try:
             return self._ask_mock()

@@ -25,6 +25,8 @@ from typing import Final
 
 from pytest_resilience.chaos.datagram_faults import datagram
 from pytest_resilience.chaos.descriptors import borrowed
+from pytest_resilience.chaos.descriptors import readable
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
@@ -351,7 +353,7 @@ class DatagramSockets:
             if passes and is_a(result, tuple):
                 endpoint.sources.append(result[-1])
             return result
-        timeout = effects.timeout_of(sock, socket.SO_RCVTIMEO)
+        timeout = timeout_of(sock, socket.SO_RCVTIMEO)
         if sock.gettimeout() is None and arguments.flags & _AT_ONCE:
             timeout = 0.0
         found = self._receive(sock, endpoint, timeout, peeks=arguments.peeks)
@@ -389,11 +391,11 @@ class DatagramSockets:
         """Wait until there is something to read, for `left` seconds, or what is late is due."""
         __tracebackhide__ = True
         if min(rest, left) == math.inf:
-            effects.readable(sock, None)
+            readable(sock, None)
         elif left < rest:
-            effects.readable(sock, left)
+            readable(sock, left)
         elif rest > 2 * _EXACT:
-            effects.readable(sock, rest - 2 * _EXACT)  # which is rounded up
+            readable(sock, rest - 2 * _EXACT)  # which is rounded up
         else:
             wait(MACHINE_CLOCK, rest, lambda: math.inf)
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.datagram_faults import datagram
+from pytest_resilience.chaos.descriptors import available
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import readable_descriptors
@@ -94,7 +95,7 @@ def look(sock: socket.socket, inbound: Inbound, arguments: ReceiveArguments, mos
     data = inbound.unread[:most] or arguments.fetch(most)
     if data and not inbound.unread and stream is not None and not stream.is_unchanged:
         # All of it, for a part may be changed in another way.
-        size, flags = min(most, effects.available(sock)), socket.MSG_PEEK | socket.MSG_DONTWAIT
+        size, flags = min(most, available(sock)), socket.MSG_PEEK | socket.MSG_DONTWAIT
         data = KernelSocket.recv(kernel_socket(sock), max(size, len(data)), flags)
     return (data if stream is None else stream.look(data))[: arguments.size]
 
@@ -127,7 +128,7 @@ def _follows(sock: Any, inbound: Inbound) -> bool:
         return False
     if stream.effect.pace is not None or inbound.unread or inbound.asked_early:
         return False
-    return bool(sock.pending() if effects.speaks_tls(sock) else effects.available(sock))
+    return bool(sock.pending() if effects.speaks_tls(sock) else available(sock))
 
 
 def end(sock: Any, connection: TcpConnection, step: ResetConnection | CloseConnection) -> None:
@@ -148,7 +149,7 @@ def pass_over(sock: socket.socket, inbound: Inbound, most: int) -> bool:
 
     For who polls a socket and then blocks in receiving. `most`: bytes that may be read.
     """
-    stream, size = inbound.stream, min(most, effects.available(sock))
+    stream, size = inbound.stream, min(most, available(sock))
     if stream is None or stream.is_unchanged or not size:
         return False
     below_all, at_once = kernel_socket(sock), socket.MSG_DONTWAIT

@@ -13,9 +13,7 @@ import errno
 import functools
 import math
 import os
-import select
 import socket
-import struct
 import sys
 import threading
 
@@ -23,9 +21,10 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
-from typing import TypeAlias
 
-from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.descriptors import available
+from pytest_resilience.chaos.descriptors import readable
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
@@ -44,20 +43,17 @@ from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
-from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.interceptors.waiting import hold
 
 
 __all__ = [
-    "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
-    "end_once", "fail", "hold", "hold_before", "hold_sending", "hold_until", "kernel_patience",
-    "no_room", "nobody_there", "nothing_yet", "os_error", "readable", "reset_by_peer",
-    "send_timed_out", "silenced", "speaks_tls", "timed_out", "timeout_of",
+    "Receiver", "await_more", "close_by_peer", "discard", "end", "end_of_stream", "end_once",
+    "fail", "hold_before", "hold_sending", "hold_until", "kernel_patience", "no_room",
+    "nobody_there", "nothing_yet", "os_error", "reset_by_peer", "send_timed_out", "silenced",
+    "speaks_tls", "timed_out",
 ]  # fmt: skip
 
-_MakeError: TypeAlias = Callable[[], OSError]
-
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
-_TIMEVAL = struct.Struct("@ll")
 _AT_ONCE = 1 << 16  # bytes
 _LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -87,8 +83,10 @@ def hold_before(
     left = limit = sock.gettimeout()
     if effect.delay:
         connecting = is_a(sock, KernelSocket) and ends_of(sock) is None
+        silent = effect.delay == math.inf
+        kernel = kernel_patience(sock, silent=silent, connecting=connecting)
         error = functools.partial(TimeoutError, timed_out)
-        taken = hold(effect, effect.delay, limit, error, ended, sock=sock, connecting=connecting)
+        taken = _hold(effect, effect.delay, limit, error, ended, kernel=kernel, sock=sock)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
@@ -113,13 +111,17 @@ def hold_until(
     effect = stream.effect
     now = effect.clock.monotonic()
     effect.add_delay(max(0.0, min(now, due) - since))
-    if due > now:
-        silent = sock if due == math.inf else None  # the kernel may end that sooner
-        limit = timeout_of(sock, socket.SO_RCVTIMEO) if silent is None else sock.gettimeout()
-        if limit is not None:
-            limit = max(0.0, limit - max(0.0, now - asked_at))
-        error = functools.partial(timed_out, sock)
-        hold(effect, due - now, limit, error, ended, left=stream.left, sock=silent)
+    if due <= now:
+        return
+    limit = timeout_of(sock, socket.SO_RCVTIMEO) if due < math.inf else sock.gettimeout()
+    if limit is not None:
+        limit = max(0.0, limit - max(0.0, now - asked_at))
+    error = functools.partial(timed_out, sock)
+    if due < math.inf:
+        hold(effect, due - now, limit, error, ended, left=stream.left)
+        return
+    kernel = kernel_patience(sock, silent=True, connecting=False)
+    _hold(effect, due, limit, error, ended, kernel=kernel, sock=sock, left=stream.left)
 
 
 def hold_sending(
@@ -144,7 +146,7 @@ def hold_sending(
     patience = send_patience(sock) if patience is None else patience
     patience = patience if due == math.inf else math.inf  # else it is only slow
     error = functools.partial(send_timed_out, sock)
-    hold(effect, due - now, limit, error, ended, patience=patience)
+    _hold(effect, due - now, limit, error, ended, kernel=(patience, errno.ETIMEDOUT))
     if ended.is_set() and sock.fileno() >= 0:
         if tls is not None:
             with contextlib.suppress(ConnectionResetError):  # the peer knows of the end already
@@ -154,58 +156,27 @@ def hold_sending(
         raise os_error(errno.EBADF)
 
 
-def hold(
+def _hold(
     effect: Effect,
     delay: float,
-    limit: float | None = None,
-    error: _MakeError = TimeoutError,
-    ended: threading.Event | None = None,
+    limit: float | None,
+    error: Callable[[], OSError],
+    ended: threading.Event,
     *,
-    left: Callable[[], float] | None = None,
+    kernel: tuple[float, int],
     sock: Receiver | None = None,
-    connecting: bool = False,
-    patience: float = math.inf,
+    left: Callable[[], float] | None = None,
 ) -> float:
-    """Wait `delay` seconds; past `limit` raise an `error`, as the socket would by itself.
-
-    `sock`: of a receive, or of a connect if it is `connecting`: the kernel may end that sooner.
-    Of what else, the kernel gives up on a silent peer after `patience` seconds.
-    """
+    """As `hold`, on a socket, where the `kernel` may give up before: see `kernel_patience`."""
     __tracebackhide__ = True
-    is_given_up, code = limit is None, errno.ETIMEDOUT
-    if sock is not None:
-        patience, code = kernel_patience(sock, silent=delay == math.inf, connecting=connecting)
+    is_lost, (patience, code) = limit is None, kernel
     if patience < (math.inf if limit is None else limit):
         limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
-        is_given_up = is_given_up and code == errno.ETIMEDOUT  # and has no timeout
-    left = left or effect.left
-    # Asked before: the end of experiments that have just begun may still be put off a little.
-    too_long = limit is not None and min(delay, left()) > limit
-    longest = limit if too_long and limit is not None else delay
-    taken = wait(effect.clock, longest, left, ended)
-    effect.add_delay(taken)
-    if ended is not None and ended.is_set():
-        return taken
-    if too_long and left() > 0:
-        raise error()
-    if delay == float("inf") and is_given_up and not effect.transient:
+        is_lost = is_lost and code == errno.ETIMEDOUT
+    taken = hold(effect, delay, limit, error, ended, left=left)
+    if delay == math.inf and is_lost and not (effect.transient or ended.is_set()):
         raise silenced()
     return taken
-
-
-def timeout_of(sock: Any, option: int, *, of_kernel: bool = False) -> float | None:
-    """Seconds that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) waits; None for no limit.
-
-    By Python, or where that sets no timeout by the kernel: by that alone, if it is `of_kernel`.
-    """
-    timeout: float | None = None if of_kernel else sock.gettimeout()
-    if timeout is not None:
-        return timeout
-    with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
-        given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
-        seconds, micro = _TIMEVAL.unpack(given)
-        return seconds + micro / 1e6 or None
-    return None
 
 
 def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:
@@ -240,26 +211,6 @@ def await_more(sock: socket.socket) -> None:
     limit = timeout_of(sock, socket.SO_RCVTIMEO)
     if available(sock) < mark_of(sock) and not readable(sock, limit):
         raise timed_out(sock)
-
-
-def readable(sock: socket.socket, timeout: float | None) -> bool:
-    """Whether there is something to receive, or comes within `timeout` seconds."""
-    pending = getattr(sock, "pending", None)  # TLS: decrypted already, invisible to the kernel
-    if pending is not None and pending():
-        return True
-    if not hasattr(select, "poll"):
-        return bool(below(select.select)([sock], [], [], timeout)[0])
-    poll = below(select.poll)()  # needs no descriptor, of which there may be none left
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
-
-
-def available(sock: socket.socket) -> int:
-    """How many bytes there are for a receive, decrypted or else as the kernel has them."""
-    pending = getattr(sock, "pending", None)
-    if pending is not None and (decrypted := pending()):
-        return int(decrypted)
-    return unread(sock)
 
 
 # Errors.

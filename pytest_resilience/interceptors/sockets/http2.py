@@ -25,6 +25,8 @@ from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import readable
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import HttpRequest
@@ -265,7 +267,7 @@ class Http2Streams:
         if is_at_once(call):
             is_read_by_loop = self._loops.transport(sock) is not None
             return not is_read_by_loop and shared.rest(clock.monotonic()) <= 0
-        limit = effects.timeout_of(sock, socket.SO_RCVTIMEO)
+        limit = timeout_of(sock, socket.SO_RCVTIMEO)
         now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
         ends = math.inf if limit is None else now() + limit
         while (rest := shared.rest(clock.monotonic())) > 0:
@@ -277,7 +279,7 @@ class Http2Streams:
                 wait(clock, rest, functools.partial(float, rest))
                 continue
             left = ends - now()
-            if effects.readable(sock, max(0.0, min(_A_WHILE, left, rest - _A_MOMENT))):
+            if readable(sock, max(0.0, min(_A_WHILE, left, rest - _A_MOMENT))):
                 return False
             if left <= 0:
                 raise effects.timed_out(sock)

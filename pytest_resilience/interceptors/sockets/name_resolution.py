@@ -29,12 +29,12 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
 from pytest_resilience.interceptors.sockets.tcp_connection import other_ends
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.patching import Patches
 
 
@@ -86,7 +86,7 @@ class NameResolution:
         if effect is None:
             return
         if effect.delay:
-            effects.hold(effect, effect.delay)
+            hold(effect, effect.delay)
         error = effect.error(names[0])
         if error is not None:
             raise error

@@ -28,6 +28,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
@@ -364,7 +365,7 @@ def _end(wait: Wait, sock: KernelSocket, connection: TcpConnection, failure: Fau
 def _is_limited(wait: Wait, sock: KernelSocket) -> bool:
     """Whether the kernel lets it go on by itself."""
     in_kernel = wait.how == waiting_clients.IN_RECEIVE
-    return in_kernel and effects.timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None
+    return in_kernel and timeout_of(sock, socket.SO_RCVTIMEO, of_kernel=True) is not None
 
 
 def _in_the_background(action: Callable[[_T], None], about: _T) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import tell_of_ends
+from pytest_resilience.chaos.descriptors import available
+from pytest_resilience.chaos.descriptors import readable
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -116,7 +119,7 @@ class Receiver:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
         awaits_peer = stream is None or (stream.begun and not stream.is_stalled)
         if turn.receiving and not inbound.unread and awaits_peer:
-            if stream is not None and not effects.available(sock):
+            if stream is not None and not available(sock):
                 stream.drained()
             self._await_more(sock, connection)  # of this response; or another thread asks meanwhile
         elif not inbound.unread and connection.is_sending:
@@ -187,7 +190,7 @@ class Receiver:
         Or until another thread has sent a request, to which something may happen at once.
         """
         __tracebackhide__ = True
-        limit = effects.timeout_of(sock, socket.SO_RCVTIMEO)
+        limit = timeout_of(sock, socket.SO_RCVTIMEO)
         now = MACHINE_CLOCK.monotonic  # as the kernel, whatever a test has frozen
         ends = math.inf if limit is None else now() + limit
         while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - now()))):
@@ -404,9 +407,9 @@ class Receiver:
             if not stream.effect.passes and sock.gettimeout() is None:
                 raise effects.silenced()  # it began, and ended, while this was waiting
             return clock.monotonic()
-        if not stream.needs_response or effects.readable(sock, 0):
+        if not stream.needs_response or readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
-        elif effects.readable(sock, effects.timeout_of(sock, socket.SO_RCVTIMEO)):
+        elif readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
             due = stream.arrive(moment(connection.turn.sent_at, clock.monotonic()))
         else:
             raise effects.timed_out(sock)
@@ -438,12 +441,12 @@ def _await_piece(sock: socket.socket, stream: ResponseStream, least: int) -> int
     Or all but fewer than the client waits for, unless they are the last.
     """
     __tracebackhide__ = True
-    there = effects.available(sock)
+    there = available(sock)
     if stream.begun and there < least:
         if not there:
             stream.drained()
         effects.await_more(sock)
-    return effects.available(sock)
+    return available(sock)
 
 
 def _is_there(sock: socket.socket, connection: TcpConnection, seconds: float) -> bool:
@@ -451,9 +454,9 @@ def _is_there(sock: socket.socket, connection: TcpConnection, seconds: float) ->
 
     While a request is still being sent, a little in TLS may be tickets, which tell nothing.
     """
-    if connection.inbound.tickets and connection.is_sending and effects.available(sock) <= RECORD:
+    if connection.inbound.tickets and connection.is_sending and available(sock) <= RECORD:
         return connection.inbound.ended.wait(seconds)
-    return effects.readable(sock, seconds)
+    return readable(sock, seconds)
 
 
 def _fetch(

@@ -18,6 +18,8 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
+from pytest_resilience.chaos.descriptors import available
+from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -158,12 +160,12 @@ class AsyncioReceiver:
         is_stalled = inbound.stream is not None and inbound.stream.is_stalled
         needs_response = (stream is None or stream.needs_response) and not is_stalled
         peeks = not call.is_plain and flags_of(call) & socket.MSG_PEEK  # which no transport does
-        if inbound.ended.is_set() or peeks or (needs_response and not effects.readable(sock, 0)):
+        if inbound.ended.is_set() or peeks or (needs_response and not readable(sock, 0)):
             return call()  # only what is there is a response, unless nobody takes any
         now = self._begin(connection, protocol)
         stream = inbound.stream
         if stream is not None:
-            there = 0 if stream.effect.pace is None else effects.available(sock)
+            there = 0 if stream.effect.pace is None else available(sock)
             match stream.next(there, now):
                 case WaitUntil(due):
                     self._pauses[connection] = protocol.pause_reading(stream, due, now)
@@ -192,7 +194,7 @@ class AsyncioReceiver:
             return call()
         arguments = ReceiveArguments(call)
         data = arguments.fetch(*[most] if stream is not None else [])
-        if stream is not None and not effects.available(sock):
+        if stream is not None and not available(sock):
             stream.drained()
         if not data and arguments.size:
             self._hold_eof(connection, protocol)

@@ -14,6 +14,8 @@ import sys
 
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import available
+from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -67,7 +69,7 @@ class NonblockingReceiver:
                 connection.begin_response(self._engine)
             now = self._engine.clock.monotonic()
             return 0.0 if held.is_over(now) or held.is_given_up(sock) else held.left
-        if not (held or turn.receiving or turn.asked or turn.partial or effects.available(sock)):
+        if not (held or turn.receiving or turn.asked or turn.partial or available(sock)):
             return 0.0
         try:
             with connection.send_queue.undisturbed(tls=effects.speaks_tls(sock)):
@@ -118,13 +120,13 @@ class NonblockingReceiver:
         if held.size and not connection.turn.receiving:  # more was asked meanwhile
             inbound = connection.inbound
             inbound.stream, inbound.asked_early = held.stream, held.size
-            inbound.more_early = effects.available(sock) > held.size
+            inbound.more_early = available(sock) > held.size
 
     def _begin(self, sock: socket.socket, connection: TcpConnection) -> None:
         """If what is there begins a response, what happens to that? Raises if nothing is."""
         __tracebackhide__ = True
         turn, inbound = connection.turn, connection.inbound
-        if not effects.readable(sock, 0):
+        if not readable(sock, 0):
             if not self._strike(connection):
                 raise effects.nothing_yet(sock)
             return
@@ -161,7 +163,7 @@ class NonblockingReceiver:
         inbound, stream = connection.inbound, connection.inbound.stream
         tls = effects.speaks_tls(sock)
         while stream is not None:
-            there = inbound.asked_early or effects.available(sock)
+            there = inbound.asked_early or available(sock)
             if tls:  # which gives nothing of a record before all of it is there
                 there = 0 if sock.pending() else min(RECORD, there)
             now = self._engine.clock.monotonic()
@@ -210,7 +212,7 @@ class NonblockingReceiver:
         delivered = deliveries.take(sock, connection, data, arguments)
         if stream is not None and stream.is_stalled:
             self.readiness.silence(sock, connection, stream)
-        if stream is not None and not effects.available(sock):
+        if stream is not None and not available(sock):
             stream.drained()
         if inbound.asked_early:
             inbound.asked_early = max(0, inbound.asked_early - len(data)) if data else 0

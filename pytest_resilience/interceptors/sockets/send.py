@@ -19,6 +19,7 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.descriptors import keep_private
+from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -251,7 +252,7 @@ class Sender:
                 leave_no_room(sock)
                 raise effects.no_room(sock)
             return
-        limit = effects.timeout_of(sock, socket.SO_SNDTIMEO)
+        limit = timeout_of(sock, socket.SO_SNDTIMEO)
         ends = math.inf if limit is None else asked_at + limit
         if not is_cut:  # it strikes at once, whoever has what was sent before
             ends = min(ends, clock.monotonic() + _SOON)

@@ -26,9 +26,9 @@ import trio
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import all_names_are_ours
@@ -310,7 +310,7 @@ def test_a_lost_answer_is_waited_for_as_long_as_the_kernel_was_told(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 20_000))
             sock.connect(server.address)
             sock.send(question)
-            assert not comes or effects.readable(sock, PATIENCE)
+            assert not comes or readable(sock, PATIENCE)
             return outcome(lambda: sock.recv(10))
 
     real = found(b"quiet")

@@ -24,10 +24,10 @@ import redis
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets.effects import readable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.virtual_time.clock import VirtualClock

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.descriptors import available
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets import readiness
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
@@ -208,7 +208,7 @@ def test_what_is_asked_meanwhile_has_its_own_time(waits: bool) -> None:
     ):
 
         def has_come(size: int) -> bool:
-            return effects.available(client.sock) == size
+            return available(client.sock) == size
 
         def hears_nothing() -> None:
             with pytest.raises(TimeoutError):
@@ -253,8 +253,8 @@ def test_tickets_are_no_answer(trust: Trust, inject: Inject) -> None:
     ):
         client.send(b"hello")
         assert asked.wait(PATIENCE)
-        assert effects.available(client.sock)  # the tickets
-        while effects.available(client.sock):  # until they are read
+        assert available(client.sock)  # the tickets
+        while available(client.sock):  # until they are read
             with pytest.raises(TimeoutError):
                 client.receive(2 * DELAY)
         came = time.monotonic()
