@@ -47,11 +47,11 @@ from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCa
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.name_resolution import NameResolution
 from pytest_resilience.interceptors.sockets.outages import Outages
+from pytest_resilience.interceptors.sockets.partitioned_sends import PartitionedSends
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive import Receiver
-from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import NOTHING
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
