@@ -328,7 +328,8 @@ class ActiveExperiment:
         if possible is None:
             return ()
         if not possible or not experiment.matches_target(operation, numbers):
-            self.unmatched.note(operation)
+            if not self.counts.has_hit:  # else nobody asks why it never fires
+                self.unmatched.note(operation)
             return ()
         number = self.counts.add(matched=1)
         elapsed = now - self.started_at
