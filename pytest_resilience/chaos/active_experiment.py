@@ -312,8 +312,8 @@ class ActiveExperiment:
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
         """The faults that happen to `operation`: all or none of the experiment's.
 
-        Counts it if it is matched, and notes it if it is not. What awaits bytes is counted as a
-        hit when it happens: see `Effect`.
+        Counts it if it is matched, and notes it if it is not, until something was hit. What awaits
+        bytes is counted as a hit when it happens: see `Effect`.
         """
         experiment, counted, kind = self.experiment, self.counted, operation.kind
         if not self.left(now):
@@ -321,8 +321,7 @@ class ActiveExperiment:
         numbers = None if counted is None else counted.connections
         if numbers is not None:
             numbers.meet(operation)
-        faults = [each for each in experiment.faults if kind in each.kinds]
-        faults = [each for each in faults if each.can_happen_to(operation)]
+        faults = [f for f in experiment.faults if kind in f.kinds and f.can_happen_to(operation)]
         is_shared = experiment.is_of_stream or operation.tcp.form == FRAMED or operation.http.stream
         possible = self._narrowed(faults, operation) if is_shared else faults
         if possible is None:

@@ -415,8 +415,7 @@ class ResponseStream:
             if now < due and self.effect.left():
                 return WaitUntil(due)
             self.begun = True
-            changes = self.effect.failure is not None or self.effect.pace is not None
-            if changes and self.effect.left():
+            if (self.effect.failure or self.effect.pace) and self.effect.left():
                 # A client that comes later than `due` would find all of it carried, and it is the
                 # line that it came to test: nothing is carried before the client asks.
                 self._prepare(now if first else due)

@@ -7,9 +7,11 @@ import socket
 import threading
 import weakref
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.descriptors import borrowed
@@ -23,6 +25,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.abandoned import is_at
 from pytest_resilience.interceptors.sockets.abandoned import is_being_made
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
@@ -46,6 +49,8 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["ConnectionTable"]
+
+_R = TypeVar("_R")
 
 
 class ConnectionTable:
@@ -92,6 +97,10 @@ class ConnectionTable:
     def close(self) -> None:
         """No operation is intercepted any more: there is nobody who has to know a connection."""
         self.experiments = None
+
+    def look(self, look: Callable[..., _R], *args: Any) -> _R | None:
+        """The result of `look`; None where it raises, on odd objects, or while this is closed."""
+        return None if self.experiments is None else or_none(look, *args)
 
     def opened(self, sock: socket.socket, address: Any) -> TcpConnection | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""

@@ -55,6 +55,7 @@ __all__ = [
     "DatagramsBefore",
     "ReceivedBefore",
     "end",
+    "give_up",
     "is_withheld",
     "look",
     "pass_over",
@@ -136,6 +137,15 @@ def end(sock: Any, connection: TcpConnection, step: ResetConnection | CloseConne
     while getattr(sock, "pending", int)():
         sock._sslobj.read(RECORD)  # noqa: SLF001  # below all that reads
     effects.end_once(connection, step, sock)
+
+
+def give_up(connection: TcpConnection) -> None:
+    """Nobody looks at `connection` any more: reset it, if bytes that have come are lost."""
+    connection.inbound.give_back(connection.owner())
+    stream = connection.inbound.stream
+    if stream is not None and stream.is_stalled:
+        with contextlib.suppress(OSError):  # no descriptor to be had
+            effects.end_once(connection, ResetConnection())
 
 
 def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) -> bool:

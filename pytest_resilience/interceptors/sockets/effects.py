@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.descriptors import available
-from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.effect import Effect
@@ -39,7 +37,6 @@ from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
-from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.socket_classes import send_patience
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
@@ -47,8 +44,8 @@ from pytest_resilience.interceptors.waiting import hold
 
 
 __all__ = [
-    "Receiver", "await_more", "close_by_peer", "discard", "end", "end_of_stream", "end_once",
-    "fail", "hold_before", "hold_sending", "hold_until", "kernel_patience", "no_room",
+    "Receiver", "close_by_peer", "discard", "end", "end_of_stream", "end_once",
+    "fail", "hold_before", "hold_in_silence", "hold_sending", "kernel_patience", "no_room",
     "nobody_there", "nothing_yet", "os_error", "reset_by_peer", "send_timed_out", "silenced",
     "speaks_tls", "timed_out",
 ]  # fmt: skip
@@ -93,35 +90,20 @@ def hold_before(
     return left
 
 
-def hold_until(
+def hold_in_silence(
     sock: socket.socket,
-    due: float,
     stream: ResponseStream,
-    *,
-    since: float,
+    limit: float | None,
+    error: Callable[[], OSError],
     ended: threading.Event,
-    asked_at: float = math.inf,
 ) -> None:
-    """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
+    """Hold a receive up until the silence of `stream` is over; past `limit` raise an `error`.
 
-    The timeout counts from `asked_at` on, if that was before. `since`: when the wait began, for
-    what has passed is a part of it. `ended`: as in `Inbound`.
+    `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
-    effect = stream.effect
-    now = effect.clock.monotonic()
-    effect.add_delay(max(0.0, min(now, due) - since))
-    if due <= now:
-        return
-    limit = timeout_of(sock, socket.SO_RCVTIMEO) if due < math.inf else sock.gettimeout()
-    if limit is not None:
-        limit = max(0.0, limit - max(0.0, now - asked_at))
-    error = functools.partial(timed_out, sock)
-    if due < math.inf:
-        hold(effect, due - now, limit, error, ended, left=stream.left)
-        return
     kernel = kernel_patience(sock, silent=True, connecting=False)
-    _hold(effect, due, limit, error, ended, kernel=kernel, sock=sock, left=stream.left)
+    _hold(stream.effect, math.inf, limit, error, ended, kernel=kernel, sock=sock, left=stream.left)
 
 
 def hold_sending(
@@ -203,14 +185,6 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
                 retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
                 limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
     return min(limits, default=(math.inf, 0))
-
-
-def await_more(sock: socket.socket) -> None:
-    """Wait until there is something to receive, and take nothing; or the socket's timeout."""
-    __tracebackhide__ = True
-    limit = timeout_of(sock, socket.SO_RCVTIMEO)
-    if available(sock) < mark_of(sock) and not readable(sock, limit):
-        raise timed_out(sock)
 
 
 # Errors.

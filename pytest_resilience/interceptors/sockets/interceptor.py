@@ -15,12 +15,10 @@ import functools
 import math
 import socket
 import threading
-import types
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
-from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -42,7 +40,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.asyncio_loops import LoopConnects
 from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
+from pytest_resilience.interceptors.sockets.deliveries import give_up
 from pytest_resilience.interceptors.sockets.descriptor_calls import DescriptorCalls
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.name_resolution import NameResolution
@@ -53,9 +51,8 @@ from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import Sender
-from pytest_resilience.interceptors.sockets.socket_calls import NOTHING
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
+from pytest_resilience.interceptors.sockets.socket_calls import handled
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
@@ -64,7 +61,7 @@ from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import answer_nothing
 from pytest_resilience.interceptors.sockets.tcp_connection import other_ends
-from pytest_resilience.interceptors.sockets.wire_format import beginning
+from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.patching import Patches
 
@@ -132,13 +129,10 @@ class SocketInterceptor:
 _Proceed = functools.partial[Any]
 _Handle = Callable[[socket.socket, SocketCall], Any]
 
-_R = TypeVar("_R")
-
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
 _SENDING = ("send", "sendall", "sendmsg", "sendto")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
 _TLS_SENDING = ("send", "sendall", "write")
-_WITH_KEYWORDS = ("recv_into", "recvfrom_into")  # of those that are written in C
 
 
 class SocketPatches:
@@ -158,15 +152,24 @@ class SocketPatches:
         http2 = Http2Streams(engine, patches, loops)
         partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, self._connections, loops, http2)
+        self._datagrams = self._receiver.datagrams
+        self._waiting = WaitingReceivers(engine, loops, self._receiver)
         ssl_objects = SslObjects(
-            engine, http2, patches, self._receiver.stall, connections=self._connections
+            engine, http2, patches, self._waiting.stall, connections=self._connections
         )
-        self._sender = Sender(engine, partitions, loops, ssl_objects, receiver=self._receiver)
-        polls = Polls(self._connections, loops, self._receiver, self._sender, patches)
-        before = self._receiver.received_before.datagrams
-        self._datagrams = DatagramSockets(engine, self._connections, loops, before)
+        self._sender = Sender(
+            engine,
+            self._connections,
+            loops,
+            ssl_objects=ssl_objects,
+            partitions=partitions,
+            receiver=self._receiver,
+            waiting=self._waiting,
+        )
+        polls = Polls(self._connections, loops, self._waiting, self._sender, patches)
         self._outages = Outages(engine, self._connections, self._receiver, patches)
-        calls = DescriptorCalls(self._connections, patches, self._receive, self._send)
+        receive, send = self._receiver.receive, self._sender.send
+        calls = DescriptorCalls(self._connections, patches, receive, send)
         self._parts = (self._resolution, self._connects, loops, http2, ssl_objects, polls, calls)
 
     def refresh(self) -> None:
@@ -180,7 +183,7 @@ class SocketPatches:
     def remove(self) -> None:
         """Only pass on, from now on; who has made the patches takes them out."""
         for connection in self._connections.all():
-            self._receiver.give_up(connection)
+            give_up(connection)
         self._sender.partitions.remove()  # who sends meanwhile comes after what was kept
         self._connections.close()
         self._receiver.nonblocking.readiness.remove()
@@ -210,8 +213,8 @@ class SocketPatches:
             part.install()
 
     def _replace_in_plain(self, patches: Patches, owner: Any) -> None:
-        self._replace_all(patches, owner, self._receive, _RECEIVING)
-        self._replace_all(patches, owner, self._send, _SENDING)
+        self._replace_all(patches, owner, self._receiver.receive, _RECEIVING)
+        self._replace_all(patches, owner, self._sender.send, _SENDING)
         patches.replace(owner, "connect", _around(self._connect))
         patches.replace(owner, "connect_ex", _around(self._connect_ex))
         patches.replace(owner, "detach", _around(self._detach))
@@ -219,96 +222,19 @@ class SocketPatches:
         patches.replace(owner, "_real_close", _around(self._close))
 
     def _replace_in_tls(self, patches: Patches, owner: Any) -> None:
-        self._replace_all(patches, owner, self._receive, _TLS_RECEIVING)
-        self._replace_all(patches, owner, self._send, _TLS_SENDING)
+        self._replace_all(patches, owner, self._receiver.receive, _TLS_RECEIVING)
+        self._replace_all(patches, owner, self._sender.send, _TLS_SENDING)
         patches.replace(owner, "do_handshake", _around(self._shake_hands))
 
     def _replace_all(
         self, patches: Patches, owner: Any, handle: _Handle, names: tuple[str, ...]
     ) -> None:
         for name in names:
-            patches.replace(owner, name, functools.partial(self._passing, handle, name))
+            patches.replace(owner, name, functools.partial(self._handled, handle, name))
 
-    def _passing(
-        self, handle: _Handle, name: str, original: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """A method that calls `handle` unless the socket may pass: the whole cost where it may.
-
-        Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
-        """
-        passing = self._connections.passing
-
-        @functools.wraps(original)
-        def taking_keywords(
-            sock: socket.socket, given: Any = NOTHING, /, *more: Any, **named: Any
-        ) -> Any:
-            __tracebackhide__ = True
-            if id(sock) in passing and given is not NOTHING:
-                if more or named:
-                    return original(sock, given, *more, **named)
-                return original(sock, given)
-            return handle(sock, SocketCall.of(name, original, sock, given, more, named=named))
-
-        if type(original) is not types.MethodDescriptorType or name in _WITH_KEYWORDS:
-            return self._datagrams.shortened(name, original, taking_keywords)
-
-        # A dictionary of keywords is made for each call of a function that takes any.
-        @functools.wraps(original)
-        def method(sock: socket.socket, given: Any = NOTHING, /, *more: Any) -> Any:
-            __tracebackhide__ = True
-            if id(sock) in passing and given is not NOTHING:
-                return original(sock, given, *more) if more else original(sock, given)
-            return handle(sock, SocketCall.of(name, original, sock, given, more))
-
+    def _handled(self, handle: _Handle, name: str, original: Callable[..., Any]) -> Any:
+        method = handled(name, original, handle, self._connections.passing)
         return self._datagrams.shortened(name, original, method)
-
-    def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
-        __tracebackhide__ = True
-        connection = self._connections.of(sock, RECEIVE)
-        if connection is None:
-            is_datagram = self._look(is_udp, sock)
-            return self._datagrams.receive(sock, call) if is_datagram else call()
-        if connection.untargeted:
-            if connection in self._connections.proxies:
-                self._look(self._connections.receives, sock, connection)
-            if connection.inbound.unread:
-                self._receiver.give_up(connection)
-            return call()
-        if not (call.is_plain or asks_for_bytes(call)):
-            return call()
-        me = threading.get_ident()
-        if me in connection.inbound.threads:
-            return call()
-        connection.inbound.threads.add(me)
-        try:
-            receive, http2 = self._receiver.receive, self._receiver.http2
-            if connection in http2.connections:
-                receive = functools.partial(http2.receive, receive)
-            return receive(sock, connection, call)
-        finally:
-            connection.inbound.threads.discard(me)
-
-    def _send(self, sock: socket.socket, call: SocketCall) -> Any:
-        __tracebackhide__ = True
-        connection = self._connections.of(sock, SEND)
-        if connection is None and self._look(is_udp, sock):
-            return self._datagrams.send(sock, call)
-        if connection is None:
-            return call()
-        if connection in self._connections.proxies and len(call.args) > 1:
-            self._look(self._sender.ssl_objects.hear, sock, connection, call.args[1])
-        if connection.untargeted:
-            if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
-                self._look(_note_request, connection, call.args[1])
-            return call()
-        me = threading.get_ident()
-        if me in connection.send_queue.threads:
-            return call()
-        connection.send_queue.threads.add(me)
-        try:
-            return self._sender.send(sock, connection, call)
-        finally:
-            connection.send_queue.threads.discard(me)
 
     def _connect_ex(self, sock: socket.socket, proceed: _Proceed) -> Any:
         try:
@@ -324,14 +250,14 @@ class SocketPatches:
             return proceed()  # which says what is wrong about it
         address = proceed.args[1]
         decided = id(sock) in self._connects.decided
-        if not decided and self._look(self._connections.is_connecting, sock):
+        if not decided and self._connections.look(self._connections.is_connecting, sock):
             return proceed()  # who polls may ask again how far it is
-        connection = self._look(self._connections.opened, sock, address)
+        connection = self._connections.look(self._connections.opened, sock, address)
         if connection is None:
-            self._look(self._note, sock, address)
+            self._connections.look(self._note, sock, address)
             return proceed()
         unresolvable = self._resolution.unresolvable
-        if self._look(unresolvable.knows, address):
+        if self._connections.look(unresolvable.knows, address):
             whom = connection.peer.names, connection.number
             proceed = functools.partial(unresolvable.connect, *whom, proceed.func, sock, address)
         effect = None
@@ -355,15 +281,6 @@ class SocketPatches:
             raise
         finally:
             or_none(self._connections.connected, connection, sock)
-
-    def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
-        """The result of `look`; None where it raises, on odd objects, or nothing is intercepted."""
-        if self._connections.experiments is None:
-            return None
-        try:
-            return look(*args)
-        except Exception:
-            return None
 
     def _note(self, sock: socket.socket, address: Any) -> None:
         """Let those that never fire tell of a connect that nothing can happen to."""
@@ -424,11 +341,11 @@ class SocketPatches:
     def _accept(self, listener: socket.socket, proceed: _Proceed) -> Any:
         accepted = proceed()
         if is_a(accepted, tuple):
-            self._look(lambda: self._connections.accepted(accepted[0], listener))
+            self._connections.look(lambda: self._connections.accepted(accepted[0], listener))
         return accepted
 
     def _detach(self, sock: socket.socket, proceed: _Proceed) -> Any:
-        connection = self._look(self._connections.known, sock)
+        connection = self._connections.look(self._connections.known, sock)
         if connection is not None:
             self._receiver.nonblocking.readiness.release(connection)
         return proceed()
@@ -436,29 +353,29 @@ class SocketPatches:
     def _shut_down(self, sock: socket.socket, proceed: _Proceed) -> None:
         __tracebackhide__ = True
         # Or of another descriptor of the same, as `dup` makes one, that was not seen before.
-        connection = self._look(self._connections.known, sock) or self._look(
-            lambda: self._connections.at(sock.fileno())
-        )
+        table = self._connections
+        connection = table.look(table.known, sock) or table.look(lambda: table.at(sock.fileno()))
         if connection is None or len(proceed.args) != 2:
             if proceed.args[1:] != (socket.SHUT_WR,):
-                self._look(self._datagrams.end, sock)
+                self._connections.look(self._datagrams.end, sock)
             proceed()
             return
         if connection.ends is None and connection.inbound.threads:
             # It is held up in connecting, which the kernel would end, and does not know of.
-            self._receiver.end(sock, connection)
+            self._waiting.end(sock, connection)
             return
         if not self._sender.partitions.shut_down(sock, connection, proceed):
             proceed()
-        self._receiver.end(sock, connection, proceed.args[1])
+        self._waiting.end(sock, connection, proceed.args[1])
 
     def _is_copied(self, sock: socket.socket, connection: TcpConnection) -> bool:
         """Whether the connection goes on when `sock` is closed, by another descriptor."""
-        return self._look(self._connections.twin, sock.fileno(), connection.ends) is connection
+        table = self._connections
+        return table.look(table.twin, sock.fileno(), connection.ends) is connection
 
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
-        connection = self._look(self._connections.known, sock)
-        self._look(self._connections.closing, sock)
+        connection = self._connections.look(self._connections.known, sock)
+        self._connections.look(self._connections.closing, sock)
         if connection is not None and self._is_copied(sock, connection):
             proceed()
             return
@@ -466,17 +383,12 @@ class SocketPatches:
             forget(sock)
             self._sender.partitions.close(sock, connection)
         else:
-            self._look(self._datagrams.close, sock)
-            self._look(self._connections.closed, sock)
+            self._connections.look(self._datagrams.close, sock)
+            self._connections.look(self._connections.closed, sock)
         proceed()
         if connection is not None:
-            self._receiver.end(sock, connection)
+            self._waiting.end(sock, connection)
             self._resolution.unresolvable.close(connection.number)
-
-
-def _note_request(connection: TcpConnection, message: object) -> None:
-    """Remember the request, if it is one, of a connection that no experiment has for a target."""
-    connection.turn.requests.feed(beginning(message), answered=True)
 
 
 def _around(handle: Callable[[Any, _Proceed], Any]) -> Callable[[Callable[..., Any]], Any]:

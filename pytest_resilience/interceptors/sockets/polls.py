@@ -2,7 +2,8 @@
 
 A poll asks the kernel, which knows nothing of faults. So before it asks, that happens which a
 receive would meet that waited for the same: a reset, a silence. And what the kernel tells is left
-out as long as a receive would find nothing, or a send no room: who knows is `Receiver` or `Sender`.
+out as long as a receive would find nothing, or a send no room: `WaitingReceivers` knows, or
+`Sender`.
 
 Loops and libraries in C poll by themselves, and so does what `select` made before: they are told
 what the kernel is made to say (see `receive_nonblocking`).
@@ -36,10 +37,10 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import selector_classes
+from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
@@ -70,7 +71,7 @@ class Polls:
         self,
         connections: ConnectionTable,
         loops: AsyncioLoops,
-        receiver: Receiver,
+        waiting: WaitingReceivers,
         sender: Sender,
         patches: Patches,
     ) -> None:
@@ -78,7 +79,7 @@ class Polls:
         self._connections = connections
         self._loops = loops
         self.targeted = connections.targeted
-        self._receiver = receiver
+        self._waiting = waiting
         self._sender = sender
         self._installed = False
 
@@ -244,7 +245,7 @@ class Polls:
             if connection is None or sock is None:
                 continue
             if events & _READ:
-                early[descriptor, _READ] = self._receiver.held_for(sock, connection)
+                early[descriptor, _READ] = self._waiting.held_for(sock, connection)
             if events & _WRITE:
                 early[descriptor, _WRITE] = self._sender.held_for(connection)
         return {key: seconds for key, seconds in early.items() if seconds}

@@ -7,33 +7,35 @@ kernel before it is due: until then there is nothing, for timeouts and for polls
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import socket
 import sys
+import threading
 
 from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.descriptors import available
 from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
-from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import deliveries
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import end_given_up
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.deliveries import NOTHING
 from pytest_resilience.interceptors.sockets.deliveries import ReceivedBefore
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
@@ -41,12 +43,16 @@ from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiv
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import mark_of
+from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
+from pytest_resilience.interceptors.waiting import hold
 
 
 __all__ = ["Receiver"]
@@ -59,7 +65,9 @@ class Receiver:
 
     Attributes:
         received_before: what outages do not happen to.
-        http2: has a way of its own for connections that several responses share.
+        datagrams: for what is received over UDP.
+        nonblocking: for who polls.
+        asyncio: for transports.
     """
 
     def __init__(
@@ -70,14 +78,43 @@ class Receiver:
         http2: Http2Streams,
     ) -> None:
         self.received_before = ReceivedBefore(connections)
+        before = self.received_before.datagrams
+        self.datagrams = DatagramSockets(engine, connections, loops, before)
         self.nonblocking = NonblockingReceiver(engine)
         self.asyncio = AsyncioReceiver(engine, loops)
-        self.http2 = http2
-        self._engine = engine
+        self._http2 = http2  # which has a way of its own
+        self._engine, self._connections = engine, connections
         self._loops = loops
 
-    def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+    def receive(self, sock: socket.socket, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's receiving methods."""
+        __tracebackhide__ = True
+        connection = self._connections.of(sock, RECEIVE)
+        if connection is None:
+            is_datagram = self._connections.look(is_udp, sock)
+            return self.datagrams.receive(sock, call) if is_datagram else call()
+        if connection.untargeted:
+            if connection in self._connections.proxies:
+                self._connections.look(self._connections.receives, sock, connection)
+            if connection.inbound.unread:
+                deliveries.give_up(connection)
+            return call()
+        if not (call.is_plain or asks_for_bytes(call)):
+            return call()
+        me = threading.get_ident()
+        if me in connection.inbound.threads:
+            return call()
+        connection.inbound.threads.add(me)
+        try:
+            receive = self._receive
+            if connection in self._http2.connections:
+                receive = functools.partial(self._http2.receive, receive)
+            return receive(sock, connection, call)
+        finally:
+            connection.inbound.threads.discard(me)
+
+    def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call` on a connection that is a target, in the way of who calls."""
         __tracebackhide__ = True
         inbound = connection.inbound
         pending = None if inbound.stream or inbound.unread else getattr(sock, "pending", None)
@@ -143,47 +180,6 @@ class Receiver:
             return result
         return self._receive_late(sock, connection, call, result, among=meant or None)
 
-    def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
-        """A request is about to be sent: silence begins before there can be a response.
-
-        For who blocks already, in receiving or in polling it.
-        """
-        turn, inbound = connection.turn, connection.inbound
-        if (turn.receiving and not inbound.expected) or self.received_before.left.get(connection):
-            return
-        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
-        silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
-        if silences and not inbound.expected and not turn.requests.lacks_end:
-            stream = connection.begin_response(self._engine, early=True)
-            if stream is not None and stream.effect.delay == math.inf:
-                self.nonblocking.readiness.silence(sock, connection, stream)
-
-    def held_for(self, sock: socket.socket, connection: TcpConnection) -> float:
-        """As `NonblockingReceiver.held_for`, of any socket."""
-        turn, inbound = connection.turn, connection.inbound
-        blocking, stream = sock.gettimeout() != 0, inbound.stream
-        if (
-            inbound.threads
-            or inbound.ended.is_set()
-            or inbound.unread
-            or (stream is not None and stream.is_replaced)
-            or self.received_before.left.get(connection)
-            or (not blocking and self._loops.transport(sock))
-            or self._strikes_callers()
-        ):
-            return 0.0
-        expects = inbound.expected or not turn.receiving
-        try:
-            return self.nonblocking.held_for(sock, connection)
-        finally:
-            if blocking and inbound.tickets and expects:  # only a receive tells them apart
-                inbound.expected = turn.receiving
-
-    def _strikes_callers(self) -> bool:
-        """Whether something may happen that only who receives can meet."""
-        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
-        return any(isinstance(fault, CallerFault) for fault in faults)
-
     def _await_more(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Wait until there is something to receive, and take nothing; or for the socket's timeout.
 
@@ -198,54 +194,6 @@ class Receiver:
                 return
             if now() >= ends:
                 raise effects.timed_out(sock)
-
-    def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
-        """Nothing gets through, either way."""
-        effect = connection.send_queue.requests.cut
-        is_silent = effect is not None and effect.delay == math.inf
-        if effect is not None and is_silent and not self.received_before.left.get(connection):
-            stream = ResponseStream(effect)
-            self.nonblocking.readiness.silence(sock, connection, stream, sends=True)
-
-    def stall(self, connection: TcpConnection) -> None:
-        """Nothing more is delivered of a response: whoever waits for it is told when that ends.
-
-        For who finds that out above the socket; who blocks in receiving from it comes by itself.
-        """
-        sock, stream = connection.owner(), connection.inbound.stream
-        if sock is None or stream is None or sock.gettimeout() != 0:
-            return
-        protocol = self._loops.delaying_protocol(sock)
-        if protocol is not None:
-            self.asyncio.silence(connection, protocol, stream)
-        else:
-            self.nonblocking.readiness.silence(sock, connection, stream)
-
-    def give_up(self, connection: TcpConnection) -> None:
-        """Nobody looks at `connection` any more: reset it, if bytes that have come are lost."""
-        connection.inbound.give_back(connection.owner())
-        stream = connection.inbound.stream
-        if stream is not None and stream.is_stalled:
-            with contextlib.suppress(OSError):  # no descriptor to be had
-                effects.end_once(connection, ResetConnection())
-
-    def end(
-        self, sock: socket.socket, connection: TcpConnection, how: int = socket.SHUT_RDWR
-    ) -> None:
-        """This side takes or sends no more: whoever is held goes on, as the kernel wakes them."""
-        takes, is_held = how == socket.SHUT_WR, connection in self.nonblocking.readiness.held
-        if is_held and not takes:
-            connection.give_up_response()
-            effects.discard(sock)  # before anybody comes for it
-        if how != socket.SHUT_RD:
-            connection.send_queue.ended.set()
-        if not takes:
-            connection.inbound.ended.set()
-        tell_of_ends()
-        if is_held and not takes:
-            self.nonblocking.readiness.release(connection)
-        if not takes:
-            self.asyncio.end(sock, connection)
 
     def _receive_tickets(
         self, connection: TcpConnection, stream: ResponseStream, call: SocketCall
@@ -367,13 +315,10 @@ class Receiver:
                 return self._await_turn(sock, connection, asked_at)
             match step:
                 case WaitUntil(due):
-                    ended = inbound.ended
-                    effects.hold_until(
-                        sock, due, stream, since=since, ended=ended, asked_at=asked_at
-                    )
+                    _hold(sock, inbound, stream, due, since=since, asked_at=asked_at)
                     if connection in readiness.held:
                         readiness.release(connection)
-                    if ended.is_set():
+                    if inbound.ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
                     # As far as the socket's timeout and the clock let it come.
@@ -429,10 +374,39 @@ class Receiver:
         connection.inbound.eof = eof
         assert eof.due is not None  # it has arrived
         since = eof.due - eof.effect.delay
-        ended = connection.inbound.ended
-        effects.hold_until(sock, eof.due, eof, since=since, ended=ended)
+        _hold(sock, connection.inbound, eof, eof.due, since=since)
         connection.inbound.eof = None
         return arguments.returned(b"")
+
+
+def _hold(
+    sock: socket.socket,
+    inbound: Inbound,
+    stream: ResponseStream,
+    due: float,
+    *,
+    since: float,
+    asked_at: float = math.inf,
+) -> None:
+    """Wait until `due`, in monotonic seconds; past the socket's timeout raise that.
+
+    The timeout counts from `asked_at` on, if that was before. `since`: when the wait began, for
+    what has passed is a part of it.
+    """
+    __tracebackhide__ = True
+    effect = stream.effect
+    now = effect.clock.monotonic()
+    effect.add_delay(max(0.0, min(now, due) - since))
+    if due <= now:
+        return
+    limit = timeout_of(sock, socket.SO_RCVTIMEO) if due < math.inf else sock.gettimeout()
+    if limit is not None:
+        limit = max(0.0, limit - max(0.0, now - asked_at))
+    error = functools.partial(effects.timed_out, sock)
+    if due < math.inf:
+        hold(effect, due - now, limit, error, inbound.ended, left=stream.left)
+    else:  # the kernel may end that sooner
+        effects.hold_in_silence(sock, stream, limit, error, inbound.ended)
 
 
 def _await_piece(sock: socket.socket, stream: ResponseStream, least: int) -> int:
@@ -445,7 +419,8 @@ def _await_piece(sock: socket.socket, stream: ResponseStream, least: int) -> int
     if stream.begun and there < least:
         if not there:
             stream.drained()
-        effects.await_more(sock)
+        if available(sock) < least and not readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
+            raise effects.timed_out(sock)
     return available(sock)
 
 

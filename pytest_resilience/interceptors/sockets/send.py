@@ -9,6 +9,7 @@ import contextlib
 import errno
 import math
 import socket
+import threading
 
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import end_given_up
 from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.partitioned_sends import PartitionedSends
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -35,11 +37,13 @@ from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
+from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.waiting import wait
 
@@ -56,24 +60,49 @@ class Sender:
 
     Attributes:
         partitions: keeps what does not get through.
-        ssl_objects: what is encrypted above the sockets.
     """
 
     def __init__(
         self,
         engine: Engine,
-        partitions: PartitionedSends,
+        connections: ConnectionTable,
         loops: AsyncioLoops,
-        ssl_objects: SslObjects,
         *,
+        ssl_objects: SslObjects,
+        partitions: PartitionedSends,
         receiver: Receiver,
+        waiting: WaitingReceivers,
     ) -> None:
-        self._engine, self._loops, self._receiver = engine, loops, receiver
+        self._engine, self._connections, self._loops = engine, connections, loops
+        self._ssl_objects = ssl_objects  # what is encrypted above the sockets
         self.partitions = partitions
-        self.ssl_objects = ssl_objects
+        self._receiver, self._waiting = receiver, waiting
 
-    def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+    def send(self, sock: socket.socket, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
+        __tracebackhide__ = True
+        connection = self._connections.of(sock, SEND)
+        if connection is None and self._connections.look(is_udp, sock):
+            return self._receiver.datagrams.send(sock, call)
+        if connection is None:
+            return call()
+        if connection in self._connections.proxies and len(call.args) > 1:
+            self._connections.look(self._ssl_objects.hear, sock, connection, call.args[1])
+        if connection.untargeted:
+            if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
+                self._connections.look(_note_request, connection, call.args[1])
+            return call()
+        me = threading.get_ident()
+        if me in connection.send_queue.threads:
+            return call()
+        connection.send_queue.threads.add(me)
+        try:
+            return self._send_on(sock, connection, call)
+        finally:
+            connection.send_queue.threads.discard(me)
+
+    def _send_on(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call` on a connection that is a target."""
         __tracebackhide__ = True
         turn, queue, began = connection.turn, connection.send_queue, self._engine.clock.monotonic()
         if queue.ended.is_set() or not (connection.ends or ends_of(sock)):
@@ -84,14 +113,14 @@ class Sender:
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         before, blocking = turn.receiving, sock.gettimeout() != 0
         if not turn.decrypted:  # else it was heard before it became records
-            self.ssl_objects.send(connection, message)
+            self._ssl_objects.send(connection, message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, began)
-            self._receiver.expect(sock, connection)
+            self._waiting.expect(sock, connection)
         try:
             if self.partitions.holds(sock, connection):
                 if blocking:  # nobody who polls it is told of anything meanwhile
-                    self._receiver.cut(sock, connection)
+                    self._waiting.cut(sock, connection)
                 result = self.partitions.keep(sock, connection, call)
             else:
                 queue.flush(sock)
@@ -108,7 +137,7 @@ class Sender:
             self._loops.sent(turn.sent_at)
             connection.task = self._loops.task() or connection.task
         if turn.handshaking and not turn.decrypted:
-            self.ssl_objects.sent_hello(connection, message)
+            self._ssl_objects.sent_hello(connection, message)
         return result
 
     def held_for(self, connection: TcpConnection) -> float:
@@ -292,3 +321,8 @@ def _end_replaced(sock: socket.socket, connection: TcpConnection) -> None:
     if stream is not None and (stream.is_replaced or stream.is_reset):
         step = CloseConnection() if stream.is_replaced else ResetConnection()
         effects.end_once(connection, step, sock)
+
+
+def _note_request(connection: TcpConnection, message: object) -> None:
+    """Remember the request, if it is one, of a connection that no experiment has for a target."""
+    connection.turn.requests.feed(beginning(message), answered=True)

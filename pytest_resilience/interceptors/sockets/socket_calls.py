@@ -11,8 +11,10 @@ import functools
 import os
 import socket
 import sys
+import types
 
 from collections.abc import Callable
+from collections.abc import Container
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +29,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "NOTHING", "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "by_descriptor", "flags_of", "is_at_once", "message_of",
-    "untaken",
+    "asks_for_bytes", "by_descriptor", "flags_of", "handled", "is_at_once", "message_of", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -49,7 +50,7 @@ _SENDING_PARAMETERS = {
     "sendall": ("data", "flags"),
     "sendmsg": ("buffers", "ancillary", "flags"),
 }
-_FILLING = ("recv_into", "recvfrom_into")
+_FILLING = ("recv_into", "recvfrom_into")  # which take keywords, though they are written in C
 _MOST_WITHOUT_FLAGS = 3  # arguments: the socket, what is sent, and to whom
 _OF_DESCRIPTORS = "os."
 # As numbers: the operators of enums take ten times as long.
@@ -106,6 +107,41 @@ class SocketCall(functools.partial[Any]):
             elif name in _FILLING:
                 call.is_plain = type(given) is bytearray and bool(given)
         return call
+
+
+def handled(
+    name: str,
+    original: Callable[..., Any],
+    handle: Callable[[Any, SocketCall], Any],
+    passing: Container[int],
+) -> Callable[..., Any]:
+    """A method that calls `handle` unless its socket may pass: the whole cost where it may.
+
+    `passing`: the `id` of those that may. Nearly everybody gives one argument, and packing it in a
+    tuple takes longer than this.
+    """
+
+    @functools.wraps(original)
+    def taking_keywords(sock: Any, given: Any = NOTHING, /, *more: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        if id(sock) in passing and given is not NOTHING:
+            if more or named:
+                return original(sock, given, *more, **named)
+            return original(sock, given)
+        return handle(sock, SocketCall.of(name, original, sock, given, more, named=named))
+
+    if type(original) is not types.MethodDescriptorType or name in _FILLING:
+        return taking_keywords
+
+    # A dictionary of keywords is made for each call of a function that takes any.
+    @functools.wraps(original)
+    def method(sock: Any, given: Any = NOTHING, /, *more: Any) -> Any:
+        __tracebackhide__ = True
+        if id(sock) in passing and given is not NOTHING:
+            return original(sock, given, *more) if more else original(sock, given)
+        return handle(sock, SocketCall.of(name, original, sock, given, more))
+
+    return method
 
 
 def flags_of(call: SocketCall) -> int:

@@ -27,7 +27,7 @@ from pytest_resilience import ManualClock
 from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets import receive
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.virtual_time.clock import VirtualClock
@@ -204,7 +204,7 @@ def _delayed_by(delay: float, monkeypatch: pytest.MonkeyPatch, took: float = 0.0
             ChaosExperiment("x", "network_latency", delay=delay), seed=1
         )
         client.sendall(b"x")
-        monkeypatch.setattr(effects, "readable", awaits)
+        monkeypatch.setattr(receive, "readable", awaits)
         assert client.recv(100) == b"late"
         active_experiment.stop()
     (slept,) = clock.sleeps
