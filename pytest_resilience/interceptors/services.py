@@ -15,7 +15,6 @@ import contextlib
 import errno
 import functools
 import inspect
-import os
 import pkgutil
 
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import TypeVar
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import LostResponse
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import BODILESS
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
@@ -42,7 +42,7 @@ from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
-from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
 
@@ -293,7 +293,7 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
         stream.take(b".")
         step = stream.next(0, engine.clock.monotonic())
     if isinstance(step, ResetConnection):
-        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        raise os_error(errno.ECONNRESET)
     if isinstance(step, (ReadReplacement, CloseConnection)):
         # A response has no form without a protocol; it is a failure all the same.
         raise ConnectionError(f"{target} failed: {effect.failure}")
@@ -302,6 +302,6 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
 def _wait(effect: Effect) -> None:
     __tracebackhide__ = True
     if effect.delay:
-        effect.add_delay(wait(effect.clock, effect.delay, effect.left))
+        hold(effect, effect.delay)
     if effect.delay == float("inf") and not effect.transient:
-        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        raise os_error(errno.ETIMEDOUT)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.native.loader_tables import LoadedObjects
@@ -288,4 +289,4 @@ def _protect(address: int, protection: int) -> None:
     page = address & ~(_PAGE - 1)
     if _library.mprotect(_POINTER(page), ctypes.c_size_t(_PAGE), protection):
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+        raise os_error(code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import selectors
 import socket
 import struct
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pytest_resilience.chaos.descriptors import unacknowledged
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.event_loop import EventLoop
@@ -88,7 +88,7 @@ class Connect:
         if self._addresses:
             self.start()
         else:
-            self._failed(OSError(code, os.strerror(code)))
+            self._failed(os_error(code))
 
 
 class TransportOwner(Protocol):

@@ -60,7 +60,14 @@ __all__ = [
     "ServiceError",
     "Silence",
     "SlowResolution",
+    "os_error",
 ]
+
+
+def os_error(code: int) -> OSError:
+    """The error that the system raises with this errno, of the class that Python has for it."""
+    return OSError(code, os.strerror(code))
+
 
 RECEIVED: Final = "received"  # the first of them
 PACED: Final = "paced"  # the first is on the line
@@ -258,7 +265,7 @@ class Refusal(Fault):
     kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, SEND_DATAGRAM})
 
     def error(self, target: str) -> Exception:  # noqa: ARG002
-        return OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return os_error(errno.ECONNREFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ at its `await`, and one without memory does not come to it.
 from __future__ import annotations
 
 import errno
-import os
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import ClassVar
 
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT
@@ -92,7 +92,7 @@ class Cancellation(CallerFault):
         cancellation.cancel()
         if cancellation.is_here and operation.kind in _TRIED_FIRST:
             # A loop tries before it waits, and can be cancelled only while it waits.
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise os_error(errno.EAGAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,9 +30,9 @@ from pytest_resilience.chaos.parsing.targets import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.interceptors.waiting import run_steps
 from pytest_resilience.interceptors.waiting import run_steps_async
-from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
 
 
@@ -218,7 +218,7 @@ def inject(injection: Injection | None, proceed: Callable[[], Any]) -> Any:
         return proceed()
     effect = injection.effect
     if effect.delay:
-        effect.add_delay(wait(effect.clock, effect.delay, effect.left))
+        hold(effect, effect.delay)
     return run_steps(_steps(injection, proceed), operator.call)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import errno
 import functools
 import io
-import os
 
 from collections.abc import Callable
 from collections.abc import Generator
@@ -27,6 +26,7 @@ from typing import TypeVar
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT
@@ -47,7 +47,7 @@ from pytest_resilience.interceptors.sockets.peer_names import is_literal
 
 
 __all__ = [
-    "AskMock", "Exchange", "Hold", "InProcess", "LeftToMock", "MockResponse", "Peer", "os_error",
+    "AskMock", "Exchange", "Hold", "InProcess", "LeftToMock", "MockResponse", "Peer",
 ]  # fmt: skip
 
 _ON_WEBSOCKET = "a WebSocket, in this process"
@@ -326,8 +326,3 @@ class Exchange:
         else:  # whatever length is named, as in the response to HEAD
             self._head = io.BytesIO(response.head)
             stream.effect.uncount()
-
-
-def os_error(code: int) -> OSError:
-    """As the system raises it."""
-    return OSError(code, os.strerror(code))

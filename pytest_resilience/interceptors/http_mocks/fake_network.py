@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import in_trio
@@ -28,7 +29,6 @@ from pytest_resilience.interceptors.http_mocks.exchange import Hold
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
-from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.waiting import hold
 from pytest_resilience.interceptors.waiting import pause

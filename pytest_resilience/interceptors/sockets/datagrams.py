@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import functools
 import math
-import os
 import socket
 import threading
 import weakref
@@ -30,6 +29,7 @@ from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
@@ -330,7 +330,7 @@ class DatagramSockets:
         failure = None if effect is None else effect.failure
         if isinstance(failure, Refusal) and endpoint.connected_to is not None:
             # What ICMP answers is told by the next call, whichever it is.
-            endpoint.inbound.error = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            endpoint.inbound.error = os_error(errno.ECONNREFUSED)
             endpoint.settle(now)
         return is_first
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
-import os
 import sys
 
 from asyncio.sslproto import SSLProtocol
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
 
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.sockets.effects import kernel_patience
 from pytest_resilience.interceptors.waiting import Wait
@@ -294,7 +294,7 @@ class DelayingProtocol(asyncio.Protocol):
     def _give_up(self, stream: ResponseStream) -> None:
         """The silence is over, and too long for the connection."""
         self._forget()
-        self._error = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        self._error = os_error(errno.ETIMEDOUT)
         if not stream.effect.left():
             self._error.add_note(
                 "The peer's silence would have lasted until the kernel gave up, here it ended "

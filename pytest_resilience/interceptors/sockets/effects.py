@@ -12,7 +12,6 @@ import contextlib
 import errno
 import functools
 import math
-import os
 import socket
 import sys
 import threading
@@ -27,6 +26,7 @@ from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -46,7 +46,7 @@ from pytest_resilience.interceptors.waiting import hold
 __all__ = [
     "Receiver", "close_by_peer", "discard", "end", "end_of_stream", "end_once",
     "fail", "hold_before", "hold_in_silence", "hold_sending", "kernel_patience", "no_room",
-    "nobody_there", "nothing_yet", "os_error", "reset_by_peer", "send_timed_out", "silenced",
+    "nobody_there", "nothing_yet", "reset_by_peer", "send_timed_out", "silenced",
     "speaks_tls", "timed_out",
 ]  # fmt: skip
 
@@ -230,7 +230,7 @@ def nothing_yet(sock: Receiver) -> OSError:
 
 def _would_block(sock: Receiver, error: str, code: str, operation: str) -> OSError:
     if not speaks_tls(sock):
-        return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return os_error(errno.EAGAIN)
     ssl = tls_modules()[0]  # whoever has such a socket has loaded it
     made: OSError = getattr(ssl, error)(
         getattr(ssl, code), f"The operation did not complete ({operation})"
@@ -259,11 +259,6 @@ def _given_up(sock: socket.socket) -> OSError:
 def speaks_tls(sock: object) -> bool:
     """Whether TLS is made within the socket itself."""
     return hasattr(sock, "pending")
-
-
-def os_error(code: int) -> OSError:
-    """As the system raises it."""
-    return OSError(code, os.strerror(code))
 
 
 # States.

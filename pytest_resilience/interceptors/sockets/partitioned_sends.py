@@ -19,6 +19,7 @@ from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
@@ -81,7 +82,7 @@ class PartitionedSends:
         queue, cut = connection.send_queue, connection.send_queue.awaited
         assert cut is not None  # it is what is in the way
         if code := queue.refusal(sock):
-            raise effects.os_error(code)
+            raise os_error(code)
         send, data = message_of(call, later=True)
         kept = queue.keep(sock, send, data)
         if not cut.left():  # since it was looked at

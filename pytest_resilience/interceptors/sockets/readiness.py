@@ -17,6 +17,7 @@ import weakref
 from typing import Any
 
 from pytest_resilience.chaos.effect import Effect
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -300,7 +301,7 @@ class Held:
         """Raise what the kernel would have told by now, if it would have given up on the peer."""
         __tracebackhide__ = True
         if self._is_timed_out:
-            raise effects.os_error(errno.ETIMEDOUT)
+            raise os_error(errno.ETIMEDOUT)
 
     def is_given_up(self, sock: KernelSocket) -> bool:
         """Whether the kernel has given up on its peer before it was over."""

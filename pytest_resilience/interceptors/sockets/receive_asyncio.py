@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import socket
 import weakref
 
@@ -21,6 +20,7 @@ from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import available
 from pytest_resilience.chaos.descriptors import readable
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
@@ -133,7 +133,8 @@ class AsyncioReceiver:
         is_coming = turn.receiving or turn.partial  # what others do to it is decided
         asked = turn.asked
         among = inbound.threads.claim(begun) if is_coming else None
-        stream = self._decide(connection, protocol, among, early=True)
+        through = protocol.protocol
+        stream = connection.begin_response(self._engine, through=through, among=among, early=True)
         if stream is None and not asked:
             self._listening.add(connection)
         if stream is None or stream.needs_response:
@@ -169,7 +170,7 @@ class AsyncioReceiver:
             match stream.next(there, now):
                 case WaitUntil(due):
                     self._pauses[connection] = protocol.pause_reading(stream, due, now)
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                    raise os_error(errno.EAGAIN)
                 case ResetConnection() | CloseConnection() as step:
                     effects.end_once(connection, step, sock)
                     return call()
@@ -218,7 +219,7 @@ class AsyncioReceiver:
             if stream is not None and stream.due is not None:
                 return now  # it needed none
         elif not turn.receiving and not protocol.is_closing:
-            stream = self._decide(connection, protocol)
+            stream = connection.begin_response(self._engine, through=protocol.protocol)
         elif inbound.tickets:
             inbound.tickets = False
         else:
@@ -231,19 +232,6 @@ class AsyncioReceiver:
             protocol.hold(stream, max(arrived, now - stream.effect.delay))
             return max(now, due)
         return now
-
-    def _decide(
-        self,
-        connection: TcpConnection,
-        protocol: DelayingProtocol,
-        among: Sequence[ActiveExperiment] | None = None,
-        *,
-        early: bool = False,
-    ) -> ResponseStream | None:
-        # In TLS 1.3 a server's tickets may come before its response, and look the same.
-        connection.inbound.tickets = connection.turn.after_handshake > 0
-        through = protocol.protocol
-        return connection.begin_response(self._engine, through=through, among=among, early=early)
 
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         eof = connection.begin_eof(self._engine, through=protocol.protocol)

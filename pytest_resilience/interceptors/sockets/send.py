@@ -17,6 +17,7 @@ from typing import Any
 from pytest_resilience.chaos.descriptors import timeout_of
 from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.request_stream import AHEAD
 from pytest_resilience.chaos.request_stream import CAPACITY
@@ -107,7 +108,7 @@ class Sender:
         turn, queue, began = connection.turn, connection.send_queue, self._engine.clock.monotonic()
         if queue.ended.is_set() or not (connection.ends or ends_of(sock)):
             if queue.messages and sock.fileno() >= 0:  # the kernel learns of the end after those
-                raise effects.os_error(errno.EPIPE)
+                raise os_error(errno.EPIPE)
             return call()
         _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")

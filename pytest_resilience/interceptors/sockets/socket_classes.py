@@ -21,6 +21,7 @@ from typing import Any
 from pytest_resilience.chaos.descriptors import below
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.interceptors.foreign_objects import is_a
 
 
@@ -112,7 +113,7 @@ def kernel_socket(sock: Any) -> KernelSocket:
     """
     below = sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word
     if not isinstance(below, KernelSocket):
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        raise os_error(errno.EBADF)
     return below
 
 
@@ -171,7 +172,7 @@ def held(descriptor: int, ends: object) -> Iterator[KernelSocket]:
     try:
         with borrowed(ours) as sock:
             if ends_of(sock) != ends:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                raise os_error(errno.EBADF)
             yield sock
     finally:
         os.close(ours)

@@ -391,6 +391,8 @@ class TcpConnection:
     ) -> ResponseStream | None:
         """`again`: others have decided about it before."""
         turn, self.inbound.expected = self.turn, False
+        if through is not None:  # who blocks in a handshake knows more
+            self.inbound.tickets = turn.after_handshake > 0
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         if turn.handshaking or not turn.decrypted:
             turn.after_handshake = int(turn.handshaking)
