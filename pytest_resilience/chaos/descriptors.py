@@ -14,6 +14,7 @@ import weakref
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from types import BuiltinFunctionType
 from typing import Any
 from typing import Protocol
@@ -29,9 +30,11 @@ if sys.platform != "win32":
 
 __all__ = [
     "available", "below", "borrowed", "keep_private", "open_descriptors", "private_descriptors",
-    "readable", "readable_descriptors", "taken", "timeout_of", "unacknowledged", "unread",
+    "readable", "readable_descriptors", "taken", "timeout_of", "transports_of", "unacknowledged",
+    "unread",
 ]  # fmt: skip
 
+_NO_TRANSPORTS: Mapping[int, Any] = {}
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
 _CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives
@@ -146,6 +149,13 @@ def readable(sock: Any, timeout: float | None) -> bool:
     poll = below(select.poll)()  # needs no descriptor, of which there may be none left
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+
+
+def transports_of(loop: object) -> Mapping[int, Any]:
+    """The transports of asyncio that a loop has, by descriptor, closing ones as well."""
+    # asyncio's own note; loops in C have none.
+    noted: Any = getattr(loop, "_transports", None)
+    return noted if type(noted) is weakref.WeakValueDictionary else _NO_TRANSPORTS
 
 
 def available(sock: Any) -> int:

@@ -17,12 +17,12 @@ import weakref
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.call_site import current_task_of_user
+from pytest_resilience.chaos.descriptors import transports_of
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
 __all__ = ["AsyncioLoops", "LoopConnects", "LoopIterations"]
-
-_NOTHING: Mapping[int, Any] = {}
 
 
 class LoopIterations:
@@ -146,14 +144,8 @@ class AsyncioLoops:
 
         None if there is none, or it is closing.
         """
-        transport: Any = self.transports().get(sock.fileno())
+        transport: Any = transports_of(running_loop()).get(sock.fileno())
         return None if transport is None or transport.is_closing() else transport
-
-    def transports(self) -> Mapping[int, Any]:
-        """Those of the loop that runs here, if one does, by descriptor, closing ones as well."""
-        # asyncio's own note; loops in C have none.
-        noted: Any = getattr(running_loop(), "_transports", None)
-        return noted if type(noted) is weakref.WeakValueDictionary else _NOTHING
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
         """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""

@@ -166,7 +166,7 @@ class SocketPatches:
             receiver=self._receiver,
             waiting=self._waiting,
         )
-        polls = Polls(self._connections, loops, self._waiting, self._sender, patches)
+        polls = Polls(self._connections, self._waiting, self._sender, patches)
         self._outages = Outages(engine, self._connections, self._receiver, patches)
         receive, send = self._receiver.receive, self._sender.send
         calls = DescriptorCalls(self._connections, patches, receive, send)

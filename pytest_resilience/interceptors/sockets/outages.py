@@ -17,7 +17,6 @@ import threading
 import weakref
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.descriptors import timeout_of
+from pytest_resilience.chaos.descriptors import transports_of
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
@@ -44,7 +44,6 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.deaf_sockets import hear
-from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import replace_under
@@ -187,10 +186,7 @@ class Outages:
         """Those that wait for a transport of asyncio, each in its loop; all its descriptors."""
         found = set()
         for loop in loops_at_work():
-            noted = getattr(loop, "_transports", None)
-            if noted is None or not is_a(noted, Mapping):
-                continue
-            for descriptor, transport in list(noted.items()):
+            for descriptor, transport in list(transports_of(loop).items()):
                 if transport.is_closing():
                     continue
                 found.add(descriptor)
@@ -240,7 +236,7 @@ class Outages:
         now, found = self._engine.clock.monotonic(), False
         outages = [each for each in self._engine.active if each.experiment.is_outage]
         standing = [each for each in outages if each.opens_at <= now and each.left(now)]
-        for transport in list(getattr(loop, "_transports", {}).values()) if standing else ():
+        for transport in list(transports_of(loop).values()) if standing else ():
             sock, connection = self._of_transport(transport)
             if sock is None or connection is None:
                 continue

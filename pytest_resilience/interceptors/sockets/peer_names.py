@@ -26,6 +26,7 @@ from typing import Final
 from typing import Generic
 from typing import TypeVar
 
+from pytest_resilience.chaos.descriptors import transports_of
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.parsing.http_requests import REQUEST_LINE
@@ -242,8 +243,7 @@ def _hosts_above(sock: Any) -> list[str]:
 
     TLS to a proxy, and then through it to somebody else, are one above the other.
     """
-    loop: Any = running_loop()
-    transport = loop._transports.get(sock.fileno())  # noqa: SLF001  # which notes them
+    transport = transports_of(running_loop()).get(sock.fileno())
     protocol, hosts = None if transport is None else transport.get_protocol(), []
     while protocol is not None:
         tls = getattr(protocol, "_sslobj", None)

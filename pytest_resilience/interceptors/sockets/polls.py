@@ -31,11 +31,12 @@ from typing import Protocol
 from pytest_resilience import proc
 from pytest_resilience.chaos.active_experiment import ends_watched
 from pytest_resilience.chaos.descriptors import below
+from pytest_resilience.chaos.descriptors import transports_of
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -70,14 +71,12 @@ class Polls:
     def __init__(
         self,
         connections: ConnectionTable,
-        loops: AsyncioLoops,
         waiting: WaitingReceivers,
         sender: Sender,
         patches: Patches,
     ) -> None:
         self._patches = patches
         self._connections = connections
-        self._loops = loops
         self.targeted = connections.targeted
         self._waiting = waiting
         self._sender = sender
@@ -175,7 +174,7 @@ class Polls:
     def _is_of_transports(self) -> bool:
         """Whether transports of asyncio read all that is targeted, and nothing happens to sends."""
         # They hold back by themselves: who polls here is told what the kernel tells.
-        noted = self._loops.transports()
+        noted = transports_of(running_loop())
         for connection in [*self.targeted.values()]:
             if (sock := connection.owner()) is None or (number := sock.fileno()) < 0:
                 continue  # it is closed

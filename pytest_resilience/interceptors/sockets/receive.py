@@ -218,7 +218,8 @@ class Receiver:
         connection: TcpConnection,
         call: SocketCall,
         result: Any,
-        among: Sequence[ActiveExperiment] | None = None,
+        *,
+        among: Sequence[ActiveExperiment] | None,
     ) -> Any:
         """Another thread has asked while this one was receiving: `result` is a response.
 
