@@ -37,6 +37,7 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.chaos.types.resources import PressureReading
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
@@ -413,15 +414,22 @@ class ActiveExperiments(tuple[ActiveExperiment, ...]):
     Attributes:
         kinds: the kinds of operation that one of them can happen to.
         strikes_waiting: one of them happens to who waits for a response, though none may come.
+        strikes_callers: one of them happens to who calls, which only a call can meet.
+        silences: one of them lets a peer be silent, and its connections lost with that.
     """
 
     kinds: frozenset[str]
     strikes_waiting: bool
+    strikes_callers: bool
+    silences: bool
 
     def __new__(cls, those: Iterable[ActiveExperiment] = ()) -> Self:
         made = super().__new__(cls, those)
         made.kinds = frozenset[str]().union(*(each.kinds for each in made))
         made.strikes_waiting = any(each.experiment.strikes_waiting for each in made)
+        faults = [fault for each in made for fault in each.experiment.faults]
+        made.strikes_callers = any(isinstance(each, CallerFault) for each in faults)
+        made.silences = any(each.delay == math.inf and not each.transient for each in faults)
         return made
 
 

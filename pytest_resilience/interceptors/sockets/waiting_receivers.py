@@ -12,7 +12,6 @@ import socket
 from pytest_resilience.chaos.active_experiment import tell_of_ends
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.chaos.types.callers import CallerFault
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -40,8 +39,7 @@ class WaitingReceivers:
         turn, inbound = connection.turn, connection.inbound
         if (turn.receiving and not inbound.expected) or self._received_before.left.get(connection):
             return
-        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
-        silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
+        silences = self._engine.active.silences
         if silences and not inbound.expected and not turn.requests.lacks_end:
             stream = connection.begin_response(self._engine, early=True)
             if stream is not None and stream.effect.delay == math.inf:
@@ -58,7 +56,7 @@ class WaitingReceivers:
             or (stream is not None and stream.is_replaced)
             or self._received_before.left.get(connection)
             or (not blocking and self._loops.transport(sock))
-            or self._strikes_callers()
+            or self._engine.active.strikes_callers
         ):
             return 0.0
         expects = inbound.expected or not turn.receiving
@@ -67,11 +65,6 @@ class WaitingReceivers:
         finally:
             if blocking and inbound.tickets and expects:  # only a receive tells them apart
                 inbound.expected = turn.receiving
-
-    def _strikes_callers(self) -> bool:
-        """Whether something may happen that only who receives can meet."""
-        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
-        return any(isinstance(fault, CallerFault) for fault in faults)
 
     def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Nothing gets through, either way."""
