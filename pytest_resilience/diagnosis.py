@@ -351,7 +351,8 @@ def _hidden(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
 
 _NOBODY_AWAITED = (
     "Cancelled is who awaits an operation, and nobody awaited one of these: what a coroutine does "
-    "without `await` cannot be cancelled. "
+    "without `await` cannot be cancelled, and a task that a library has started for itself is "
+    "cancelled by nobody else. "
 )
 
 

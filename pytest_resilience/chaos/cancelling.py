@@ -5,6 +5,10 @@ the innermost one that the code under test has entered itself, for a library may
 cancellation of its own scope into something else. Where there is none, it is that of the nursery in
 which the task was started.
 
+A task that a library has started for itself, with no code of the project in it, and for which
+nobody of the project waits, is cancelled by that library alone. Nobody else does it, and so nothing
+here: whoever relies on what the task is there for would wait for ever.
+
 Groups of tasks go on, as if nothing had been asked of them, where one of their tasks is cancelled,
 and a nursery whose scope is cancelled ends so. Nobody does that to them but their own code. So who
 waits for the group is cancelled with the task, and the scopes of nurseries are passed over.
@@ -42,6 +46,7 @@ from pytest_resilience.stacks import is_library
 
 __all__ = [
     "Cancelling",
+    "awaiting",
     "cancel_with_groups",
     "cancellation_of",
     "in_own_scope",
@@ -106,16 +111,41 @@ class Cancelling:
     is_here: bool
 
 
-def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
-    """Of whoever awaits what is done here; None where nobody awaits it.
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """A task that awaits something.
 
-    `loop_objects` may lead to the task that does. What a coroutine does without awaiting it
-    cannot be cancelled.
+    Attributes:
+        task: itself.
+        is_here: as of `Cancelling`.
+        is_own: whether it has code of the project in it.
+    """
+
+    task: Any
+    is_here: bool
+    is_own: bool
+
+
+def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
+    """Of whoever of the project awaits what is done here; None where nobody does.
+
+    `loop_objects` as of `awaiting`.
+    """
+    found = awaiting(loop_objects)
+    if found is None or not found.is_own:
+        return None
+    return _cancelling(found.task, is_here=found.is_here)
+
+
+def awaiting(loop_objects: tuple[object, ...] = ()) -> Awaiting | None:
+    """Who awaits what is done here; None where nobody does.
+
+    `loop_objects` may lead to the task that does. What a coroutine does without awaiting it is
+    awaited by nobody.
     """
     current = current_task()
     if current is None and not loop_objects:
-        task = _task_of_worker()
-        return None if task is None else _cancelling(task)
+        return _task_of_worker()
     if current is None and all(each is None for each in loop_objects):
         return None
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as in call_site
@@ -123,20 +153,21 @@ def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
     while frame is not None and control_role(frame.f_code) != LOOP:
         if not is_library(frame.f_code.co_filename):
             awaited = called is not None and called.f_code.co_flags & _AWAITED
-            return _cancelling(current, is_here=True) if awaited else None
+            if current is None or not awaited:
+                return None
+            return Awaiting(current, is_here=True, is_own=True)
         frame, called = frame.f_back, frame
-    task = _nearest((*loop_objects, current))
-    return _cancelling(task, is_here=current is not None)
+    return _nearest((*loop_objects, current), is_here=current is not None)
 
 
-def _task_of_worker() -> Any:
+def _task_of_worker() -> Awaiting | None:
     """The task that waits for the job of this thread; None where nobody does.
 
     One of the futures that the thread's frames have is that of its job.
     """
     if threading.get_ident() == threading.main_thread().ident:
         return None  # it does nobody's job
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # as in call_site
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # as above
     futures: list[object] = []
     while frame is not None:
         for value in frame.f_locals.values():
@@ -144,12 +175,12 @@ def _task_of_worker() -> Any:
             if hasattr(type(future), "add_done_callback"):
                 futures.append(future)
         frame = frame.f_back
-    task = _nearest(tuple(futures))
-    if task is None and any(map(_is_new, futures)):
+    found = _nearest(tuple(futures))
+    if found is None and any(map(_is_new, futures)):
         # The thread may have begun before the task waits: until then the loop runs that.
         steps = [step for step, _ in running_steps()]
-        task = _nearest(tuple(steps)) if len(steps) == 1 else None
-    return task
+        found = _nearest(tuple(steps)) if len(steps) == 1 else None
+    return found
 
 
 def _is_new(future: Any) -> bool:
@@ -158,23 +189,20 @@ def _is_new(future: Any) -> bool:
     return not callbacks and not future.done()
 
 
-def _nearest(objects: tuple[object, ...]) -> Any:
+def _nearest(objects: tuple[object, ...], *, is_here: bool = False) -> Awaiting | None:
     """The first task with code of the user's that one of the objects leads to.
 
-    Where none has any, it is the last of them, which no other waits for: it may be one of a
-    library's coroutine that the user has started.
+    Where none has any, it is the last of them, which no other waits for; None if there is none.
     """
     task = None
     for each in objects:
         for task in tasks_behind(each):
             if user_frames(task):
-                return task
-    return task
+                return Awaiting(task, is_here, is_own=True)
+    return None if task is None else Awaiting(task, is_here, is_own=False)
 
 
-def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
-    if task is None:
-        return None
+def _cancelling(task: Any, *, is_here: bool) -> Cancelling | None:
     if not hasattr(task, "parent_nursery"):  # of asyncio
         loop = task.get_loop()
         cancel = functools.partial(cancel_with_groups, task)

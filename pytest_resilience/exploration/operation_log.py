@@ -31,6 +31,7 @@ from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import CANCEL
+from pytest_resilience.chaos.possible_faults import CANCEL_WAITING
 from pytest_resilience.chaos.possible_faults import CANCELS
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import OF_OTHERS
@@ -185,6 +186,7 @@ class OperationLog:
         self._numbering = Numbering(names)
         self._place_of = place_of
         self._limit = limit
+        self._is_asked = bool(schedule) or limit is not None
         self._met: dict[Step, int] = {}
         self._others = others
         self._current = threading.local()
@@ -233,14 +235,13 @@ class OperationLog:
             self._meet(noted, overtaken=overtaken)
         else:
             self.noted.append(noted)
-        if others is not None and CANCEL in faults:
+        if others is not None and _may_be_awaited(operation, faults):
             others.watch(operation, self._number_of(noted))
 
     @property
     def _names_at_once(self) -> bool:
         """Whether an operation here needs its name when it is noted."""
-        is_asked = bool(self.schedule) or self._limit is not None
-        return is_asked or threading.get_ident() != _MAIN
+        return self._is_asked or threading.get_ident() != _MAIN
 
     def _number_of(self, noted: Noted) -> int:
         """Among those that are noted: other threads note at the same time."""
@@ -397,6 +398,13 @@ def _is_explored(operation: Operation) -> bool:
         if operation.http.in_process:
             return False
     return bool(fault_names(operation.kind))
+
+
+def _may_be_awaited(operation: Operation, faults: tuple[str, ...]) -> bool:
+    """Whether a task may await it: one that can be cancelled, or a library's own, for which others
+    may wait.
+    """
+    return CANCEL in faults or (CANCEL_WAITING in fault_names(operation.kind) and in_a_loop())
 
 
 def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:

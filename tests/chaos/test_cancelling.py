@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import sqlite3
+import textwrap
 import threading
 import warnings
 
@@ -17,8 +18,10 @@ import aiosqlite
 import anyio
 import pytest
 import trio
+import trio.testing
 
 from pytest_resilience.chaos.cancelling import Cancelling
+from pytest_resilience.chaos.cancelling import awaiting
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.cancelling import in_own_scope
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -294,6 +297,79 @@ def test_who_does_something_else_meanwhile_is_not(inject: Inject) -> None:
     with inject("cancellation"):
         assert asyncio.run(outcome(main)) == "None"
     assert into
+
+
+def of_a_library(body: str, **names: object) -> Any:
+    """Its function `do`."""
+    namespace: dict[str, Any] = {"cancellation_of": cancellation_of, "awaiting": awaiting, **names}
+    exec(
+        compile(f"async def do(into):\n{textwrap.indent(body, '    ')}", "<library>", "exec"),
+        namespace,
+    )
+    return namespace["do"]
+
+
+LOOKS = """
+async def look():
+    found = awaiting()
+    into.extend([cancellation_of(), found is not None and found.is_own])
+"""
+
+
+@pytest.mark.parametrize("sleep", [asyncio.sleep, anyio.sleep])
+def test_a_task_that_a_library_has_started_for_itself(sleep: Callable[..., Any]) -> None:
+    """Nobody of the test's cancels it, though it is awaited in the end."""
+    body = "task = asyncio.create_task(look())\nawait sleep(0)\nreturn task"
+    do = of_a_library(LOOKS + body, asyncio=asyncio, sleep=sleep)
+
+    async def main() -> list[object]:
+        into: list[object] = []
+        await (await do(into))
+        return into
+
+    assert asyncio.run(main()) == [None, False]
+
+
+def test_a_task_of_a_library_for_which_a_task_of_the_user_waits() -> None:
+    do = of_a_library(LOOKS + "await asyncio.create_task(look())", asyncio=asyncio)
+
+    async def main() -> list[Any]:
+        into: list[Any] = []
+        await do(into)
+        assert into[0].task is asyncio.current_task()
+        return into[1:]
+
+    assert asyncio.run(main()) == [True]
+
+
+def test_a_system_task_of_a_library_in_trio() -> None:
+    body = "trio.lowlevel.spawn_system_task(look)\nawait trio.testing.wait_all_tasks_blocked()"
+    do = of_a_library(LOOKS + body, trio=trio)
+
+    async def main() -> list[object]:
+        into: list[object] = []
+        await do(into)
+        return into
+
+    assert trio.run(main) == [None, False]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_in_a_group_that_the_user_waits_for(backend: str) -> None:
+    """Its library has opened that around the user's block."""
+    body = "async with anyio.create_task_group() as group:\n    group.start_soon(look)\n    yield"
+    do = of_a_library(LOOKS + body, anyio=anyio)
+
+    async def main() -> list[Any]:
+        into: list[Any] = []
+        with anyio.CancelScope():
+            async with contextlib.asynccontextmanager(do)(into):
+                into.append("the block")
+        return into
+
+    _, cancelling, is_own = anyio.run(main, backend=backend)
+    assert cancelling is not None
+    assert is_own
 
 
 def test_a_scope_of_a_library_is_left_alone(inject: Inject) -> None:

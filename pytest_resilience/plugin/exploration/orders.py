@@ -35,8 +35,8 @@ from typing import Any
 
 from pytest_resilience.chaos.call_site import current_task
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.chaos.cancelling import awaiting
 from pytest_resilience.chaos.cancelling import cancel_with_groups
-from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.operation import SLEEP
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
@@ -67,7 +67,7 @@ class _Wakeups:
 
     def watch(self, log: OperationLog, operation: Operation, number: int) -> None:
         """See `exploration.operation_log.Others`."""
-        found = cancellation_of(operation.call_site.loop_objects)
+        found = awaiting(operation.call_site.loop_objects)
         if found is None or not hasattr(found.task, "get_loop"):
             return
         self._cancels = lambda: log.cancels(CANCEL_WOKEN, number)
@@ -211,7 +211,7 @@ def _task_of(operation: Operation) -> Any:
     loop = running_loop()
     if loop is None or (operation.kind == SLEEP and operation.target == "thread"):
         return None
-    awaiting = cancellation_of(operation.call_site.loop_objects)
-    if awaiting is None or not hasattr(awaiting.task, "get_loop"):
+    found = awaiting(operation.call_site.loop_objects)
+    if found is None or not hasattr(found.task, "get_loop"):
         return None
-    return awaiting.task if awaiting.task.get_loop() is loop else None
+    return found.task if found.task.get_loop() is loop else None

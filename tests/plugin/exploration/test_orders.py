@@ -456,3 +456,71 @@ def test_what_the_loop_itself_wakes_is_not_tried(pytester: pytest.Pytester) -> N
     pytester.makepyfile(test_it=SERVER_IN_LOOP)
     result = pytester.runpytest()
     result.stdout.fnmatch_lines(["*faults=*'cancel_woken'* can happen to no operation*"])
+
+
+LIBRARY = """
+import asyncio
+
+class Client:
+    greeting = None
+
+    async def connect(self, address):
+        self.reader, self.writer = await asyncio.open_connection(*address)
+        self.greeted = asyncio.Event()
+        self.greeting = asyncio.create_task(self.greet())
+        await self.greeted.wait()
+
+    async def greet(self):
+        self.writer.write(b"ping")
+        self.answer = await self.reader.read(4)
+        self.greeted.set()
+
+    async def close(self):
+        if self.greeting is not None:
+            self.greeting.cancel()
+            self.writer.close()
+"""
+ITS_USER = """
+import asyncio
+import pathlib
+import sys
+
+import pytest
+
+sys.path.append(str(pathlib.Path(__file__).parent / "site-packages"))
+import keeper
+
+async def answer(reader, writer):
+    try:
+        await reader.read(4)
+        writer.write(b"pong")
+    finally:
+        writer.close()
+
+async def ask():
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        client = keeper.Client()
+        try:
+            await client.connect(server.sockets[0].getsockname())
+            assert client.answer == b"pong"
+        finally:
+            await client.close()
+
+@pytest.mark.chaos_explore(faults=["cancel", "cancel_woken", "cancel_waiting"], deadline=2)
+def test_ask():
+    asyncio.run(ask())
+"""
+ITS_RECEIVE = "receive(localhost:port1)@test_it.test_ask#1"
+
+
+def test_a_task_of_a_library_is_cancelled_by_nobody_but_who_waits_for_what_it_does(
+    pytester: pytest.Pytester,
+) -> None:
+    (pytester.mkdir("site-packages") / "keeper.py").write_text(LIBRARY)
+    pytester.makepyfile(test_it=ITS_USER)
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*: 3 operations, * runs, 0 ways to fail"])
+    for fault, is_possible in ("cancel", False), ("cancel_waiting", True), ("cancel_woken", True):
+        result = pytester.runpytest(f"--chaos-replay={ITS_RECEIVE}={fault}")
+        result.assert_outcomes(passed=is_possible, failed=not is_possible)
