@@ -186,7 +186,6 @@ class OperationLog:
         self._numbering = Numbering(names)
         self._place_of = place_of
         self._limit = limit
-        self._is_asked = bool(schedule) or limit is not None
         self._met: dict[Step, int] = {}
         self._others = others
         self._current = threading.local()
@@ -241,7 +240,8 @@ class OperationLog:
     @property
     def _names_at_once(self) -> bool:
         """Whether an operation here needs its name when it is noted."""
-        return self._is_asked or threading.get_ident() != _MAIN
+        is_asked = bool(self.schedule) or self._limit is not None
+        return is_asked or threading.get_ident() != _MAIN
 
     def _number_of(self, noted: Noted) -> int:
         """Among those that are noted: other threads note at the same time."""

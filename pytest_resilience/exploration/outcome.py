@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.operation_names import Seen
@@ -109,8 +110,7 @@ class Outcome:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of a run, from which the verdict follows.
 
     Attributes:
@@ -230,6 +230,6 @@ def chain_of(*errors: BaseException | None) -> Iterator[BaseException]:
         yield each
 
 
-def text_in_chain(error: BaseException | None, kind: type[BaseException]) -> str:
-    """The text of an exception of a kind that another comes from; "" if there is none."""
-    return next((str(each) for each in chain_of(error) if isinstance(each, kind)), "")
+def text_in_chain(error: BaseException | None, *kinds: type[BaseException]) -> str:
+    """The text of an exception of these kinds that another comes from; "" if there is none."""
+    return next((str(each) for each in chain_of(error) if isinstance(each, kinds)), "")

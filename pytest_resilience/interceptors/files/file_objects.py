@@ -135,12 +135,8 @@ def opening_kind(
 
     `is_absent`: whether it was seen just now that it is not there; None if nobody has looked.
     """
-    if is_absent is None:
-        try:
-            os.stat(file, dir_fd=folder)
-            is_absent = False
-        except OSError:
-            is_absent = True
+    if is_absent is None:  # mostly nothing is there, and an error takes longer than the look
+        is_absent = not os.access(file, os.F_OK, dir_fd=folder)
     if is_absent:
         return CREATE if flags & os.O_CREAT else OPEN_IN_VAIN
     if flags & os.O_EXCL:

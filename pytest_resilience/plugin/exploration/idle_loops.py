@@ -14,6 +14,7 @@ nobody from giving up, as a sign of life for a server that is silent.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import weakref
@@ -65,8 +66,14 @@ class IdleLoops:
         self._longest = patience
         self._patience = patience
         self._most = most
-        self._since: _Since = weakref.WeakKeyDictionary()
-        self._at_rest: _Since = weakref.WeakKeyDictionary()
+
+    @functools.cached_property  # as below: most runs have no loop
+    def _since(self) -> _Since:
+        return weakref.WeakKeyDictionary()
+
+    @functools.cached_property
+    def _at_rest(self) -> _Since:
+        return weakref.WeakKeyDictionary()
 
     def look(self, loop: Any) -> None:
         """A fault holds something back in the loop. Move its time on if nobody does anything."""

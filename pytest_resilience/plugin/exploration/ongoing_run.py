@@ -168,7 +168,7 @@ def facts_of(run: OngoingRun, reports: list[pytest.TestReport], *, strict: bool)
     return Facts(
         void=_void(reports, run.raised),
         missed=_missed(run, strict=strict),
-        hang=next(filter(None, (text_in_chain(error, each) for each in _HANGS)), ""),
+        hang=text_in_chain(error, *_HANGS),
         storm=text_in_chain(error, StormError),
         error=error,
         invariant=run.invariant,

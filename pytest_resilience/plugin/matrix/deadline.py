@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import signal
 import threading
@@ -34,6 +35,9 @@ __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 _REPEAT = 0.5  # seconds between signals after the deadline
 _LOOK = 0.5  # and between looks before it
 _TRIES_IN_TRIO = 4  # signals of which a run of trio is told, before what waits in its place is
+# What is below the public function, which looks for each handler among the constants of the
+# module: that takes as long as all else that is done here.
+_install_handler = inspect.unwrap(signal.signal)
 
 
 class DeadlineError(BaseException):
@@ -194,7 +198,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
 
     began = real_ns()  # as the timer goes, also where the test's time is virtual
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # or it would ring for this one
-    before = signal.signal(signal.SIGALRM, expired)
+    before = _install_handler(signal.SIGALRM, expired)
     try:
         # Again and again: raised in a destructor or a callback it would reach nobody.
         signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
@@ -202,7 +206,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
     finally:
         inside = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        _install_handler(signal.SIGALRM, before)
         if left:  # at its time, or at once if that is over
             rest = left - (real_ns() - began) / 1e9
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
