@@ -35,7 +35,7 @@ from pytest_resilience.exploration.search import singles
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.found import Failure
 from pytest_resilience.plugin.exploration.found import Found
-from pytest_resilience.plugin.exploration.found import Store
+from pytest_resilience.plugin.exploration.kept import Store
 from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.recovery import StateLeaksError
 from pytest_resilience.plugin.exploration.runs import ExploredRuns

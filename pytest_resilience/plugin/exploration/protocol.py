@@ -15,11 +15,11 @@ from pytest_resilience.plugin.experiment_requests import RunMode
 from pytest_resilience.plugin.exploration.explorer import Explorer
 from pytest_resilience.plugin.exploration.found import EXPLORED
 from pytest_resilience.plugin.exploration.found import REPLAYED
-from pytest_resilience.plugin.exploration.found import SKIPPED
 from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Found
-from pytest_resilience.plugin.exploration.found import Store
-from pytest_resilience.plugin.exploration.found import UntriedSchedules
+from pytest_resilience.plugin.exploration.kept import SKIPPED
+from pytest_resilience.plugin.exploration.kept import Store
+from pytest_resilience.plugin.exploration.kept import UntriedSchedules
 from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
