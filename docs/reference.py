@@ -103,6 +103,9 @@ class _Recorder:
     def get_plugin(self, _name: str) -> None:
         return None
 
+    def getoption(self, _name: str, otherwise: str) -> str:
+        return otherwise
+
 
 def _markers() -> str:
     seen = _Recorder()

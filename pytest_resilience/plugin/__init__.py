@@ -126,7 +126,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Describe the markers; begin the session if a flag asks for chaos, or hand on its seed."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    if getattr(config.option, "dist", "no") != "no":  # the controller of pytest-xdist
+    if config.getoption("dist", "no") != "no":  # the controller of pytest-xdist
         from pytest_resilience.plugin import terminal
 
         config.pluginmanager.register(terminal, "resilience-terminal")
