@@ -281,6 +281,11 @@ class NeverFiredError(ResilienceError):
         self.lead_to(f"messages/#{anchor(why.value)}")
 
 
+def _argument(position: int) -> Any:
+    """An attribute of what an error was made with."""
+    return cached_property(lambda error: error.args[position])
+
+
 class CircuitBreakerError(ResilienceError):
     """A call was rejected because the breaker lets none through now.
 
@@ -294,20 +299,12 @@ class CircuitBreakerError(ResilienceError):
             nobody can tell (forced open, or trial calls are in progress).
     """
 
+    name: str = _argument(0)
+    state: str = _argument(1)
+    retry_after: float | None = _argument(2)
+
     def __init__(self, name: str, state: str, retry_after: float | None = None) -> None:
         super().__init__(name, state, retry_after)
-
-    @cached_property
-    def name(self) -> str:
-        return self.args[0]  # type: ignore[no-any-return]
-
-    @cached_property
-    def state(self) -> str:
-        return self.args[1]  # type: ignore[no-any-return]
-
-    @cached_property
-    def retry_after(self) -> float | None:
-        return self.args[2]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
         if self.retry_after is not None:
@@ -364,6 +361,11 @@ class BulkheadRejectedError(ResilienceError):
         retry_after: seconds until there may be room; None when nobody can tell.
     """
 
+    name: str = _argument(0)
+    in_use: int = _argument(1)
+    capacity: int = _argument(2)
+    retry_after: float | None = _argument(4)
+
     def __init__(
         self,
         name: str,
@@ -374,22 +376,6 @@ class BulkheadRejectedError(ResilienceError):
     ) -> None:
         """`unit`: what `in_use` of `capacity` are or do, e.g. ``"calls run or wait"``."""
         super().__init__(name, in_use, capacity, unit, retry_after)
-
-    @cached_property
-    def name(self) -> str:
-        return self.args[0]  # type: ignore[no-any-return]
-
-    @cached_property
-    def in_use(self) -> int:
-        return self.args[1]  # type: ignore[no-any-return]
-
-    @cached_property
-    def capacity(self) -> int:
-        return self.args[2]  # type: ignore[no-any-return]
-
-    @cached_property
-    def retry_after(self) -> float | None:
-        return self.args[4]  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
         when = "when a call has ended"

@@ -92,6 +92,20 @@ class FaultLog:
         return [(event.at - self._began, event) for event in self.faults]
 
 
+class Elsewhere(Protocol):
+    """Runs experiments of the test, as a proxy does: see `ChaosProxy`."""
+
+    @property
+    def injected(self) -> Sequence[ActiveExperiment]:
+        """Those that have been started."""
+
+    def forgotten(self) -> list[NeverFiredError]:
+        """An error for each that had to fire and was never started."""
+
+    def spared(self) -> list[str]:
+        """A line for each that chance kept from hitting more."""
+
+
 class ExperimentLog:
     """The experiments of one test, and what came of them.
 
@@ -100,6 +114,7 @@ class ExperimentLog:
         not_started: those that are disabled or whose probability did not come up.
         expected: those of blocks that have not been entered.
         scheduled: the steps of schedules that were put into blocks.
+        elsewhere: those whose experiments have another engine than the session's.
     """
 
     def __init__(self) -> None:
@@ -107,21 +122,7 @@ class ExperimentLog:
         self.not_started: list[ExperimentRequest] = []
         self.expected: list[ExperimentRequest] = []
         self.scheduled: list[str] = []
-        self._ran_elsewhere: list[Callable[[], Sequence[ActiveExperiment]]] = []
-        self._elsewhere_silent: list[Callable[[], list[NeverFiredError]]] = []
-        self._elsewhere_by_chance: list[Callable[[], list[str]]] = []
-
-    def include(
-        self,
-        *,
-        ran: Callable[[], Sequence[ActiveExperiment]],
-        never_fired: Callable[[], list[NeverFiredError]],
-        by_chance: Callable[[], list[str]],
-    ) -> None:
-        """Ask for experiments of an engine other than the session's as well."""
-        self._ran_elsewhere.append(ran)
-        self._elsewhere_silent.append(never_fired)
-        self._elsewhere_by_chance.append(by_chance)
+        self.elsewhere: list[Elsewhere] = []
 
     def never_fired(self) -> list[NeverFiredError]:
         """An error for each experiment that had to fire and did nothing."""
@@ -130,7 +131,7 @@ class ExperimentLog:
         return [
             *(never_fired(each) for each in silent),
             *(never_entered(each.experiment) for each in forgotten),
-            *(error for elsewhere in self._elsewhere_silent for error in elsewhere()),
+            *(error for each in self.elsewhere for error in each.forgotten()),
         ]
 
     def raise_never_fired(self) -> None:
@@ -150,14 +151,14 @@ class ExperimentLog:
         ]
         for _, each in self.started:
             lines += missed_by_chance(each)
-        return [*lines, *(line for elsewhere in self._elsewhere_by_chance for line in elsewhere())]
+        return [*lines, *(line for each in self.elsewhere for line in each.spared())]
 
     @property
     def own(self) -> tuple[str, ...]:
         """What the test itself asked for, or a fixture for it alone: names, and steps."""
         requests = [*(request for request, _ in self.started), *self.not_started, *self.expected]
         names = [each.experiment.name for each in requests if each.requested_by in _OWN]
-        names += [each.experiment.name for ran in self._ran_elsewhere for each in ran()]
+        names += [ran.experiment.name for each in self.elsewhere for ran in each.injected]
         return tuple(dict.fromkeys(names + self.scheduled))
 
     def record(self, nodeid: str, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
@@ -169,7 +170,7 @@ class ExperimentLog:
         for request, active_experiment in self.started:
             key = str(active_experiment.experiment), request.requested_by, True
             rows[key] = _row(key, active_experiment, rows.get(key))
-        for ran in (each for elsewhere in self._ran_elsewhere for each in elsewhere()):
+        for ran in (ran for each in self.elsewhere for ran in each.injected):
             of_proxy = str(ran.experiment), "proxy", True
             rows[of_proxy] = _row(of_proxy, ran, rows.get(of_proxy))
         for request in self.not_started:
