@@ -86,14 +86,18 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 def _rewrite_a_share(config: pytest.Config, worker: Mapping[str, Any]) -> None:
     """Of all modules, which each worker of xdist loads: it finds what the others have rewritten."""
     number, count = worker["workerid"], worker["workercount"]
-    state = config.stash[rewrite.assertstate_key]
     files = {file for arg in config.args for file in (config.rootpath / arg).rglob("test_*.py")}
     for file in sorted(files)[int(number.removeprefix("gw")) :: count]:
-        folder = rewrite.get_cache_dir(file)
-        kept = folder / (file.stem + rewrite.PYC_TAIL)
-        if rewrite._read_pyc(file, kept, state.trace) is None and rewrite.try_makedirs(folder):
-            stat, code = rewrite._rewrite_test(file, config)
-            rewrite._write_pyc(state, code, stat, kept)
+        _keep_rewritten(config, file)
+
+
+def _keep_rewritten(config: pytest.Config, file: Path) -> None:
+    folder = rewrite.get_cache_dir(file)
+    kept = folder / (file.stem + rewrite.PYC_TAIL)
+    state = config.stash[rewrite.assertstate_key]
+    if rewrite._read_pyc(file, kept, state.trace) is None and rewrite.try_makedirs(folder):
+        stat, code = rewrite._rewrite_test(file, config)
+        rewrite._write_pyc(state, code, stat, kept)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -130,6 +134,16 @@ def pytest_configure(config: pytest.Config) -> None:
     _trust_one_authority(config)
     # Hundreds of processes load it from here on, and may not write what they compile.
     compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)
+    if not hasattr(config, "workerinput"):
+        _keep_plugins_rewritten(config)
+
+
+def _keep_plugins_rewritten(config: pytest.Config) -> None:
+    """All that pytest takes for a part of plugins, which is much: the workers need not do it."""
+    for module in list(sys.modules.values()):
+        loader = getattr(module, "__loader__", None)
+        if isinstance(loader, rewrite.AssertionRewritingHook) and module.__file__ is not None:
+            _keep_rewritten(config, Path(module.__file__))
 
 
 def _keep_files_in_memory(config: pytest.Config) -> None:
