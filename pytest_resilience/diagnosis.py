@@ -30,6 +30,8 @@ from pytest_resilience.chaos.seen_operations import NOTHING_CAME
 from pytest_resilience.chaos.seen_operations import OVERTAKEN
 from pytest_resilience.chaos.seen_operations import UNALTERABLE
 from pytest_resilience.chaos.seen_operations import UNALTERABLE_REQUEST
+from pytest_resilience.chaos.seen_operations import UNSEEN
+from pytest_resilience.chaos.seen_operations import URGENT
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import goes_by_time
@@ -55,7 +57,18 @@ _BEFORE_REQUESTS = "before any request is known"
 _NOT_HTTP = "no HTTP"
 _NO_REQUEST = "no request of HTTP that is seen"
 _WHOLE_SECONDS = "whose client reads whole seconds in Retry-After"
-_ADVICE = {  # by remark, the surest first
+_PAST = {
+    UNSEEN: (
+        "Bytes went past the methods of a socket: by the number of its descriptor, as a library in "
+        "C, os.splice and open(sock.fileno()) do, or in a call from before the experiment. Lead "
+        "that client through chaos_proxy."
+    ),
+    URGENT: (
+        "Urgent data (MSG_OOB) comes beside the response, at once: ask for a fault of connections, "
+        "such as mode='partition'."
+    ),
+}
+_ADVICE = _PAST | {  # by remark, the surest first
     _ENCRYPTED: (
         "Responses over TLS are encrypted: to a proxy always, in a loop where the connection was "
         "open before the experiment and not recognized by what it sent: open it within that."
@@ -196,9 +209,16 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
         why=NeverFired.NOT_CHOSEN,
         chose=experiment.triggers_text,
         seen=counted_operations(active_experiment),
-        advice="Choose some of these, which pytest --chaos-operations shows for any test, or say "
-        "must_fire=False if firing is not what you test.",
+        advice=f"{_went_past(active_experiment)}Choose some of these, which "
+        "pytest --chaos-operations shows for any test, or say must_fire=False if firing is not "
+        "what you test.",
     )
+
+
+def _went_past(active_experiment: ActiveExperiment) -> str:
+    """What to do about what could not be counted; "" if there was nothing."""
+    remarks = {each.remark for each in active_experiment.unmatched.all}
+    return "".join(f"{advice} " for remark, advice in _PAST.items() if remark in remarks)
 
 
 def _what_came(active_experiment: ActiveExperiment) -> str:

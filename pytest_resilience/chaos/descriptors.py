@@ -29,9 +29,9 @@ if sys.platform != "win32":
 
 
 __all__ = [
-    "available", "below", "borrowed", "keep_private", "open_descriptors", "private_descriptors",
-    "readable", "readable_descriptors", "taken", "timeout_of", "transports_of", "unacknowledged",
-    "unread",
+    "available", "below", "borrowed", "given", "keep_private", "open_descriptors",
+    "private_descriptors", "readable", "readable_descriptors", "taken", "timeout_of",
+    "transports_of", "unacknowledged", "unread",
 ]  # fmt: skip
 
 _NO_TRANSPORTS: Mapping[int, Any] = {}
@@ -39,6 +39,7 @@ _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
 _CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives
 _TIMEVAL = struct.Struct("@ll")
+_ACKNOWLEDGED = struct.Struct("120xQ")  # `tcpi_bytes_acked` in it, since Linux 4.1
 _RECEIVED = struct.Struct("128xQ")  # `tcpi_bytes_received` in it, since Linux 4.1
 
 
@@ -194,11 +195,24 @@ def taken(sock: socket.SocketType) -> int:
             return position
 
 
+def given(sock: socket.SocketType) -> int:
+    """How far its owner has sent on a TCP `sock`, in bytes; what counts is the difference.
+
+    The beginning of the stream, and its end, count as one byte each. 0 where that is not told.
+    """
+    acknowledged = _told(sock, _ACKNOWLEDGED)
+    return acknowledged + unacknowledged(sock) if acknowledged else 0
+
+
 def _come(sock: socket.SocketType) -> int:
+    return _told(sock, _RECEIVED)
+
+
+def _told(sock: socket.SocketType, where: struct.Struct) -> int:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, struct.error):  # closed; or of a version before
-            given = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size)
-            return int(_RECEIVED.unpack(given)[0])
+            found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, where.size)
+            return int(where.unpack(found)[0])
     return 0
 
 

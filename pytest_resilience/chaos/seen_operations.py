@@ -26,14 +26,16 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "NOTHING_CAME", "OVERTAKEN", "UNALTERABLE", "UNALTERABLE_REQUEST", "ConnectionNumbers",
-    "CountedOperations", "UnmatchedOperation", "UnmatchedOperations",
+    "NOTHING_CAME", "OVERTAKEN", "UNALTERABLE", "UNALTERABLE_REQUEST", "UNSEEN", "URGENT",
+    "ConnectionNumbers", "CountedOperations", "UnmatchedOperation", "UnmatchedOperations",
 ]  # fmt: skip
 
 NOTHING_CAME: Final = -1
 OVERTAKEN: Final = "another experiment's fault happened in its place"
 UNALTERABLE: Final = "its response had nothing to cut off, damage or drop"
 UNALTERABLE_REQUEST: Final = "its request had nothing to cut off or damage"
+UNSEEN: Final = "by no method of its socket"
+URGENT: Final = "urgent data"
 _LONGEST = 80  # characters of a statement
 _COMPARED = 200  # characters: comparing takes the square of the length
 _MOST_NEAREST = 8  # lines of "the code did" that anybody reads

@@ -26,6 +26,7 @@ from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import accepted_from
 from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets import unseen_traffic
 from pytest_resilience.interceptors.sockets.abandoned import is_at
 from pytest_resilience.interceptors.sockets.abandoned import is_being_made
 from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
@@ -96,6 +97,7 @@ class ConnectionTable:
 
     def close(self) -> None:
         """No operation is intercepted any more: there is nobody who has to know a connection."""
+        unseen_traffic.tell_of_all(self.all(), self.experiments or ())
         self.experiments = None
 
     def look(self, look: Callable[..., _R], *args: Any) -> _R | None:
@@ -130,6 +132,7 @@ class ConnectionTable:
         connection.ends = ends_of(sock)
         connection.turn.sent_at = self._engine.clock.monotonic()
         self._pairs.connected(connection)
+        unseen_traffic.begin(connection, sock)
 
     def accepted(self, descriptor: int, listener: KernelSocket) -> None:
         """This process has accepted a connection."""
@@ -235,6 +238,7 @@ class ConnectionTable:
         with self._lock:
             connection = self.targeted.get(sock.fileno())
             if connection is not None and connection.owner() is sock:
+                unseen_traffic.tell(connection, sock, self.experiments or ())
                 del self.targeted[sock.fileno()]
 
     def known(self, sock: socket.socket) -> TcpConnection | None:
@@ -252,6 +256,8 @@ class ConnectionTable:
             self.passing.clear()
             self.by_number.passing.clear()
             known, self.experiments = self.experiments or (), self._engine.active
+            unseen_traffic.tell_of_all(self.all(), set(known) - set(self.experiments))
+            unseen_traffic.begin_all(self.all())
             self.targeted.clear()
             for descriptor, connection in [*self._by_descriptor.items()]:  # others add some
                 connection.stale = True

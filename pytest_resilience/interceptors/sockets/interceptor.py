@@ -298,6 +298,8 @@ class SocketPatches:
         """A round trip that happens within one call. What is there to receive comes after it."""
         __tracebackhide__ = True
         connection = self._connections.of(sock, RECEIVE)
+        if connection is not None:
+            connection.inbound.threads.seen = connection.send_queue.threads.seen = True
         if connection is None or connection.untargeted or sock.gettimeout() == 0:
             return proceed()
         effect = self._engine.decide(connection.operation(HANDSHAKE))

@@ -51,6 +51,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import mark_of
 from pytest_resilience.interceptors.sockets.tcp_connection import Inbound
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
+from pytest_resilience.interceptors.sockets.unseen_traffic import note_urgent
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 from pytest_resilience.interceptors.waiting import hold
 
@@ -100,10 +101,12 @@ class Receiver:
                 deliveries.give_up(connection)
             return call()
         if not (call.is_plain or asks_for_bytes(call)):
+            self._connections.look(note_urgent, self._engine, connection, call)
             return call()
         me = threading.get_ident()
         if me in connection.inbound.threads:
             return call()
+        connection.inbound.threads.seen = True
         connection.inbound.threads.add(me)
         try:
             receive = self._receive

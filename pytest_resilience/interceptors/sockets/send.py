@@ -96,6 +96,7 @@ class Sender:
         me = threading.get_ident()
         if me in connection.send_queue.threads:
             return call()
+        connection.send_queue.threads.seen = True
         connection.send_queue.threads.add(me)
         try:
             return self._send_on(sock, connection, call)

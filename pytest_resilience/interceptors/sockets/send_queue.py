@@ -26,7 +26,19 @@ from pytest_resilience.interceptors.sockets.socket_classes import with_room
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["SendQueue"]
+__all__ = ["CallingThreads", "SendQueue"]
+
+
+class CallingThreads(set[int]):
+    """Those in one of a kind of methods, which may be made of others.
+
+    Attributes:
+        seen: whether any was, since that was last asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
 
 
 class SendQueue:
@@ -47,7 +59,7 @@ class SendQueue:
         self.requests = RequestStream()
         self.awaited: Effect | None = None
         self.watched = False
-        self.threads: set[int] = fork_safe(self, "threads", set)
+        self.threads = fork_safe(self, "threads", CallingThreads)
         self.messages: deque[tuple[Callable[..., int | None], bytes, float]] = deque()
         self.ended = threading.Event()
         self._room = CAPACITY

@@ -29,7 +29,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "NOTHING", "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "asks_for_bytes", "by_descriptor", "flags_of", "handled", "is_at_once", "message_of", "untaken",
+    "asks_for_bytes", "by_descriptor", "flags_of", "handled", "is_at_once", "is_urgent",
+    "message_of", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -173,6 +174,11 @@ def asks_for_bytes(call: SocketCall) -> bool:
     if not _is_valid(call) or flags_of(call) & _URGENT:
         return False
     return call.name not in _WITHOUT_BYTES or bool(ReceiveArguments(call).size)
+
+
+def is_urgent(call: SocketCall) -> bool:
+    """Whether a receiving method asks for urgent data."""
+    return bool(flags_of(call) & _URGENT)
 
 
 def _is_valid(call: SocketCall) -> bool:

@@ -30,6 +30,7 @@ from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets.send_queue import CallingThreads
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.wire_format import asks_something
@@ -114,7 +115,7 @@ class Turn:
         return True
 
 
-class ReceivingThreads(set[int]):
+class ReceivingThreads(CallingThreads):
     """Those in one of the receiving methods, and which of them decides about a response just now.
 
     A fault is counted before it can be looked up at its connection. So an outage that begins in
