@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pluggy import PluginValidationError
+
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +75,7 @@ _MARKERS = (
     ),
 )
 
+_PREFIX = "pytest_resilience_"
 _HOOKS = frozenset(  # of `newhooks`, which a run loads where one of them is used
     {
         "pytest_resilience_adapters",
@@ -97,6 +100,21 @@ _FIXTURES = frozenset(  # ours that need more than themselves
     {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
     | {"crash_recorder", "virtual_clock"}
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Refuse hooks that have nearly the name of one of ours: pytest does so with a traceback.
+
+    First those of conftest files that are loaded, since only workers of xdist would find the rest.
+    """
+    manager = session.config.pluginmanager
+    _check_hooks(manager)
+    try:
+        return (yield)
+    except PluginValidationError:
+        _check_hooks(manager)
+        raise
 
 
 @pytest.hookimpl(wrapper=True)
@@ -342,6 +360,14 @@ def _has_hooks(config: pytest.Config) -> bool:
     `config.hook` does not say so before pytest 9.1.
     """
     return not vars(config.pluginmanager.hook).keys().isdisjoint(_HOOKS)
+
+
+def _check_hooks(manager: pytest.PytestPluginManager) -> None:
+    """Raise `pytest.UsageError` for a hook that begins as ours, and is none of them."""
+    if any(name.startswith(_PREFIX) and name not in _HOOKS for name in vars(manager.hook)):
+        from pytest_resilience.plugin.newhooks import check_names
+
+        check_names(manager, _PREFIX, _HOOKS)
 
 
 def _may_be_a_flag(arg: str) -> bool:

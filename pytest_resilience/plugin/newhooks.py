@@ -5,12 +5,17 @@ from __future__ import annotations
 import sys
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from typing import Any
 
 import pytest
 
+from pluggy import PluginValidationError
+
+from pytest_resilience.chaos.parsing.texts import nearest
+from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened
 
 
@@ -108,7 +113,29 @@ def pytest_resilience_report_section(report: Report) -> str | None:
 
 
 def describe(manager: pytest.PytestPluginManager) -> None:
-    """Make them known to pytest, if they are not yet: an idle run does without."""
+    """Make them known to pytest, if they are not yet: an idle run does without.
+
+    Raises `pytest.UsageError` for one that somebody has with other arguments.
+    """
     known = getattr(manager.hook, "pytest_resilience_adapters", None)
     if known is None or not known.has_spec():
-        manager.add_hookspecs(sys.modules[__name__])
+        try:
+            manager.add_hookspecs(sys.modules[__name__])
+        except PluginValidationError as error:
+            raise pytest.UsageError(printable(str(error))) from None
+
+
+def check_names(manager: pytest.PytestPluginManager, prefix: str, known: Collection[str]) -> None:
+    """Raise `pytest.UsageError` for a hook that begins with `prefix` and is not `known`.
+
+    pytest refuses them with a traceback of its own.
+    """
+    for name, hook in vars(manager.hook).items():
+        if name.startswith(prefix) and name not in known:
+            for each in hook.get_hookimpls():
+                ends = [known_name.removeprefix(prefix) for known_name in known]
+                meant = nearest(name.removeprefix(prefix), ends) and nearest(name, known)
+                raise pytest.UsageError(
+                    f"{each.plugin_name}: unknown hook {name}{meant}; known: "
+                    f"{', '.join(sorted(known))}"
+                )

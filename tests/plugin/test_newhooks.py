@@ -169,16 +169,28 @@ def test_they_are_known_before_anybody_has_one() -> None:
     ("hook", "complaint"),
     [
         ("pytest_resilience_verdict(item, result)", "*'result'*not*found in the hookspec*"),
-        ("pytest_resilience_verdikt(item, cell)", "*unknown hook 'pytest_resilience_verdikt'*"),
+        ("pytest_resilience_verdikt()", "*conftest.py: unknown hook * (did you mean '*verdict'?)*"),
+        ("pytest_resilience_zzz()", "*conftest.py: unknown hook pytest_resilience_zzz; known: *"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("folder", "flags"),
+    [
+        (".", []),
+        ("below", []),
+        (".", ["--chaos-seed=1"]),
+        ("below", ["--chaos-seed=1"]),
+        (".", ["-p", "xdist", "-n1"]),  # below, only the worker loads it, and xdist fails with it
     ],
 )
 def test_a_hook_is_checked_also_where_there_is_no_chaos(
-    pytester: pytest.Pytester, hook: str, complaint: str
+    pytester: pytest.Pytester, hook: str, complaint: str, folder: str, flags: list[str]
 ) -> None:
-    pytester.makeconftest(f"def {hook}: pass")
-    pytester.makepyfile("def test(): pass")
-    result = pytester.runpytest_subprocess()
-    assert result.ret is not pytest.ExitCode.OK
+    pytester.makepyfile(**{f"{folder}/conftest": f"def {hook}: pass"})
+    pytester.makepyfile(**{f"{folder}/test_it": "def test(): pass"})
+    result = pytester.runpytest_subprocess(*flags)
+    assert result.ret in {pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED}
+    assert "INTERNALERROR" not in result.stdout.str()
     lines = [*result.outlines, *result.errlines]
     assert fnmatch.filter(lines, complaint), lines
 
