@@ -126,8 +126,8 @@ class Redirect(TcpForwarder):
         loop = self._settings.loop
         now, client = loop.clock.monotonic(), self._client
         if outage.left(now) and (client is None or client.is_open):
-            self.strike_waiting()
             loop.call_at(now + LOOK, lambda: self._strike_while(outage))
+            self.strike_waiting()
 
     def connected(self, seconds: float) -> bool:
         """Whether the server has accepted, within so many seconds. Raises OSError if it refuses."""

@@ -206,8 +206,9 @@ class Experiments:
         """Who waits now, and who comes to wait in this process while it lasts."""
         now = self._loop.clock.monotonic()
         if outage.left(now):
-            self._forwarder.strike_waiting()
+            # Before this look, which another thread may disturb: it is not the last one then.
             self._loop.call_at(now + LOOK, lambda: self._strike_waiting(outage))
+            self._forwarder.strike_waiting()
 
     def _refuse_all(self, active_experiment: ActiveExperiment) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its time.

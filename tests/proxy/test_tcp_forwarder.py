@@ -21,7 +21,9 @@ import websockets.exceptions
 import websockets.sync.client
 
 from pytest_resilience import ShutdownError
+from pytest_resilience.chaos.waiting_clients import awaited_among
 from pytest_resilience.proxy import ChaosProxy
+from pytest_resilience.proxy import tcp_forwarder
 from tests.interceptors.conftest import outcome
 from tests.interceptors.sockets.test_outages import WAITS
 from tests.interceptors.sockets.test_outages import waiting
@@ -240,6 +242,24 @@ def test_who_comes_to_wait_during_the_outage(
         met = InAThread(lambda: outcome(lambda: wait(client))).result()
     assert met == (f"ConnectionResetError {errno.ECONNRESET}" if mode == "reset" else "b''")
     assert (outage.matched, outage.hits) == (1, 1)
+
+
+def test_who_waits_is_struck_though_a_look_has_failed(
+    proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter(["nobody waits yet", "it has changed meanwhile"])
+
+    def look(addresses: frozenset[Any]) -> frozenset[Any]:
+        if next(looks, "") == "it has changed meanwhile":
+            raise RuntimeError
+        return awaited_among(addresses)
+
+    monkeypatch.setattr(tcp_forwarder, "awaited_among", look)
+    with (
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", mode="close"),
+    ):
+        assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize("mode", ["reset", "close"])
