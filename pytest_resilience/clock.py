@@ -75,8 +75,11 @@ class Clock(Protocol):
 class IdlingClock(Clock, Protocol):
     """One that can shorten waits that others measure: event loops of asyncio, and SQLite."""
 
-    def idle_in(self, loop: Any) -> None:
-        """Something is delayed in the loop by this clock. Called again and again meanwhile."""
+    def idle_in(self, loop: Any, until: float) -> None:
+        """Something is delayed in the loop by this clock. Called again and again meanwhile.
+
+        `until`: in the loop's time; infinite for what never comes.
+        """
 
     def locked(self, seconds: float) -> float:
         """How long to wait for a database that others have locked, instead of so many seconds."""

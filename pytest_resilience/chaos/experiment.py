@@ -216,6 +216,11 @@ class ChaosExperiment(ExperimentConstructor):
         # They are where their property keeps them.
         return self._changed(probability=1.0, triggers=(trigger,))
 
+    def with_faults(self, *faults: Fault) -> ChaosExperiment:
+        """This experiment, at the same kinds of operation, with these instead of its own."""
+        self.all_derived()  # they are where their property keeps them, as above
+        return self._changed(faults=faults)
+
     @staticmethod
     def observing(name: str, kinds: frozenset[str]) -> ChaosExperiment:
         """One that matches every operation of these kinds, and does nothing to any."""

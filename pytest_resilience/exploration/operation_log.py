@@ -90,7 +90,7 @@ class SkippingClock:
     def __init__(
         self,
         patience: float,
-        idle_in: Callable[[Any], None] = lambda _: None,
+        idle_in: Callable[[Any, float], None] = lambda *_: None,
         *,
         most_locked: float = math.inf,
         done: Sized = (),
@@ -98,7 +98,8 @@ class SkippingClock:
         """Past `patience` seconds that were not waited for, SilenceError is raised.
 
         `done`: the operations so far, each of which may take as long: who tries again waits anew.
-        `idle_in` is called with an event loop in which something is delayed, again and again.
+        `idle_in` is called again and again with an event loop in which something is delayed,
+        and with the end of that in the time of the loop.
         `most_locked`: seconds that a database which is locked is waited for.
         """
         self.idle_in = idle_in

@@ -318,7 +318,7 @@ class _Schedule:
                 wait.end()
         clocks = [wait.clock for _, _, wait in self._waits if not wait.cancelled]
         if clocks and isinstance(clocks[0], IdlingClock):
-            clocks[0].idle_in(loop)
+            clocks[0].idle_in(loop, self.resilience_due)
 
     def _next(
         self, loop: asyncio.AbstractEventLoop, now: float

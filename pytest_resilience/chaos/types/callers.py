@@ -40,6 +40,7 @@ from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import several_of
 from pytest_resilience.chaos.types.schema import trigger_parameters
+from pytest_resilience.clock import running_loop
 
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "OutOfMemory",
 ]
 
+_STEPS_TO_WAIT = 10  # of a loop, from a request that is sent to the wait for its response
 _TRIED_FIRST = frozenset({SEND, RECEIVE, SEND_DATAGRAM, RECEIVE_DATAGRAM})
 
 
@@ -79,7 +81,14 @@ class CallerFault(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancellation(CallerFault):
-    """Who awaits the operation is cancelled there: a task of asyncio, or a cancel scope of trio."""
+    """Who awaits the operation is cancelled there: a task of asyncio, or a cancel scope of trio.
+
+    Attributes:
+        is_late: whether the response, which a delay holds back, has come before who asked for it
+            awaits it: then that is let come so far.
+    """
+
+    is_late: bool = False
 
     def can_happen_to(self, operation: Operation) -> bool:
         can = CallerFault.can_happen_to(self, operation)
@@ -89,10 +98,22 @@ class Cancellation(CallerFault):
         cancellation = cancellation_of(operation.call_site.loop_objects)
         if cancellation is None:
             return
+        loop = running_loop()
+        if self.is_late and loop is not None and not cancellation.is_here:
+            _call_later(loop, cancellation.cancel, _STEPS_TO_WAIT)
+            return
         cancellation.cancel()
         if cancellation.is_here and operation.kind in _TRIED_FIRST:
             # A loop tries before it waits, and can be cancelled only while it waits.
             raise os_error(errno.EAGAIN)
+
+
+def _call_later(loop: Any, call: Callable[[], object], steps: int) -> None:
+    """Call it when everybody in the loop has gone on for so many steps."""
+    if steps:
+        loop.call_soon(_call_later, loop, call, steps - 1)
+    else:
+        call()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

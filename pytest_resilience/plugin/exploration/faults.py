@@ -10,16 +10,21 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.types.callers import Cancellation
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
@@ -42,6 +47,7 @@ from pytest_resilience.seeds import derive
 __all__ = ["ChaosSchedules", "all_seen", "place_in", "start", "target_names"]
 
 _ABOVE = 5  # frames between a place and its interceptor: from `call_site` to the engine's `decide`
+_LATE = 0.5  # seconds
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
 
 
@@ -120,8 +126,21 @@ def _experiment_of(step: Step) -> ChaosExperiment:
     fault = fault_named(site.kind, step.fault)
     key = (site.kind, step.fault, site.target if fault.of_service else "")
     if key not in _experiments:
-        _experiments[key] = fault.experiment(step.fault, site.target).all_derived()
+        made = fault.experiment(step.fault, site.target).all_derived()
+        if site.kind == RECEIVE and step.fault == CANCEL:
+            made = _while_it_waits(made)
+        _experiments[key] = made
     return _experiments[key]
+
+
+def _while_it_waits(cancellation: ChaosExperiment) -> ChaosExperiment:
+    """Who waits for a response is cancelled before it comes, as by a timeout.
+
+    So it comes when the client may have asked for something else, on the same connection.
+    """
+    [fault] = cancellation.faults
+    assert isinstance(fault, Cancellation)
+    return cancellation.with_faults(replace(fault, is_late=True), Latency(delay=_LATE))
 
 
 class ChaosSchedules:

@@ -75,11 +75,14 @@ class IdleLoops:
     def _at_rest(self) -> _Since:
         return weakref.WeakKeyDictionary()
 
-    def look(self, loop: Any) -> None:
-        """A fault holds something back in the loop. Move its time on if nobody does anything."""
+    def look(self, loop: Any, until: float = math.inf) -> None:
+        """A fault holds something back in the loop `until` then, which no timer tells just now.
+
+        Move the loop's time on if nobody does anything.
+        """
         if self._quiet_for(loop, self._since) < self._quiet:
             return
-        seconds = seconds_left(loop)
+        seconds = min(seconds_left(loop), until - loop.time())
         if seconds > self._patience:
             self.silent.add(loop)
         elif seconds > _REST:

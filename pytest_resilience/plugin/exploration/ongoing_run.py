@@ -19,6 +19,7 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCELS
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
@@ -112,9 +113,17 @@ class OngoingRun:
             | self.log.of_others,
             in_vain=self.log.in_vain,
             impossible=self.log.cancelled_nobody
-            or any(map(had_nothing_to_alter, self.active.values())),
+            or any(map(had_nothing_to_alter, self.active.values()))
+            or any(map(self._was_unawaited, self.active)),
             duration=duration,
         )
+
+    def _was_unawaited(self, step: Step) -> bool:
+        """Whether nobody could be cancelled at its operation: the job of a thread, or a message
+        that is sent unasked, may be done before anybody waits for it.
+        """
+        met = dict(self.log.positions)
+        return step.fault == CANCEL and step in met and not self.active[step].hits
 
     def forget(self) -> None:
         """Let go of what was raised, and of what that holds: frames, and sockets.

@@ -105,6 +105,54 @@ def test_who_does_not_hangs_before_the_deadline(
     result.stdout.no_fnmatch_line("*after 10 s*")
 
 
+LATE = """
+    import asyncio
+    import socketserver
+    import threading
+
+    import pytest
+
+    class Repeat(socketserver.BaseRequestHandler):
+        def handle(self):
+            while byte := self.request.recv(1):
+                self.request.sendall(byte)
+
+    @pytest.fixture(scope="session")
+    def address():
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Repeat) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            yield server.server_address
+            server.shutdown()
+            thread.join()
+
+    async def echo(streams, text):
+        reader, writer = streams
+        writer.write(text)
+        return await reader.readexactly(1)
+
+    async def echo_both(address):
+        streams = await asyncio.open_connection(*address)
+        try:
+            await asyncio.wait([asyncio.ensure_future(echo(streams, b"a"))])
+            async with asyncio.timeout(2):
+                return await echo(streams, b"b")
+        finally:
+            streams[1].close()
+
+    @pytest.mark.chaos_explore(faults=["cancel"], depth=1, probe=False)
+    def test_echo(address):
+        assert asyncio.run(echo_both(address)) == b"b"
+"""
+
+
+def test_what_is_only_late_comes_before_a_timeout_that_is_later(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(LATE)
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("failed: AssertionError: assert b'a' == b'b'*")
+
+
 def test_a_loop_in_c_is_explored_with_what_can_happen_to_a_client_of_it(
     pytester: pytest.Pytester,
 ) -> None:

@@ -1019,10 +1019,12 @@ def test_what_only_the_error_of_a_run_keeps_open_does_not_stop_the_next_call(
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("asks", [False, True], ids=["", "asks what is left"])
+@pytest.mark.parametrize("closes", [False, True], ids=["keeps it", "closes it"])
 def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
-    shop: pytest.Pytester, *, closes: bool
+    shop: pytest.Pytester, *, closes: bool, asks: bool
 ) -> None:
+    """Also where a client asks before it sends: the answer comes after that."""
     pytest.importorskip("pytest_asyncio")
     shop.makepyfile(
         test_cancelled=f"""
@@ -1036,6 +1038,8 @@ def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
             connection = None
 
             async def echo(self, text):
+                if {asks} and self.connection is not None and self.connection[0]._buffer:
+                    self.close()
                 if self.connection is None:
                     self.connection = await asyncio.open_connection("127.0.0.1", self.port)
                 reader, writer = self.connection
@@ -1085,6 +1089,44 @@ def test_a_connection_that_a_cancelled_call_leaves_with_its_answer_is_found(
     ).stdout.str()  # fmt: skip
     assert ("probe: AssertionError" in out) is not closes, out
     assert "0 runs" not in out
+
+
+def test_a_job_that_nobody_awaits_in_time_has_no_caller_to_cancel(shop: pytest.Pytester) -> None:
+    """Whether its caller awaits it when it is done is for a thread to say, and may differ."""
+    shop.makepyfile(
+        test_job="""
+        import asyncio
+        import threading
+        runs = []
+
+        def read(path, done):
+            text = path.read_text()
+            done()
+            return text
+
+        async def ask(path):
+            runs.append(path)
+            loop, done, told = asyncio.get_running_loop(), threading.Event(), asyncio.Event()
+            if len(runs) <= 3:  # without faults: the loop is in the middle of what it does
+                job = loop.run_in_executor(None, read, path, done.set)
+                done.wait(10)
+            else:
+                job = loop.run_in_executor(
+                    None, read, path, lambda: loop.call_soon_threadsafe(told.set)
+                )
+                await asyncio.wait({loop.create_task(told.wait())}, timeout=10)
+            return await job
+
+        def test_asks(tmp_path):
+            (tmp_path / "a").write_text("x")
+            try:
+                assert asyncio.run(ask(tmp_path / "a")) == "x"
+            except OSError:
+                pass
+    """
+    )
+    result = run(shop, "test_job.py", "--chaos-explore=1")
+    result.stdout.fnmatch_lines(["*::test_asks: * 0 ways to fail", "resilience gate passed*"])
 
 
 @pytest.mark.parametrize(
