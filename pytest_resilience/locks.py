@@ -1,7 +1,11 @@
-"""What is of one process: locks, and places, that a forked child finds free.
+"""What threads share: locks that a forked child finds free, and weak tables that others write to.
 
-A thread of the parent may hold one at the moment of the fork. It is not there in the child, so
+A thread of the parent may hold a lock at the moment of the fork. It is not there in the child, so
 nobody would ever release the child's copy.
+
+The iterators of `weakref.WeakSet` and `weakref.WeakKeyDictionary`, and so `list`, `copy` and
+`items` of them, run Python code for each entry. Another thread can add one in between, and then
+they raise RuntimeError. `keyrefs` takes all references in one step. A `WeakSet` has no such method.
 """
 
 from __future__ import annotations
@@ -15,9 +19,11 @@ from typing import NoReturn
 from typing import TypeVar
 
 
-__all__ = ["OfThisProcess", "fork_safe", "renew_in_child"]
+__all__ = ["OfThisProcess", "entries", "fork_safe", "living", "renew_in_child"]
 
 _Lock = TypeVar("_Lock")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _owners: dict[tuple[int, str], tuple[weakref.ref[Any], Callable[[], Any]]] = {}
 
@@ -73,3 +79,14 @@ class OfThisProcess:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
+
+
+def living(table: weakref.WeakKeyDictionary[_Key, _Value]) -> list[_Key]:
+    """Its keys, without those that nobody has any more."""
+    return [key for each in table.keyrefs() if (key := each()) is not None]
+
+
+def entries(table: weakref.WeakKeyDictionary[_Key, _Value]) -> list[tuple[_Key, _Value]]:
+    """Its keys with their values, without those that are taken out meanwhile. None is no value."""
+    found = [(key, table.get(key)) for key in living(table)]
+    return [(key, value) for key, value in found if value is not None]

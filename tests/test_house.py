@@ -33,7 +33,6 @@ GROUND = frozenset(
         "proc",
         "seeds",
         "stacks",
-        "weak_tables",
     }
 )
 BELOW = {

@@ -20,7 +20,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.weak_tables import living
+from pytest_resilience.locks import living
 
 
 if sys.platform != "win32":

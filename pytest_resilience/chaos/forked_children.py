@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.weak_tables import living
+from pytest_resilience.locks import living
 
 
 __all__ = ["PAUSED", "STOPPED", "Forked", "Page", "Pages", "watch_forks"]

@@ -12,12 +12,12 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.explore_limits import Budget
-from pytest_resilience.chaos.explore_limits import MaxCalls
-from pytest_resilience.chaos.explore_limits import read_budget
-from pytest_resilience.chaos.explore_limits import read_depth
-from pytest_resilience.chaos.explore_limits import read_max_calls
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.quantities import Budget
+from pytest_resilience.chaos.parsing.quantities import MaxCalls
+from pytest_resilience.chaos.parsing.quantities import read_budget
+from pytest_resilience.chaos.parsing.quantities import read_depth
+from pytest_resilience.chaos.parsing.quantities import read_max_calls
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened

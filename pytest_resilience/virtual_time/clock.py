@@ -24,6 +24,7 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import LeakedThreadsError
 from pytest_resilience.errors import missing_extra
+from pytest_resilience.locks import entries
 from pytest_resilience.patching import ImportHook
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.members import Order
@@ -53,7 +54,6 @@ from pytest_resilience.virtual_time.time_functions import install_time_functions
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import Wake
 from pytest_resilience.virtual_time.waiting import nanoseconds
-from pytest_resilience.weak_tables import entries
 
 
 __all__ = ["VirtualClock", "check_installed", "check_surroundings", "start_of"]

@@ -40,7 +40,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
-from pytest_resilience.weak_tables import entries
+from pytest_resilience.locks import entries
 
 
 if TYPE_CHECKING:

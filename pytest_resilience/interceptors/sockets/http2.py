@@ -46,10 +46,10 @@ from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.locks import entries
+from pytest_resilience.locks import living
 from pytest_resilience.patching import ImportHook
 from pytest_resilience.patching import Patches
-from pytest_resilience.weak_tables import entries
-from pytest_resilience.weak_tables import living
 
 
 __all__ = ["Http2Streams"]

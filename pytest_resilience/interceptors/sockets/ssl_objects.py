@@ -37,8 +37,8 @@ from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import may_seal
+from pytest_resilience.locks import entries
 from pytest_resilience.patching import Patches
-from pytest_resilience.weak_tables import entries
 
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.locks import living
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.callables import FINISHED
@@ -34,7 +35,6 @@ from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import outcome_of
 from pytest_resilience.patterns.event_loops import wait_for
-from pytest_resilience.weak_tables import living
 
 
 __all__ = ["ThreadPoolBulkhead"]

@@ -13,11 +13,11 @@ from typing import Final
 
 import pytest
 
-from pytest_resilience.chaos.explore_limits import MaxCalls
-from pytest_resilience.chaos.explore_limits import read_budget
-from pytest_resilience.chaos.explore_limits import read_depth
-from pytest_resilience.chaos.explore_limits import read_max_calls
 from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.parsing.quantities import MaxCalls
+from pytest_resilience.chaos.parsing.quantities import read_budget
+from pytest_resilience.chaos.parsing.quantities import read_depth
+from pytest_resilience.chaos.parsing.quantities import read_max_calls
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_resilience.chaos import descriptors
 from pytest_resilience.chaos import forked_children
-from pytest_resilience.weak_tables import entries
-from pytest_resilience.weak_tables import living
+from pytest_resilience.locks import entries
+from pytest_resilience.locks import living
 
 
 class Thing:

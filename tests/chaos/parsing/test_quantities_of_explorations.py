@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.explore_limits import Budget
-from pytest_resilience.chaos.explore_limits import MaxCalls
-from pytest_resilience.chaos.explore_limits import read_budget
-from pytest_resilience.chaos.explore_limits import read_depth
-from pytest_resilience.chaos.explore_limits import read_max_calls
+from pytest_resilience.chaos.parsing.quantities import Budget
+from pytest_resilience.chaos.parsing.quantities import MaxCalls
+from pytest_resilience.chaos.parsing.quantities import read_budget
+from pytest_resilience.chaos.parsing.quantities import read_depth
+from pytest_resilience.chaos.parsing.quantities import read_max_calls
 
 
 @pytest.mark.parametrize(
