@@ -2,7 +2,8 @@
 
 It registers options, markers and fixtures, and looks at the collected items. Whatever
 does something lives in modules imported by those who ask for it, so that an idle run
-pays for this file alone. No assertion stands here: PYTEST_DONT_REWRITE.
+pays for this file alone. For each name in it, too: pytest looks at all of them for hooks and for
+fixtures. So what one function knows stands in that. No assertion stands here: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -84,21 +85,6 @@ _HOOKS = frozenset(  # of `newhooks`, which a run loads where one of them is use
         "pytest_resilience_report_section",
         "pytest_resilience_verdict",
     }
-)
-
-# What a module says whose tests have chaos: a marker, or that one asks for such a fixture.
-_SAYS_CHAOS = (
-    rb"\bmark\s*\.\s*chaos(_explore|_replay)?\b"
-    rb"|\bchaos(_monkey|_proxy|_responses|_schedules)?\s*[,:=)]"
-    rb"|\b(usefixtures|getfixturevalue)\(.*[\"']chaos"
-)
-_IN_FLAGS = ("chaos", "resilience", "virtual-time", "no-prune")
-_MARKS = frozenset(  # of tests that ask for something, or for nothing in a wrong way
-    {"chaos", "chaos_explore", "chaos_replay", "no_chaos", "resilience", "virtual_time"}
-)
-_FIXTURES = frozenset(  # ours that need more than themselves
-    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
-    | {"crash_recorder", "virtual_clock"}
 )
 
 
@@ -209,9 +195,11 @@ def pytest_collection_modifyitems(
     """
     result = yield
     names, fixtures = _asked_for(items)
+    # Those of tests that ask for something, or for nothing in a wrong way.
+    marks = {"chaos", "chaos_explore", "chaos_replay", "no_chaos", "resilience", "virtual_time"}
     if (
         fixtures
-        or not _MARKS.isdisjoint(names)
+        or not marks.isdisjoint(names)
         or config.pluginmanager.has_plugin(_STARTING)
         or _has_hooks(config)
         or config.getini("virtual_time")
@@ -372,7 +360,8 @@ def _check_hooks(manager: pytest.PytestPluginManager) -> None:
 
 def _may_be_a_flag(arg: str) -> bool:
     if arg.startswith("--"):
-        return arg == "--help" or any(each in arg for each in _IN_FLAGS)
+        ours = ("chaos", "resilience", "virtual-time", "no-prune")
+        return arg == "--help" or any(each in arg for each in ours)
     return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 
@@ -416,7 +405,15 @@ def _says_chaos(path: Path | str) -> bool:
             text = file.read()
     except OSError:
         return False
-    return b"chaos" in text and re.search(_SAYS_CHAOS, text) is not None
+    if b"chaos" not in text:
+        return False
+    # A marker, or that a test asks for such a fixture.
+    says = (
+        rb"\bmark\s*\.\s*chaos(_explore|_replay)?\b"
+        rb"|\bchaos(_monkey|_proxy|_responses|_schedules)?\s*[,:=)]"
+        rb"|\b(usefixtures|getfixturevalue)\(.*[\"']chaos"
+    )
+    return re.search(says, text) is not None
 
 
 def _asked_for(items: list[pytest.Item]) -> tuple[set[str], set[str]]:
@@ -426,10 +423,12 @@ def _asked_for(items: list[pytest.Item]) -> tuple[set[str], set[str]]:
     """
     marks: list[pytest.Mark] = []
     fixtures: set[str] = set()
+    ours = {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
+    ours |= {"crash_recorder", "virtual_clock"}  # those of ours that need more than themselves
     holders: dict[int, Any] = {}
     for item in items:
         marks += item.own_markers
-        fixtures.update(_FIXTURES.intersection(getattr(item, "fixturenames", ())))
+        fixtures.update(ours.intersection(getattr(item, "fixturenames", ())))
         holders[id(item.parent)] = item.parent
     for holder in holders.values():
         marks += holder.iter_markers()
