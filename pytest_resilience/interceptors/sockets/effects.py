@@ -44,10 +44,9 @@ from pytest_resilience.interceptors.waiting import hold
 
 
 __all__ = [
-    "Receiver", "close_by_peer", "discard", "end", "end_of_stream", "end_once",
-    "fail", "hold_before", "hold_in_silence", "hold_sending", "kernel_patience", "no_room",
-    "nobody_there", "nothing_yet", "reset_by_peer", "send_timed_out", "silenced",
-    "speaks_tls", "timed_out",
+    "close_by_peer", "discard", "end", "end_of_stream", "end_once", "fail", "hold_before",
+    "hold_in_silence", "hold_sending", "kernel_patience", "no_room", "nobody_there", "nothing_yet",
+    "reset_by_peer", "send_timed_out", "silenced", "speaks_tls", "timed_out",
 ]  # fmt: skip
 
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
@@ -55,7 +54,7 @@ _AT_ONCE = 1 << 16  # bytes
 _LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
-class Receiver(Protocol):
+class _TimedSocket(Protocol):
     """A socket, or an object that takes its place, as far as waits need it.
 
     One that speaks TLS has a method `pending` as well.
@@ -146,7 +145,7 @@ def _hold(
     ended: threading.Event,
     *,
     kernel: tuple[float, int],
-    sock: Receiver | None = None,
+    sock: _TimedSocket | None = None,
     left: Callable[[], float] | None = None,
 ) -> float:
     """As `hold`, on a socket, where the `kernel` may give up before: see `kernel_patience`."""
@@ -190,18 +189,18 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
 # Errors.
 
 
-def timed_out(sock: Receiver) -> OSError:
+def timed_out(sock: _TimedSocket) -> OSError:
     """The error of a receive when the socket's own timeout is over, or the kernel's."""
     if sock.gettimeout() is None:
         return nothing_yet(sock)
     return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
 
 
-def _ended_by_kernel(sock: Receiver | None, code: int) -> OSError:
+def _ended_by_kernel(sock: _TimedSocket | None, code: int) -> OSError:
     return os_error(code) if sock is None or code != errno.EAGAIN else nothing_yet(sock)
 
 
-def send_timed_out(sock: Receiver) -> OSError:
+def send_timed_out(sock: _TimedSocket) -> OSError:
     """The error of a send then."""
     if sock.gettimeout() is None:
         return no_room(sock)
@@ -218,17 +217,17 @@ def silenced() -> OSError:
     return error
 
 
-def no_room(sock: Receiver) -> OSError:
+def no_room(sock: _TimedSocket) -> OSError:
     """The error of a non-blocking send when the kernel takes no more."""
     return _would_block(sock, "SSLWantWriteError", "SSL_ERROR_WANT_WRITE", "write")
 
 
-def nothing_yet(sock: Receiver) -> OSError:
+def nothing_yet(sock: _TimedSocket) -> OSError:
     """The error of a non-blocking receive when there is nothing to receive yet."""
     return _would_block(sock, "SSLWantReadError", "SSL_ERROR_WANT_READ", "read")
 
 
-def _would_block(sock: Receiver, error: str, code: str, operation: str) -> OSError:
+def _would_block(sock: _TimedSocket, error: str, code: str, operation: str) -> OSError:
     if not speaks_tls(sock):
         return os_error(errno.EAGAIN)
     ssl = tls_modules()[0]  # whoever has such a socket has loaded it
