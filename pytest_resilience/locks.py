@@ -3,9 +3,10 @@
 A thread of the parent may hold a lock at the moment of the fork. It is not there in the child, so
 nobody would ever release the child's copy.
 
-The iterators of `weakref.WeakSet` and `weakref.WeakKeyDictionary`, and so `list`, `copy` and
+The iterators of `weakref.WeakSet` and the dictionaries of `weakref`, and so `list`, `copy` and
 `items` of them, run Python code for each entry. Another thread can add one in between, and then
-they raise RuntimeError. `keyrefs` takes all references in one step. A `WeakSet` has no such method.
+they raise RuntimeError. `keyrefs` and `valuerefs` take all references in one step. A `WeakSet` has
+no such method.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NoReturn
 from typing import TypeVar
 
 
-__all__ = ["OfThisProcess", "entries", "fork_safe", "living", "renew_in_child"]
+__all__ = ["OfThisProcess", "entries", "fork_safe", "living", "renew_in_child", "values"]
 
 _Lock = TypeVar("_Lock")
 _Key = TypeVar("_Key")
@@ -90,3 +91,8 @@ def entries(table: weakref.WeakKeyDictionary[_Key, _Value]) -> list[tuple[_Key, 
     """Its keys with their values, without those that are taken out meanwhile. None is no value."""
     found = [(key, table.get(key)) for key in living(table)]
     return [(key, value) for key, value in found if value is not None]
+
+
+def values(table: weakref.WeakValueDictionary[_Key, _Value]) -> list[tuple[_Key, _Value]]:
+    """Its values with their keys, without those that nobody has any more."""
+    return [(each.key, value) for each in table.valuerefs() if (value := each()) is not None]

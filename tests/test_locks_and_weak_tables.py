@@ -14,6 +14,7 @@ from pytest_resilience.chaos import descriptors
 from pytest_resilience.chaos import forked_children
 from pytest_resilience.locks import entries
 from pytest_resilience.locks import living
+from pytest_resilience.locks import values
 
 
 class Thing:
@@ -61,6 +62,20 @@ def test_what_others_add_meanwhile_disturbs_nobody(things: list[Thing]) -> None:
     assert set(between_lines(add, lambda: living(table))) >= set(first)
     assert set(between_lines(add, lambda: entries(table))) >= {(each, 1) for each in first}
     assert len(things) > len(first)
+
+
+def test_nor_does_what_they_add_by_weak_value(things: list[Thing]) -> None:
+    table = weakref.WeakValueDictionary(enumerate(things))
+
+    def add() -> None:
+        things.append(Thing())
+        table[len(table)] = things[-1]
+
+    first = [*enumerate(things)]
+    assert between_lines(add, lambda: values(table))[:2] == first
+    assert len(things) > len(first)
+    del first, things[0]
+    assert 0 not in dict(values(table))
 
 
 def test_what_others_take_out_meanwhile_has_no_entry(things: list[Thing]) -> None:

@@ -14,7 +14,6 @@ import weakref
 
 from collections.abc import Iterable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from types import BuiltinFunctionType
 from typing import Any
 from typing import Protocol
@@ -34,7 +33,7 @@ __all__ = [
     "transports_of", "unacknowledged", "unread",
 ]  # fmt: skip
 
-_NO_TRANSPORTS: Mapping[int, Any] = {}
+_NO_TRANSPORTS = weakref.WeakValueDictionary[int, Any]()
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
 _CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives
@@ -152,7 +151,7 @@ def readable(sock: Any, timeout: float | None) -> bool:
     return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
 
 
-def transports_of(loop: object) -> Mapping[int, Any]:
+def transports_of(loop: object) -> weakref.WeakValueDictionary[int, Any]:
     """The transports of asyncio that a loop has, by descriptor, closing ones as well."""
     # asyncio's own note; loops in C have none.
     noted: Any = getattr(loop, "_transports", None)

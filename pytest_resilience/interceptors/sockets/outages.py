@@ -57,6 +57,7 @@ from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import renew_in_child
+from pytest_resilience.locks import values
 from pytest_resilience.patching import Patches
 
 
@@ -186,7 +187,7 @@ class Outages:
         """Those that wait for a transport of asyncio, each in its loop; all its descriptors."""
         found = set()
         for loop in loops_at_work():
-            for descriptor, transport in list(transports_of(loop).items()):
+            for descriptor, transport in values(transports_of(loop)):
                 if transport.is_closing():
                     continue
                 found.add(descriptor)
@@ -236,7 +237,7 @@ class Outages:
         now, found = self._engine.clock.monotonic(), False
         outages = [each for each in self._engine.active if each.experiment.is_outage]
         standing = [each for each in outages if each.opens_at <= now and each.left(now)]
-        for transport in list(transports_of(loop).values()) if standing else ():
+        for _, transport in values(transports_of(loop)) if standing else ():
             sock, connection = self._of_transport(transport)
             if sock is None or connection is None:
                 continue
