@@ -30,8 +30,10 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import borrowed
 from pytest_resilience.chaos.descriptors import private_descriptors
+from pytest_resilience.chaos.descriptors import transports_of
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import running_loop
+from pytest_resilience.locks import values
 from pytest_resilience.stacks import is_library
 
 
@@ -181,7 +183,7 @@ def awaited_among(addresses: AbstractSet[Any]) -> frozenset[Any]:
     loops = list(loops_at_work())
     found = {each: _address_of(each) for each in _waited_for(loops) - private_descriptors()}
     # Looked at last: who has closed his meanwhile does not wait, and a new one is known.
-    transports = dict(each for loop in loops for each in _transports_of(loop))
+    transports = dict(each for loop in loops for each in _open_transports_of(loop))
     return frozenset(
         address
         for descriptor, address in found.items()
@@ -263,10 +265,8 @@ def _epoll_of(loop: Any) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _transports_of(loop: Any) -> Iterator[tuple[int, Any]]:
-    noted = getattr(loop, "_transports", None)
-    for each in _listed(getattr(noted, "valuerefs", tuple)()):
-        transport = each()
+def _open_transports_of(loop: Any) -> Iterator[tuple[int, Any]]:
+    for _, transport in values(transports_of(loop)):
         sock = getattr(transport, "_sock", None)
         if sock is not None:
             yield sock.fileno(), transport

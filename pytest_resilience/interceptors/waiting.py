@@ -107,6 +107,7 @@ def wait(
     if exact is not None and (one := exact()) is not None:
         _sleep_in_one(one, lambda: min(started + seconds - clock.monotonic(), left()), ended)
         return clock.monotonic() - started
+    # Where nobody ends it no lock is taken: what looks for calls that block a loop would raise.
     sleep = clock.sleep if ended is None or not is_machine else ended.wait
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)
