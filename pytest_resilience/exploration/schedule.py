@@ -45,6 +45,7 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NUMBER = re.compile(r"[0-9]+")
 _FAULT = re.compile(r"[a-z0-9_]+")
 _SPACE = re.compile(r"\s*")
+_WORD = re.compile(r"[\w.]+|.", re.DOTALL)  # as much as an error shows
 
 
 class ScheduleError(ConfigurationError):
@@ -56,9 +57,10 @@ class ScheduleError(ConfigurationError):
 
     def __init__(self, text: str, column: int, expected: str) -> None:
         self.column = column
-        found = shortened(text[column - 1 :]) if column <= len(text) else "the end"
+        word = _WORD.match(text, column - 1)
+        found = "the end" if word is None else shortened(word[0])
         super().__init__(
-            f"{shortened(text)}, column {column}: {found} is not {expected}; "
+            f"{shortened(text)}, column {column}: found {found}, expected {expected}; "
             f"write it as {_EXAMPLE!r}"
         )
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
 
+from pytest_resilience.chaos.parsing.texts import counted
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
@@ -37,6 +39,7 @@ from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.report.cell import CellVerdict
 
 
@@ -87,7 +90,7 @@ class Budget:
         """For people."""
         parts = []
         if self.runs is not None:
-            parts.append(f"{max(0, self.runs - self.spent)} runs")
+            parts.append(counted(max(0, self.runs - self.spent), "run"))
         if self.seconds is not None:
             parts.append(f"{max(0.0, self.seconds - (self.clock() - self.began)):.0f} s")
         return " and ".join(parts) or "no end"
@@ -241,19 +244,34 @@ def _covers(step: Step, point: Point) -> bool:
     return point == step.point
 
 
+class _Drawn(Schedule):
+    """A schedule that is shown as its text, which can be written in its place."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(format_schedule(self))
+
+
 def fault_schedules(
     recording: OperationLog | Iterable[Seen], *, least: int = 1, most: int = 2
 ) -> SearchStrategy[Schedule]:
     """A strategy of Hypothesis: schedules of `least` to `most` faults, each at another operation.
 
     It shrinks as `shrink` does: to fewer faults, earlier operations, simpler faults that go away.
+    What it draws is shown as its text, which `chaos_schedules.faults` takes as well.
 
     `recording`: the operations of a run without faults, as a log or as what is `seen` by one.
-    Raises ConfigurationError if none of them can have a fault, or for numbers that leave nothing.
+    Raises ConfigurationError if it is none, if none of them can have a fault, or for numbers that
+    leave nothing.
     """
     from hypothesis import strategies
 
     seen = recording.seen if isinstance(recording, OperationLog) else tuple(recording)
+    if not all(isinstance(each, Seen) for each in seen):
+        raise ConfigurationError(
+            f"{shortened(recording)} is no recording; give what chaos_schedules.recording() gives"
+        )
     steps = list(singles(seen))
     if not steps:
         raise ConfigurationError(
@@ -269,7 +287,7 @@ def fault_schedules(
         max_size=min(most, points),
         unique_by=lambda step: step.point,
     )
-    return chosen.map(lambda drawn: tuple(sorted(drawn, key=steps.index)))
+    return chosen.map(lambda drawn: _Drawn(sorted(drawn, key=steps.index)))
 
 
 def shrink(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 
 from collections.abc import Generator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import ExitStack
 from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -38,6 +40,7 @@ _LIVE_LOGS = "log_cli_handler"
 
 _PROGRESS = "resilience-progress"
 _LEAST_ROOM = 15  # columns in which it says something
+_IN_CI = ("CI", "BUILD_NUMBER")  # variables by which pytest knows it as well
 # As every terminal understands them: keep the place of the cursor, clear what stands behind it,
 # and go back to it.
 _KEEP_PLACE, _REST_OF_LINE, _BACK = "\x1b7", "\x1b[K", "\x1b8"
@@ -126,11 +129,27 @@ class Progress:
         assert isinstance(found, cls)
         return found
 
+    @staticmethod
+    def is_wanted(config: pytest.Config) -> bool:
+        """Whether somebody looks at a terminal: not under -q, nor in CI, which may have one."""
+        terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+        return (
+            terminal is not None
+            and terminal.isatty
+            and config.option.verbose >= 0
+            and not any(map(os.environ.get, _IN_CI))
+        )
+
     def show(self, text: str) -> None:
         """Show this in place of what is shown, as far as there is room."""
         if not text and not self._text:
             return
         self._text = text
+        manager: Any = self._config.pluginmanager.get_plugin("capturemanager")
+        with nullcontext() if manager is None else manager.global_and_fixture_disabled():
+            self._write(text)
+
+    def _write(self, text: str) -> None:
         writer = self._config.get_terminal_writer()
         room = writer.fullwidth - writer.width_of_current_line - 3
         text = text[:room] if room >= _LEAST_ROOM else ""

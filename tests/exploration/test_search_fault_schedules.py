@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from typing import Any
+
 import pytest
 
 from hypothesis import find
@@ -32,6 +34,7 @@ def test_each_is_of_what_was_seen_and_can_be_written(data: st.DataObject) -> Non
     assert set(schedule) <= set(singles(SYSTEM.faultless))
     assert len({step.point for step in schedule}) == len(schedule)
     assert parse_schedule(format_schedule(schedule)) == schedule
+    assert repr(schedule) == repr(format_schedule(schedule))  # to be written in its place
 
 
 def test_what_fails_is_found_and_becomes_the_simplest_pair() -> None:
@@ -53,6 +56,12 @@ def test_limits_that_leave_nothing_are_refused(limits: dict[str, int]) -> None:
 def test_a_recording_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="no operation that can have a fault"):
         fault_schedules([])
+
+
+@pytest.mark.parametrize("recording", ["connect(a:1)#1=refuse", [3]])
+def test_what_is_no_recording_is_refused(recording: Any) -> None:
+    with pytest.raises(ConfigurationError, match="is no recording; give what chaos_schedules"):
+        fault_schedules(recording)
 
 
 def test_hypothesis_is_not_imported_before_it_is_used() -> None:

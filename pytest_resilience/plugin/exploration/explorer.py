@@ -33,6 +33,7 @@ from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import shrink
 from pytest_resilience.exploration.search import singles
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
+from pytest_resilience.plugin.exploration.found import ExplorationSummary
 from pytest_resilience.plugin.exploration.found import Failure
 from pytest_resilience.plugin.exploration.found import Found
 from pytest_resilience.plugin.exploration.kept import Store
@@ -232,6 +233,8 @@ class Explorer:
             search.outcomes[schedule] = outcome
             self._recovery.await_calm(schedule)
         self._last = schedule
+        if (summary := ExplorationSummary.of(self._item.config)) is not None:
+            summary.show_ongoing(budget, search.outcomes.values())
         return outcome
 
     def _named(self, schedule: Schedule, budget: Budget, run: Callable[..., Outcome]) -> Outcome:

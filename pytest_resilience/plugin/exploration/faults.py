@@ -178,9 +178,11 @@ class ChaosSchedules:
 
         What it gives knows its operations as `seen`, and the steps whose operations have not come
         as `unmet`. Raises ConfigurationError for a text that is no schedule, and for a crash,
-        `later`, `cancel_woken` or `cancel_waiting`, which are a whole test's.
+        `later`, `cancel_woken` or `cancel_waiting`, which are a whole test's. "" has no faults.
         """
-        steps = parse_schedule(schedule) if isinstance(schedule, str) else schedule
+        if isinstance(schedule, str):
+            schedule = parse_schedule(schedule) if schedule else ()
+        steps: Schedule = schedule
         if any(step.is_of_others or step.is_crash for step in steps):
             raise ConfigurationError(
                 f"{format_schedule(steps)}: a block has faults of its own, and no crash, "

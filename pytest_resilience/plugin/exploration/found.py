@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -12,10 +14,12 @@ import pytest
 
 from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.exploration.search import Budget
 from pytest_resilience.plugin.exploration.kept import Store
 from pytest_resilience.plugin.pytest_internals import Progress
 from pytest_resilience.report.cell import Cell
@@ -29,6 +33,7 @@ REPLAYED = "resilience_replayed"
 """Likewise, what came of a test under the schedule of a replay, in a line."""
 
 _SUMMARY = "resilience-exploration-summary"  # the name of a plugin
+_BETWEEN_SHOWN = 0.2  # seconds between two looks at a test that goes on
 _MOST_NOTES = 20  # lines about tests in which there was nothing to explore
 _MOST_OTHERS = 3  # operations under which a failure comes that is told already
 
@@ -138,6 +143,13 @@ class ExplorationSummary:
         self._process = os.getpid()
         self._found: list[dict[str, Any]] = []
         self._replayed: list[str] = []
+        self._shown = -math.inf  # monotonic seconds
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> ExplorationSummary | None:
+        """That of this run; None in a worker of xdist."""
+        found = config.pluginmanager.get_plugin(_SUMMARY)
+        return found if isinstance(found, cls) else None
 
     @classmethod
     def register(cls, config: pytest.Config, store: Store) -> None:
@@ -154,17 +166,29 @@ class ExplorationSummary:
             self._found.append(found)
             self._show_progress()
 
-    def _show_progress(self) -> None:
-        """On a terminal; nothing elsewhere, or under -q."""
-        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is None or self._config.option.verbose < 0 or not terminal.isatty:
+    def show_ongoing(self, budget: Budget, outcomes: Iterable[Outcome]) -> None:
+        """On a terminal, a few times a second: how far the test is that is explored just now."""
+        now = MACHINE_CLOCK.monotonic()
+        if now - self._shown >= _BETWEEN_SHOWN and Progress.is_wanted(self._config):
+            self._shown = now
+            ways = {each.signature for each in outcomes if each.verdict.bad}
+            self._show_progress(budget.spent, len(ways), f"{budget.left()} left for this test")
+
+    def _show_progress(self, runs: int = 0, ways: int = 0, left: str = "") -> None:
+        """What all tests have come to, with what the one that goes on has."""
+        if not Progress.is_wanted(self._config):
             return
-        runs, failures, left = self._totals()
-        budget = f", {counted(left, 'schedule')} left by the budget" if left else ""
-        Progress.of(self._config).show(
-            f"explored {counted(len(self._found), 'test')}, {counted(runs, 'run')}, "
-            f"{counted(failures, 'way')} to fail{budget}"
-        )
+        all_runs, failures, unexplored = self._totals()
+        parts = [
+            f"explored {counted(len(self._found), 'test')}",
+            counted(all_runs + runs, "run"),
+            f"{counted(failures + ways, 'way')} to fail",
+        ]
+        if left:
+            parts.append(left)
+        elif unexplored:
+            parts.append(f"{counted(unexplored, 'schedule')} left by the budget")
+        Progress.of(self._config).show(", ".join(parts))
 
     def _totals(self) -> tuple[int, int, int]:
         return (

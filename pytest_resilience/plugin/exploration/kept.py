@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import counted
+from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.errors import ConfigurationError
@@ -22,6 +23,7 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.exploration.settings import ExploreSettings
+from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.report_files import write_text
 
@@ -89,14 +91,24 @@ class Store:
 
     def _read(self) -> dict[str, list[Schedule]]:
         if self._path is not None:
-            if ExploreSettings.of(self._config).suite and not self._path.exists():
-                return {}  # it is about to be written
+            is_written = ExploreSettings.of(self._config).suite  # when the run is over
+            if not self._path.exists():
+                if is_written:
+                    return {}
+                raise pytest.UsageError(self._absent())
             try:
                 return _parse_schedules(self._path, read_text(self._path))
             except ConfigurationError as error:
                 raise pytest.UsageError(printable(with_page(error))) from None
         found = None if self._cache is None else self._cache.get(_CACHE, None)
         return _cached(found)
+
+    def _absent(self) -> str:
+        option, explore = (
+            option_name(self._config, name) for name in ("chaos-schedules", "chaos-explore")
+        )
+        what = inline(str(self._path))
+        return f"{option}={what}: there is no such file; a run with {explore} writes it"
 
 
 def _cached(found: object) -> dict[str, list[Schedule]]:

@@ -36,6 +36,7 @@ from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.settings import runs_tests
 from pytest_resilience.plugin.xdist_workers import is_worker
 from pytest_resilience.report.cell import OWN_CHAOS
+from pytest_resilience.report.cell import CellVerdict
 
 
 __all__ = ["Exploration", "check_mark", "register"]
@@ -197,7 +198,8 @@ def _line(item: pytest.Item, outcome: Outcome) -> str:
 def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
     """The reports of a replay, in which what is good has passed, and nothing else has."""
     outcome = ran.outcome
-    text = f"{outcome.verdict.words}: {outcome.reason}\nunder {format_schedule(schedule)}"
+    first, *more = filter(str.strip, f"{outcome.verdict.words}: {outcome.reason}".splitlines())
+    text = "\n".join([first, *more, f"under {format_schedule(schedule)}"])
     call = _own_call(ran.reports) or ran.reports[-1]
     if outcome.verdict.good:
         for report in ran.reports:
@@ -205,6 +207,9 @@ def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
                 report.outcome, report.longrepr = "passed", None
     elif call.failed:
         call.sections.append(("chaos replay", text))
+        crash = getattr(call.longrepr, "reprcrash", None)
+        if crash is not None and outcome.verdict is not CellVerdict.FAILED:
+            crash.message = first  # and not how the test ended, which may be allowed
     else:
         _fail_for(call, text)
     return ran.reports
@@ -241,4 +246,6 @@ def _fail_for(report: pytest.TestReport, text: str) -> None:
         told = pytest.ExceptionInfo.from_current().getrepr(style="value")
     if told.reprcrash is not None:
         told.reprcrash.message = text
+        told.reprcrash.path, line, _ = report.location  # of the test, and not of this module
+        told.reprcrash.lineno = (line or 0) + 1
     report.outcome, report.longrepr = "failed", told

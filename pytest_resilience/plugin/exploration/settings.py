@@ -18,7 +18,6 @@ from pytest_resilience.chaos.parsing.quantities import MaxCalls
 from pytest_resilience.chaos.parsing.quantities import read_budget
 from pytest_resilience.chaos.parsing.quantities import read_depth
 from pytest_resilience.chaos.parsing.quantities import read_max_calls
-from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import fault_names
@@ -173,7 +172,7 @@ def _schedule(option: str, text: str) -> Schedule:
     try:
         return parse_schedule(text)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{option}={inline(text)}: {error}") from None
+        raise error.within(option) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

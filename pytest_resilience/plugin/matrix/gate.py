@@ -199,7 +199,7 @@ class Results(EarlyEnd):
             return
         if self._settings.explores:
             return  # an exploration tells of whole tests
-        if terminal.isatty:
+        if pytest_internals.Progress.is_wanted(self._config):
             pytest_internals.Progress.of(self._config).show(self._cells.progress())
         elif cell.verdict.fails:
             terminal.ensure_newline()

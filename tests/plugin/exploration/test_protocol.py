@@ -216,6 +216,37 @@ def test_a_replay_is_green_only_if_its_operation_came_and_the_test_held(
     result.stdout.fnmatch_lines([told])
 
 
+def test_a_replay_tells_the_verdict_also_where_the_test_ended_as_it_may(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        test_notes="""
+        import pytest
+
+        def kept(tmp_path):
+            assert (tmp_path / "a").read_text() == "one"
+
+        @pytest.mark.chaos_explore(invariant=kept)
+        def test_saves(tmp_path):
+            (tmp_path / "a").write_text("one")
+    """
+    )
+    replay = "--chaos-replay=write(tmp_path/a)#1+=io_error"
+    result = run(pytester, replay)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- chaos replay -*",
+            "invariant: AssertionError: assert '' == 'one'",
+            "  - one",
+            "under write(tmp_path/a)#1+=io_error",
+            "FAILED test_notes.py::test_saves - invariant: AssertionError: assert *",
+        ]
+    )
+    stale = run(pytester, replay.replace("/a", "/b"), "--tb=line")
+    stale.stdout.fnmatch_lines(["test_notes.py:6: stale: write(tmp_path/b)#1 did not come; *"])
+
+
 @pytest.mark.parametrize("distributed", [(), ONE_WORKER])
 def test_its_line_is_for_the_folder_that_pytest_was_run_in(
     shop: pytest.Pytester, distributed: tuple[str, ...]
@@ -661,11 +692,6 @@ def test_schedules_can_stand_at_the_test(shop: pytest.Pytester) -> None:
     )
     result = run(shop, "test_marked.py")
     result.assert_outcomes(passed=1, failed=1)
-
-
-def test_under_q_nothing_is_told_of_progress(shop: pytest.Pytester) -> None:
-    result = run(shop, "--chaos-explore", "-q", "-k", "loads")
-    result.stdout.no_fnmatch_line("*explored 1 test*")
 
 
 def test_the_runs_of_an_exploration_write_and_warn_no_more_than_the_test_alone(
@@ -1139,8 +1165,8 @@ def test_a_job_that_nobody_awaits_in_time_has_no_caller_to_cancel(shop: pytest.P
             ["--chaos-explore", "--chaos-explore-budget=0s"],
             "*a budget of nothing explores nothing*",
         ),
-        (["--chaos-replay=connect(a:1#1=refuse"], "*column 21: *is not ) behind the target*"),
-        (["--chaos-schedules=none.txt"], "*none.txt cannot be read*"),
+        (["--chaos-replay=connect(a:1#1=refuse"], "*column 21: found the end, expected ) behind *"),
+        (["--chaos-schedules=none.txt"], "*=none.txt: there is no such file; *writes it*"),
         (["--chaos-explore", "--chaos-replay=connect(a:1)#1=refuse"], "*give one of them*"),
         (["--chaos-explore", "--chaos-matrix"], "*give one of them*"),
         (["--chaos-explore", "--chaos-explore-budget=lots"], "*='lots' is no budget; give runs *"),
@@ -1198,7 +1224,7 @@ def test_flags_that_say_how_to_explore_are_taken_where_a_test_does_or_addopts_ha
         ("chaos_explore(budget=0)", "*a budget of nothing*"),
         ("chaos_explore(budget=[])", "*budget=[[]]: give runs such as 200, seconds *"),
         ("chaos_replay()", "*takes schedules as texts*"),
-        ("chaos_replay('connect(')", "*column 9: the end is not a target*"),
+        ("chaos_replay('connect(')", "*column 9: found the end, expected a target*"),
     ],
 )
 def test_a_bad_mark_is_told_with_its_line(shop: pytest.Pytester, mark: str, told: str) -> None:
