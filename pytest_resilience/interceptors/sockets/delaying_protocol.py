@@ -246,7 +246,8 @@ class DelayingProtocol(asyncio.Protocol):
         if current not in (self, None):
             self.protocol = current  # TLS has begun meanwhile
         first = self._held[0].stream
-        if first.due == _ENDLESS and (self._is_impatient or not first.effect.transient):
+        is_given_up = self._is_impatient and first.effect.left() > 0
+        if first.due == _ENDLESS and (is_given_up or not first.effect.transient):
             self._give_up(first)
             return
         if first.due == _ENDLESS and first.effect.left():  # it began later than it had seemed

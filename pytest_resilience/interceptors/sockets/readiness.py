@@ -68,9 +68,7 @@ class Readiness:
         if in_hand or held.due <= now or not held.stream.effect.left():
             return
         with self._changed:
-            held.begin(sock, now)
-            self.held[connection] = held
-            self._watch()
+            self._begin(sock, connection, held, now)
         raise effects.nothing_yet(sock)
 
     def silence(
@@ -88,10 +86,9 @@ class Readiness:
         if self.is_silent(connection):
             return
         with self._changed:
-            held = self.held[connection] = Held(sock, stream, math.inf, 0)
+            held, now = Held(sock, stream, math.inf, 0), self._clock.monotonic()
             deaf = stream.is_stalled or not stream.effect.passes
-            held.begin(sock, self._clock.monotonic(), deaf=deaf, sends=sends)
-            self._watch()
+            self._begin(sock, connection, held, now, deaf=deaf, sends=sends)
 
     def try_on(
         self, sock: socket.socket, connection: TcpConnection, effect: Effect, address: Any
@@ -116,9 +113,25 @@ class Readiness:
         with self._changed:
             # A connection of its own, for which no receive is held up.
             pending = TcpConnection(sock, connection.peer, number=connection.number)
-            held = self.held[pending] = Held(sock, ResponseStream(effect), math.inf, 0)
-            held.begin(sock, self._clock.monotonic(), deaf=True)
-            self._watch()
+            held = Held(sock, ResponseStream(effect), math.inf, 0)
+            self._begin(sock, pending, held, self._clock.monotonic(), deaf=True)
+
+    def _begin(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        held: Held,
+        now: float,
+        *,
+        deaf: bool = False,
+        sends: bool = False,
+    ) -> None:
+        before = self.held.get(connection)
+        if before is not None:  # it may be over, and nobody has seen that: the mark is its own
+            before.end(now)
+        held.begin(sock, now, deaf=deaf, sends=sends)
+        self.held[connection] = held
+        self._watch()
 
     def is_silent(self, connection: TcpConnection) -> bool:
         """Whether that is so."""

@@ -615,6 +615,32 @@ def test_one_that_begins_as_another_ends_lets_through_what_that_has_held_back(
             assert meet() == "b'tea'"
 
 
+@pytest.mark.parametrize("wait", [in_recv, in_poll, in_sock_recv, in_a_stream, in_trio])
+def test_what_a_partition_holds_back_comes_though_the_kernel_would_give_up_later(
+    wait: Callable[[socket.socket], object], inject: Inject
+) -> None:
+    """By the keepalive that a client has asked for, which had not found anything out yet."""
+
+    def ask(sock: socket.socket) -> object:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PATIENCE)
+        for option in (socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+            sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+        sock.sendall(b"tea")
+        return wait(sock)
+
+    partition = {"mode": "partition", "stream": "downstream", "nth": 2}
+    with (
+        serve(echo) as port,
+        inject("network_failure", **partition) as active,
+        waiting(ask, port) as meet,
+    ):
+        assert eventually(lambda: active.hits == 1)
+        until_all_wait()
+        active.stop()
+        assert meet() == "b'tea'"
+
+
 @pytest.mark.parametrize("wait", [in_recv, in_select, in_a_stream])
 def test_who_waits_elsewhere_is_not(
     wait: Callable[[socket.socket], object], inject: Inject
