@@ -29,7 +29,6 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
-from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
@@ -45,7 +44,7 @@ from pytest_resilience.interceptors.waiting import hold
 
 __all__ = [
     "close_by_peer", "discard", "end", "end_of_stream", "end_once", "fail", "hold_before",
-    "hold_in_silence", "hold_sending", "kernel_patience", "no_room", "nobody_there", "nothing_yet",
+    "hold_on_socket", "hold_sending", "kernel_patience", "no_room", "nobody_there", "nothing_yet",
     "reset_by_peer", "send_timed_out", "silenced", "speaks_tls", "timed_out",
 ]  # fmt: skip
 
@@ -82,27 +81,11 @@ def hold_before(
         silent = effect.delay == math.inf
         kernel = kernel_patience(sock, silent=silent, connecting=connecting)
         error = functools.partial(TimeoutError, timed_out)
-        taken = _hold(effect, effect.delay, limit, error, ended, kernel=kernel, sock=sock)
+        taken = hold_on_socket(effect, effect.delay, limit, error, ended, kernel=kernel, sock=sock)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
     return left
-
-
-def hold_in_silence(
-    sock: socket.socket,
-    stream: ResponseStream,
-    limit: float | None,
-    error: Callable[[], OSError],
-    ended: threading.Event,
-) -> None:
-    """Hold a receive up until the silence of `stream` is over; past `limit` raise an `error`.
-
-    `ended`: as in `Inbound`.
-    """
-    __tracebackhide__ = True
-    kernel = kernel_patience(sock, silent=True, connecting=False)
-    _hold(stream.effect, math.inf, limit, error, ended, kernel=kernel, sock=sock, left=stream.left)
 
 
 def hold_sending(
@@ -127,7 +110,7 @@ def hold_sending(
     patience = send_patience(sock) if patience is None else patience
     patience = patience if due == math.inf else math.inf  # else it is only slow
     error = functools.partial(send_timed_out, sock)
-    _hold(effect, due - now, limit, error, ended, kernel=(patience, errno.ETIMEDOUT))
+    hold_on_socket(effect, due - now, limit, error, ended, kernel=(patience, errno.ETIMEDOUT))
     if ended.is_set() and sock.fileno() >= 0:
         if tls is not None:
             with contextlib.suppress(ConnectionResetError):  # the peer knows of the end already
@@ -137,7 +120,7 @@ def hold_sending(
         raise os_error(errno.EBADF)
 
 
-def _hold(
+def hold_on_socket(
     effect: Effect,
     delay: float,
     limit: float | None,
@@ -148,7 +131,10 @@ def _hold(
     sock: _TimedSocket | None = None,
     left: Callable[[], float] | None = None,
 ) -> float:
-    """As `hold`, on a socket, where the `kernel` may give up before: see `kernel_patience`."""
+    """As `hold`, where the `kernel` may give up before: see `kernel_patience`.
+
+    `ended`: as in `Inbound`.
+    """
     __tracebackhide__ = True
     is_lost, (patience, code) = limit is None, kernel
     if patience < (math.inf if limit is None else limit):

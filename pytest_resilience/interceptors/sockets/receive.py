@@ -407,10 +407,12 @@ def _hold(
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
     error = functools.partial(effects.timed_out, sock)
+    ended, left = inbound.ended, stream.left
     if due < math.inf:
-        hold(effect, due - now, limit, error, inbound.ended, left=stream.left)
-    else:  # the kernel may end that sooner
-        effects.hold_in_silence(sock, stream, limit, error, inbound.ended)
+        hold(effect, due - now, limit, error, ended, left=left)
+        return
+    kernel = effects.kernel_patience(sock, silent=True, connecting=False)
+    effects.hold_on_socket(effect, due, limit, error, ended, kernel=kernel, sock=sock, left=left)
 
 
 def _await_piece(sock: socket.socket, stream: ResponseStream, least: int) -> int:
