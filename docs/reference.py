@@ -92,7 +92,7 @@ class _Recorder:
     def __init__(self) -> None:
         self.ini: list[tuple[str, dict[str, Any]]] = []
         self.markers: list[str] = []
-        self.pluginmanager = self
+        self.pluginmanager = self.hook = self
 
     def addini(self, name: str, help: str, **rest: Any) -> None:  # noqa: A002  # as pytest says
         self.ini.append((name, {"help": help, **rest}))

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pluggy import PluginValidationError
-
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,41 +74,12 @@ _MARKERS = (
     ),
 )
 
-_PREFIX = "pytest_resilience_"
-_HOOKS = frozenset(  # of `newhooks`, which a run loads where one of them is used
-    {
-        "pytest_resilience_adapters",
-        "pytest_resilience_chaos_types",
-        "pytest_resilience_fault_injected",
-        "pytest_resilience_report_section",
-        "pytest_resilience_verdict",
-    }
-)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Refuse hooks that have nearly the name of one of ours: pytest does so with a traceback.
-
-    First those of conftest files that are loaded, since only workers of xdist would find the rest.
-    """
-    manager = session.config.pluginmanager
-    _check_hooks(manager)
-    try:
-        return (yield)
-    except PluginValidationError:
-        _check_hooks(manager)
-        raise
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
     """Describe our hooks where somebody has one, before pytest refuses those it does not know."""
     report = yield
-    if _has_hooks(collector.config):
-        from pytest_resilience.plugin.newhooks import describe
-
-        describe(collector.config.pluginmanager)
+    _describe_hooks(collector.config)
     return report
 
 
@@ -130,6 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Describe the markers; begin the session if a flag asks for chaos, or hand on its seed."""
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    _describe_hooks(config)  # also where workers of pytest-xdist collect
     if config.getoption("dist", "no") != "no":  # the controller of pytest-xdist
         from pytest_resilience.plugin import terminal
 
@@ -343,19 +313,19 @@ def degradation_manager(request: pytest.FixtureRequest) -> pytest_resilience.Deg
 
 
 def _has_hooks(config: pytest.Config) -> bool:
-    """Whether a plugin or a conftest file has one of ours.
+    """Whether a plugin or a conftest file has one of ours, or one that is named nearly so.
 
     `config.hook` does not say so before pytest 9.1.
     """
-    return not vars(config.pluginmanager.hook).keys().isdisjoint(_HOOKS)
+    return "pytest_resilience_" in " ".join(vars(config.pluginmanager.hook))
 
 
-def _check_hooks(manager: pytest.PytestPluginManager) -> None:
-    """Raise `pytest.UsageError` for a hook that begins as ours, and is none of them."""
-    if any(name.startswith(_PREFIX) and name not in _HOOKS for name in vars(manager.hook)):
-        from pytest_resilience.plugin.newhooks import check_names
+def _describe_hooks(config: pytest.Config) -> None:
+    """Where there are some. Raises `pytest.UsageError` for those that are wrong."""
+    if _has_hooks(config):
+        from pytest_resilience.plugin.newhooks import describe
 
-        check_names(manager, _PREFIX, _HOOKS)
+        describe(config.pluginmanager)
 
 
 def _may_be_a_flag(arg: str) -> bool:

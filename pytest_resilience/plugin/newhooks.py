@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from typing import Any
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import NewChaosType
 
 
+_PREFIX = "pytest_resilience_"
 _ASKED = {
     "adapters": "a list of functions, each of one object",
     "chaos_types": "a list of NewChaosType",
@@ -115,8 +115,10 @@ def pytest_resilience_report_section(report: Report) -> str | None:
 def describe(manager: pytest.PytestPluginManager) -> None:
     """Make them known to pytest, if they are not yet: an idle run does without.
 
-    Raises `pytest.UsageError` for one that somebody has with other arguments.
+    Raises `pytest.UsageError` for one that somebody has with other arguments, or that begins as
+    ours do and is none: pytest refuses these with a traceback of its own.
     """
+    _check_names(manager)
     known = getattr(manager.hook, "pytest_resilience_adapters", None)
     if known is None or not known.has_spec():
         try:
@@ -125,17 +127,13 @@ def describe(manager: pytest.PytestPluginManager) -> None:
             raise pytest.UsageError(printable(str(error))) from None
 
 
-def check_names(manager: pytest.PytestPluginManager, prefix: str, known: Collection[str]) -> None:
-    """Raise `pytest.UsageError` for a hook that begins with `prefix` and is not `known`.
-
-    pytest refuses them with a traceback of its own.
-    """
+def _check_names(manager: pytest.PytestPluginManager) -> None:
+    ours = {name.removeprefix(_PREFIX): name for name in globals() if name.startswith(_PREFIX)}
     for name, hook in vars(manager.hook).items():
-        if name.startswith(prefix) and name not in known:
+        if name.startswith(_PREFIX) and name not in ours.values():
             for each in hook.get_hookimpls():
-                ends = [known_name.removeprefix(prefix) for known_name in known]
-                meant = nearest(name.removeprefix(prefix), ends) and nearest(name, known)
+                meant = nearest(name.removeprefix(_PREFIX), ours) and nearest(name, ours.values())
                 raise pytest.UsageError(
                     f"{each.plugin_name}: unknown hook {name}{meant}; known: "
-                    f"{', '.join(sorted(known))}"
+                    f"{', '.join(sorted(ours.values()))}"
                 )

@@ -6,7 +6,6 @@ import fnmatch
 
 import pytest
 
-from pytest_resilience import plugin
 from pytest_resilience.assertions import assert_circuit_open
 from pytest_resilience.plugin import newhooks
 
@@ -161,8 +160,9 @@ def test_the_matrix_listens(post: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["lost_mail: 1 survived, 1 degraded", "OURS: 2 cells"])
 
 
-def test_they_are_known_before_anybody_has_one() -> None:
-    assert {name for name in vars(newhooks) if name.startswith("pytest_")} == plugin._HOOKS
+def test_all_begin_so_that_a_run_sees_that_somebody_has_one() -> None:
+    hooks = [name for name in vars(newhooks) if name.startswith("pytest_")]
+    assert all(name.startswith("pytest_resilience_") for name in hooks)
 
 
 @pytest.mark.parametrize(
