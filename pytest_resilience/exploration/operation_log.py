@@ -198,6 +198,12 @@ class OperationLog:
         with self._lock:
             return self._numbering.all(self.noted)
 
+    def let_go(self) -> None:
+        """Name all that has no name yet, and keep nothing open that operations were done with."""
+        with self._lock:
+            self._numbering.all(self.noted)
+            self.noted.clear()
+
     def note_file(self, kind: str, names: tuple[str, ...], place: str) -> None:
         """As `observe`, of what is done with a file, where nothing can happen to that for now.
 

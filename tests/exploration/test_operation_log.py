@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import threading
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
@@ -95,6 +97,21 @@ def test_a_run_that_uses_what_was_open_before(kinds: list[str], *, is_so: bool) 
     for kind in kinds:
         log.observe(operation(kind=kind))
     assert opened_before(log.seen) is is_so
+
+
+def test_what_leads_to_who_waits_is_kept_until_it_is_let_go() -> None:
+    class Protocol:
+        pass
+
+    log, protocol = log_of(), Protocol()
+    there, site = weakref.ref(protocol), CallSite(loop_objects=(protocol,))
+    log.observe(operation()._replace(call_site=site))
+    del protocol, site
+    assert there() is not None
+    log.let_go()
+    gc.collect()
+    assert there() is None
+    assert points(log) == ["connect(a:1)@shop.pay#1"]
 
 
 def test_a_response_is_of_who_has_asked_for_it() -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from pytest_resilience.chaos.cancelling import cancellation_of
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.faults.network import os_error
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
@@ -49,6 +50,7 @@ __all__ = [
     "MEMORY_FAILURE",
     "CallerFault",
     "Cancellation",
+    "LateResponse",
     "OutOfMemory",
 ]
 
@@ -106,6 +108,16 @@ class Cancellation(CallerFault):
         if cancellation.is_here and operation.kind in _TRIED_FIRST:
             # A loop tries before it waits, and can be cancelled only while it waits.
             raise os_error(errno.EAGAIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateResponse(Latency):
+    """The response comes late, where who awaits it can be cancelled meanwhile."""
+
+    cancellation: Cancellation
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        return Latency.can_happen_to(self, operation) and self.cancellation.can_happen_to(operation)
 
 
 def _call_later(loop: Any, call: Callable[[], object], steps: int) -> None:

@@ -17,7 +17,6 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -25,6 +24,7 @@ from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.types.callers import Cancellation
+from pytest_resilience.chaos.types.callers import LateResponse
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
@@ -140,7 +140,8 @@ def _while_it_waits(cancellation: ChaosExperiment) -> ChaosExperiment:
     """
     [fault] = cancellation.faults
     assert isinstance(fault, Cancellation)
-    return cancellation.with_faults(replace(fault, is_late=True), Latency(delay=_LATE))
+    late = LateResponse(delay=_LATE, cancellation=fault)
+    return cancellation.with_faults(replace(fault, is_late=True), late)
 
 
 class ChaosSchedules:

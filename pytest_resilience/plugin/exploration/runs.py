@@ -263,6 +263,7 @@ class ExploredRuns:
                 return run_once(item, counts=counts)
         finally:
             self._watch.log, engine.clock, self._run = None, clock, None
+            run.log.let_go()
             if not run.log.schedule:
                 seconds = MACHINE_CLOCK.monotonic() - began
                 item.stash[_FAULTLESS] = max(seconds, item.stash.get(_FAULTLESS, 0.0))
