@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 from collections import Counter
@@ -10,10 +9,8 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-from collections.abc import Sized
 from dataclasses import dataclass
 from dataclasses import field
-from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.operation import COMMIT
@@ -58,8 +55,6 @@ __all__ = [
     "CallLimit",
     "OperationLog",
     "Others",
-    "SilenceError",
-    "SkippingClock",
     "StormError",
     "Watch",
     "calls_by_line",
@@ -74,63 +69,6 @@ _MAIN = threading.main_thread().ident
 _MOST_SHOWN = 3
 _OPENING = frozenset({CONNECT, OPEN_CONNECTION, OPEN, OPEN_TO_WRITE, CREATE})
 _ON_WHAT_IS_OPEN = frozenset({RECEIVE, EXECUTE, COMMIT, FETCH, READ, WRITE})
-
-
-class SilenceError(BaseException):
-    """It waits for what never comes. Not an Exception, as above."""
-
-
-class SkippingClock:
-    """Goes as the machine's does, and waits for nothing: what faults make callers wait is added.
-
-    So a client that gives up after five seconds of silence does so at once, and one that never
-    gives up is found out at once.
-    """
-
-    def __init__(
-        self,
-        patience: float,
-        idle_in: Callable[[Any, float], None] = lambda *_: None,
-        *,
-        most_locked: float = math.inf,
-        done: Sized = (),
-    ) -> None:
-        """Past `patience` seconds that were not waited for, SilenceError is raised.
-
-        `done`: the operations so far, each of which may take as long: who tries again waits anew.
-        `idle_in` is called again and again with an event loop in which something is delayed,
-        and with the end of that in the time of the loop.
-        `most_locked`: seconds that a database which is locked is waited for.
-        """
-        self.idle_in = idle_in
-        self._most_locked = most_locked
-        self._patience = patience
-        self._skipped = 0.0
-        self._done = done
-        self._before = 0, 0.0  # how many operations were done, and what was skipped for them
-
-    def monotonic(self) -> float:
-        return MACHINE_CLOCK.monotonic() + self._skipped
-
-    def time(self) -> float:
-        return MACHINE_CLOCK.time() + self._skipped
-
-    def sleep(self, seconds: float) -> None:
-        if len(self._done) != self._before[0]:
-            self._before = len(self._done), self._skipped
-        self._skipped += seconds
-        if self._skipped - self._before[1] > self._patience:
-            raise SilenceError(
-                f"it waits for what never comes, without a timeout: {self._patience:g} s at least"
-            )
-        MACHINE_CLOCK.sleep(0)  # other threads may end the wait
-
-    def locked(self, seconds: float) -> float:
-        return min(seconds, self._most_locked)
-
-    async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
-        await MACHINE_CLOCK.asleep(0)
 
 
 class Others(Protocol):

@@ -30,8 +30,6 @@ from pytest_resilience.chaos.types.files import FILE_KINDS
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
-from pytest_resilience.exploration.operation_log import SilenceError
-from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import calls_by_line
 from pytest_resilience.exploration.operation_log import differences
@@ -289,16 +287,6 @@ def test_each_thread_decides_about_its_own_operation() -> None:
     assert log.strikes(log.schedule[0])
 
 
-def test_each_operation_may_wait_as_long() -> None:
-    done: list[int] = []
-    clock = SkippingClock(patience=60.0, done=done)
-    for each in range(3):
-        done.append(each)
-        clock.sleep(50.0)
-    with pytest.raises(SilenceError):
-        clock.sleep(50.0)
-
-
 def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     log = log_of(limit=CallLimit(most=2))
     log.observe(operation())
@@ -369,12 +357,3 @@ def test_how_often_is_none_where_nobody_of_the_project_asks() -> None:
     assert list(map(str, (each.point for each in shared(one.seen, other.seen)))) == points(one)
     other.observe(operation("c:1"))
     assert differences(one.seen, other.seen) == "only the second did connect(c:1)#1"
-
-
-def test_the_clock_waits_for_nothing_and_finds_out_who_waits_for_ever() -> None:
-    clock = SkippingClock(patience=60.0)
-    began = clock.monotonic()
-    clock.sleep(59.0)
-    assert clock.monotonic() - began >= 59.0
-    with pytest.raises(SilenceError, match="60 s"):
-        clock.sleep(2.0)

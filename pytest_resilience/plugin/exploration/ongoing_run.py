@@ -25,7 +25,6 @@ from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.operation_log import OperationLog
-from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import StormError
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.outcome import MISTAKES
@@ -36,6 +35,7 @@ from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import text_in_chain
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.skipping_clock import SilenceError
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.faults import start
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
