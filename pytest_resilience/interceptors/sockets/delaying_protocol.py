@@ -63,6 +63,11 @@ class DelayingProtocol(asyncio.Protocol):
         return bool(self._held)
 
     @property
+    def is_silent(self) -> bool:
+        """Whether nothing comes any more, as far as that is known."""
+        return any(held.stream.due == _ENDLESS for held in self._held)
+
+    @property
     def is_due(self) -> bool:
         """Whether something has come that is held back no more, as its experiments have ended."""
         first = self._held[0] if self._held else None
@@ -186,6 +191,8 @@ class DelayingProtocol(asyncio.Protocol):
         else:
             self._lost = True
             self._pass("connection_lost", functools.partial(self.protocol.connection_lost, exc))
+            transport: Any = self._transport  # whose own do nothing any more
+            transport.close = transport.abort = self._end_here
 
     def pause_writing(self) -> None:
         self.protocol.pause_writing()
@@ -291,6 +298,12 @@ class DelayingProtocol(asyncio.Protocol):
         )
         self._error = error if isinstance(error, Exception) else None
         self._transport.abort()
+
+    def _end_here(self) -> None:
+        """Our side ends a connection that is lost, of which it has not been told yet."""
+        if self._held:
+            self._forget()
+            self.loop.call_soon(self.protocol.connection_lost, None)
 
     def _give_up(self, stream: ResponseStream) -> None:
         """The silence is over, and too long for the connection."""

@@ -140,7 +140,7 @@ class AsyncioReceiver:
         if stream is None or stream.needs_response:
             return
         due = stream.arrive(turn.sent_at)
-        if begun and protocol.is_holding:
+        if protocol.is_holding and (begun or (protocol.is_silent and due != math.inf)):
             protocol.overtake(stream)
         if due == math.inf:
             protocol.hold(stream)

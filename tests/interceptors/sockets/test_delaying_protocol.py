@@ -249,6 +249,55 @@ def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> No
         run(story(port))
 
 
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_our_side_ends_a_connection_that_is_lost_in_silence(inject: Inject, end: str) -> None:
+    """Who gives up, and waits for its connection to be over, does not wait for ever."""
+    resets, gone = threading.Event(), threading.Event()
+
+    def answer_and_reset(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(len(b"hello")))
+        assert resets.wait(PATIENCE)
+        reset(connection)
+        connection.close()
+        gone.set()
+
+    async def story(port: int) -> None:
+        async with connected(port) as (transport, protocol):
+            with inject("network_failure", mode="timeout", rate=1) as silence:
+                transport.write(b"hello")
+                await until(lambda: silence.matched)
+                resets.set()
+                transport.write(b"are you there?")
+                await until(gone.is_set)
+                transport.write(b"are you?")  # of which the system tells the transport
+                assert transport.is_closing()
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                assert protocol.told == []
+                getattr(transport, end)()
+                await protocol.lost
+                assert protocol.told == [type(None)]
+
+    with serve(answer_and_reset) as port:
+        run(story(port))
+
+
+def test_a_reset_of_a_later_answer_ends_a_silence(echo_port: int, inject: Inject) -> None:
+    """A peer that is there again knows nothing of the connection."""
+
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            silence = inject("network_failure", mode="timeout", nth=1)
+            with silence as silenced, inject("network_failure", mode="reset", nth=2):
+                transport.write(b"hello")
+                await until(lambda: silenced.hits)
+                transport.write(b"are you there?")
+                await protocol.lost
+                assert protocol.told == [ConnectionResetError]
+
+    run(story())
+
+
 def silent_below_tls(connection: socket.socket) -> None:
     """Answer nothing, and not the end of TLS either, once it has shaken hands."""
     while socket.socket.recv(connection, 65536):
