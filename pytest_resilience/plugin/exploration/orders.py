@@ -19,7 +19,9 @@ cannot be cancelled.
 
 Where it says `cancel_waiting`, a task of asyncio is cancelled that waits for others as the
 operation begins: for a lock, a queue, or a future that no connection of asyncio's own has. It
-leaves before its turn has come, and nobody must wait for it. The oldest of them is taken.
+leaves before its turn has come, and nobody must wait for it. The oldest of them is taken. Where a
+callback of the loop does the operation, as it receives, it is cancelled in the next turn, as by a
+timeout: right before who awaits the operation goes on, and before it has left itself.
 """
 
 from __future__ import annotations
@@ -74,7 +76,10 @@ class _Wakeups:
         self._awaiting, loop = weakref.ref(found.task), found.task.get_loop()
         waiting = _waiting(found.task, loop) if running_loop() is loop else None
         if waiting is not None and log.cancels(CANCEL_WAITING, number):
-            cancel_with_groups(waiting)
+            if current_task() is None:
+                loop.call_soon(cancel_with_groups, waiting)
+            else:
+                cancel_with_groups(waiting)
         handle = _handle_of(sys._getframe())  # noqa: SLF001  # nothing public leads to it
         self._handle = _nothing if handle is None else weakref.ref(handle)
         if not isinstance(loop.call_soon, _CallSoon):

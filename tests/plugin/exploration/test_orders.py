@@ -383,6 +383,45 @@ def test_who_leaves_while_it_waits_for_its_turn_keeps_it_from_nobody(
     result.assert_outcomes(passed=mended, failed=not mended)
 
 
+# Who gives up leaves the queue when it goes on, in the next turn of the loop.
+LEAVES_LATE = {
+    "        if self.is_taken:\n": "        if self.is_taken or self.waiting:\n",
+    "    def given_up(self, turn):\n": """    def given_up(self, turn):
+        if turn in self.waiting:
+            self.waiting.remove(turn)
+""",
+    "return await reader.read()": "return await reader.read(4)",
+    "async def ask_all(": """async def ask_twice(pool, address):
+    await ask(pool, address)
+    return await ask(pool, address)
+
+async def ask_all(""",
+    "(ask(pool, address) for": "(ask_twice(pool, address) for",
+}
+FORGETS_WHO_LEAVES = {
+    "        while self.waiting:\n            turn = self.waiting.popleft()\n": """
+        for turn in [turn for turn in self.waiting if not turn.done()]:
+            self.waiting.remove(turn)
+""",
+}
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_who_leaves_is_still_there_when_the_next_one_looks(
+    pytester: pytest.Pytester, *, mended: bool
+) -> None:
+    """Who asks again at once waits behind it, and nobody is left to give the turn."""
+    pool = POOL
+    for text, other in (LEAVES_LATE | ({} if mended else FORGETS_WHO_LEAVES)).items():
+        assert pool.count(text) == 1
+        pool = pool.replace(text, other)
+    fault = "cancel_waiting"
+    result = explored_pool(pytester, mended=True, count=2, pool=pool, fault=fault)
+    result.assert_outcomes(passed=mended, failed=not mended)
+    if not mended:
+        result.stdout.fnmatch_lines([f"*--chaos-replay='{WAITING}'"])
+
+
 def test_nobody_is_cancelled_where_nobody_waits(pytester: pytest.Pytester) -> None:
     result = explored_pool(pytester, mended=True, count=1, fault="cancel_waiting")
     result.stdout.fnmatch_lines(["*faults=*'cancel_waiting'* can happen to no operation*"])
