@@ -28,6 +28,7 @@ from pytest_resilience.chaos.parsing.quantities import share
 from pytest_resilience.chaos.parsing.targets import Numbers
 from pytest_resilience.chaos.parsing.targets import Paths
 from pytest_resilience.chaos.parsing.targets import Target
+from pytest_resilience.chaos.parsing.texts import check_flag
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
@@ -107,7 +108,7 @@ class ChaosExperiment(ExperimentConstructor):
         **common: Any,
     ) -> None:
         self._set("name", check_name("an experiment", name))
-        self._set("enabled", _flag("enabled", enabled))
+        self._set("enabled", check_flag("enabled", enabled))
         kind = parse_type(chaos_type)
         try:
             self._read_parameters(kind, parameters, **common)
@@ -474,12 +475,6 @@ def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
             "them as texts"
         )
     return chosen
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")
-    return value
 
 
 def _duration(value: Any) -> float:

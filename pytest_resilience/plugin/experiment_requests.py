@@ -22,6 +22,7 @@ from typing import Literal
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.texts import check_flag
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
@@ -111,8 +112,8 @@ def from_parameters(
     a `ChaosExperiment`, which may be one of many of a monkey. Who asks in a test wants it to
     happen every time, unless `rate` or `intensity` says how often.
     """
-    _check_switch("must_fire", must_fire)
-    _check_switch("include_setup", include_setup)
+    check_flag("must_fire", must_fire)
+    check_flag("include_setup", include_setup)
     if isinstance(kind, ChaosExperiment):
         if parameters:
             raise ConfigurationError(
@@ -158,11 +159,6 @@ def from_mark(mark: pytest.Mark, defaults: Defaults) -> ExperimentRequest:
         name: parameters.pop(name) for name in ("must_fire", "include_setup") if name in parameters
     }
     return from_parameters(mark.args[0], parameters, defaults, requested_by="marker", **switches)
-
-
-def _check_switch(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")
 
 
 def find_profile(config: pytest.Config, text: str) -> Profile:

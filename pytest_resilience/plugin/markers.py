@@ -28,6 +28,7 @@ from typing import cast
 import pytest
 
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.texts import check_flag
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
@@ -130,9 +131,7 @@ class Expectation:
             told = ", ".join(map(shortened, mark.args))
             raise ConfigurationError(f"resilience takes {_KEYWORDS}, each by its name, not {told}")
         values = dict(mark.kwargs)
-        own = values.pop("own_chaos", False)
-        if not isinstance(own, bool):
-            raise ConfigurationError(f"own_chaos={shortened(own)}: give True or False")
+        own = check_flag("own_chaos", values.pop("own_chaos", False))
         return replace(cls.from_values(values), own_chaos=own)
 
     @classmethod

@@ -21,8 +21,8 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "check_name", "counted", "format_spec", "inline", "nearest", "parse_spec", "printable",
-    "read_text", "shortened", "split_patterns",
+    "check_flag", "check_name", "counted", "format_spec", "inline", "nearest", "parse_spec",
+    "printable", "read_text", "shortened", "split_patterns",
 ]  # fmt: skip
 
 _LONGEST = 200  # characters of a value in a message, and of a name
@@ -123,6 +123,13 @@ def check_name(what: str, value: Any) -> str:
             f"name={shortened(value)}: {what} has a name of one line, without control characters, "
             "'::' and '##[', which CI systems take for commands"
         )
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """`value`, if it is True or False. Raises ConfigurationError."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")
     return value
 
 
