@@ -118,7 +118,7 @@ class Awaiting:
     Attributes:
         task: itself.
         is_here: as of `Cancelling`.
-        is_own: whether it has code of the project in it.
+        is_own: whether it has code of the project in it, or is all that a loop was started for.
     """
 
     task: Any
@@ -193,13 +193,26 @@ def _nearest(objects: tuple[object, ...], *, is_here: bool = False) -> Awaiting 
     """The first task with code of the user's that one of the objects leads to.
 
     Where none has any, it is the last of them, which no other waits for; None if there is none.
+    That is the user's too where `asyncio.run` or `trio.run` was called for it.
     """
-    task = None
+    task = main = None
     for each in objects:
         for task in tasks_behind(each):
             if user_frames(task):
                 return Awaiting(task, is_here, is_own=True)
-    return None if task is None else Awaiting(task, is_here, is_own=False)
+            main = main or (task if _is_main(task) else None)
+    task = main or task
+    return None if task is None else Awaiting(task, is_here, is_own=main is not None)
+
+
+def _is_main(task: Any) -> bool:
+    """Whether a loop runs until it is done, for which whoever started the loop waits."""
+    if hasattr(task, "parent_nursery"):
+        module: Any = sys.modules["trio._core._run"]
+        return bool(task is module.GLOBAL_RUN_CONTEXT.runner.main_task)
+    callbacks = [each for each, _ in task._callbacks or ()]  # noqa: SLF001  # nothing public tells
+    names = [getattr(each, "__qualname__", "") for each in callbacks]
+    return any("run_until_complete" in name for name in names)  # of asyncio, or in uvloop's
 
 
 def _cancelling(task: Any, *, is_here: bool) -> Cancelling | None:

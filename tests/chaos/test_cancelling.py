@@ -330,6 +330,17 @@ def test_a_task_that_a_library_has_started_for_itself(sleep: Callable[..., Any])
     assert asyncio.run(main()) == [None, False]
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_of_a_library_that_the_user_runs(backend: str) -> None:
+    """No task waits for it: whoever has started the loop does."""
+    do = of_a_library(LOOKS + "await look()")
+    into: list[Any] = []
+    anyio.run(do, into, backend=backend)
+    cancelling, is_own = into
+    assert cancelling is not None
+    assert is_own
+
+
 def test_a_task_of_a_library_for_which_a_task_of_the_user_waits() -> None:
     do = of_a_library(LOOKS + "await asyncio.create_task(look())", asyncio=asyncio)
 
