@@ -183,6 +183,8 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
                 how = "; in a file of its own a profile is a table [profiles.NAME]"
             elif not colon:
                 how = "; one of your own is a table [tool.pytest_resilience.profiles.NAME]"
+                if not path.exists():  # pytest takes another rootdir than the user
+                    how += " of this file, which is not there; in another it is FILE.toml:NAME"
             raise ConfigurationError(
                 f"no profile {shortened(name)}{nearest(name, known)}; known: {names}{how}"
             )

@@ -499,6 +499,18 @@ def test_tables_that_nobody_would_read_are_refused(
     result.stderr.fnmatch_lines(f"ERROR: */pyproject.toml: {why}; {said}")
 
 
+def test_a_rootdir_without_the_file_of_profiles_says_so(suite: pytest.Pytester) -> None:
+    suite.makepyprojecttoml(SELECTS.format(how=""))
+    suite.makefile(".ini", **{"below/pytest": "[pytest]"})
+    suite.makepyfile(**{"below/test_it": "def test(): pass"})
+    result = suite.runpytest("below", "--chaos-profile=ci")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = "which is not there; in another it is FILE.toml:NAME"
+    result.stderr.fnmatch_lines(f"ERROR: */below/pyproject.toml: no profile 'ci'; *, {said}")
+    result = suite.runpytest("below", "--chaos-profile=pyproject.toml:ci")
+    result.stdout.fnmatch_lines("network_latency: * [[]profile] - 1 test, *")
+
+
 def test_tables_of_others_are_none_of_them(suite: pytest.Pytester) -> None:
     suite.makepyprojecttoml("[tool.resilience]\n[tool.pytest-resilience-more]\nprofile = 3")
     assert (
