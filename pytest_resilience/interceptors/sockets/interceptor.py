@@ -176,6 +176,7 @@ class SocketPatches:
         """The active experiments have changed."""
         self._sender.partitions.flush_all()
         self._receiver.nonblocking.readiness.refresh()
+        self._outages.note_received()
         self._connections.refresh()
         self._datagrams.refresh()
         self._outages.refresh()

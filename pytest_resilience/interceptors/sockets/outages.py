@@ -128,12 +128,30 @@ class Outages:
         wait(MACHINE_CLOCK, math.inf, deaf.effect.left)
         self._hear(deaf)
 
-    def refresh(self) -> None:
-        """The active experiments have changed."""
-        self._hear_all()
+    def note_received(self) -> None:
+        """The active experiments have changed, and nobody has asked those that begin now.
+
+        What has come is noted before more of a response is one to them.
+        """
+        begun = [each for each in self._standing() if each not in self._begun]
+        if begun := [each for each in begun if not each.experiment.opens_after]:
+            self._note(begun)
+
+    def _note(self, begun: Sequence[ActiveExperiment]) -> None:
+        now = self._engine.clock.monotonic()
+        others = [each for each in self._engine.active if each not in begun and each.left(now)]
+        with limits_lifted():
+            self._received_before.note(begun, others)
+
+    def _standing(self) -> list[ActiveExperiment]:
         now = self._engine.clock.monotonic()
         outages = [each for each in self._engine.active if each.experiment.is_outage]
-        outages = [each for each in outages if each.left(now)]
+        return [each for each in outages if each.left(now)]
+
+    def refresh(self) -> None:
+        """The active experiments have changed, after `note_received`."""
+        self._hear_all()
+        outages = self._standing()
         begun = [each for each in outages if each not in self._begun]
         if not outages:
             self._received_before.forget()
@@ -151,6 +169,7 @@ class Outages:
         while outage.left(now := clock.monotonic()):
             rest = outage.opens_at - now
             if rest <= 0:
+                self._note([outage])
                 for each in self._connections.all():
                     each.inbound.threads.ask_again(outage)
                 self._connections.divide([each for each in self._engine.active if each != outage])
@@ -162,9 +181,6 @@ class Outages:
 
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():
-            now = self._engine.clock.monotonic()
-            others = [each for each in self._engine.active if each not in begun and each.left(now)]
-            self._received_before.note(begun, others)
             struck = self._strike_tasks(begun)
             self._strike_waiting(begun, struck | self._strike_late(begun, struck))
             self._close_kept([each for each in begun if each.experiment.ends_service])
