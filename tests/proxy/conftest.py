@@ -66,6 +66,15 @@ def ask(client: socket.socket, request: bytes = b"ping") -> bytes:
     return receive(client, len(request))
 
 
+def hears_nothing(client: socket.socket) -> None:
+    """Send a request, to which no response comes for now."""
+    client.sendall(b"ping")
+    client.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        client.recv(1)
+    client.settimeout(10)
+
+
 def receive(client: socket.socket, size: int) -> bytes:
     """So many bytes, or fewer at the end."""
     data = bytearray()
