@@ -620,10 +620,11 @@ def test_one_that_begins_as_another_ends_lets_through_what_that_has_held_back(
 def test_who_comes_just_as_one_begins_receives_what_had_come(
     inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To it all that comes from now on is another response, and of this it has been told."""
+    """Of that it was told already, and to the outage all that comes from now on is a response."""
     met, refresh = list[str](), ConnectionTable.refresh
 
     def refresh_and_receive(table: ConnectionTable) -> None:
+        assert select.select([sock], [], [], PATIENCE)[0] == [sock]
         refresh(table)
         met.append(outcome(lambda: sock.recv(8)))
 
@@ -639,7 +640,6 @@ def test_who_comes_just_as_one_begins_receives_what_had_come(
         with pytest.raises(BlockingIOError):
             sock.recv(8)
         late.stop()
-        assert select.select([sock], [], [], PATIENCE)[0] == [sock]
         monkeypatch.setattr(ConnectionTable, "refresh", refresh_and_receive)
         with inject("network_failure", mode="partition", rate=1):
             monkeypatch.undo()
