@@ -92,13 +92,16 @@ class ChaosSummary:
             return ["chaos: operations are counted, and nothing is injected (--chaos-operations)"]
         return [f"chaos: seed {self._settings.seed}", *lines] if lines else None
 
-    def pytest_report_collectionfinish(self) -> str | None:
-        # Only now are the markers known; with flags the header has said it.
+    def pytest_report_collectionfinish(self, config: pytest.Config) -> str | None:
+        # Only now are the markers known; with flags the header has said it. Where there is none, a
+        # matrix would not: it has no summary of experiments.
         settings = self._settings
-        is_told = settings.mode is not RunMode.INJECT
-        if settings.experiments or settings.profiles or settings.monkeys or is_told:
+        if settings.mode is not RunMode.INJECT:
             return None
-        return f"chaos: seed {self._settings.seed}"
+        in_header = bool(settings.experiments or settings.profiles or settings.monkeys)
+        if settings.matrix is not None:
+            in_header &= config.option.verbose >= 0 and not config.option.no_header
+        return None if in_header else f"chaos: seed {settings.seed}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

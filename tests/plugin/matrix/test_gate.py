@@ -59,6 +59,12 @@ def test_good_cells_fail_no_run(ran: pytest.RunResult) -> None:
     assert ran.ret == 0
 
 
+@pytest.mark.parametrize("flags", [[], ["-q"], ["--no-header"], ["-q", "--tb=line"]])
+def test_the_seed_is_told_also_where_no_header_is(shop: pytest.Pytester, flags: list[str]) -> None:
+    result = matrix(shop, "-k", "survives", "--chaos-seed=7", *flags)
+    assert result.outlines.count("chaos: seed 7") == 1
+
+
 def test_what_proves_nothing_fails_a_run_without_a_gate(shop: pytest.Pytester) -> None:
     shop.makepyprojecttoml(PROFILE.replace("rate = 1", 'rate = 1\ntarget = "10.0.0.1:*"'))
     result = matrix(shop, "-k", "survives")
