@@ -28,13 +28,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
+from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxic_effects import ToxicFilter
 from pytest_resilience.proxy.toxic_effects import make_filter
-from pytest_resilience.proxy.toxic_types import DOWNSTREAM
 from pytest_resilience.proxy.toxic_types import REFUSE
-from pytest_resilience.proxy.toxic_types import UPSTREAM
 from pytest_resilience.proxy.toxic_types import Toxic
 from pytest_resilience.proxy.traffic_filter import ConnectionContext
 from pytest_resilience.proxy.traffic_filter import ExperimentFilter

@@ -24,6 +24,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
@@ -43,7 +44,6 @@ from pytest_resilience.proxy.addresses import variable
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
-from pytest_resilience.proxy.toxic_types import DOWNSTREAM
 from pytest_resilience.proxy.toxic_types import Toxic
 from pytest_resilience.seeds import new_seed
 

@@ -25,7 +25,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
 
 
-__all__ = ["DOWNSTREAM", "KINDS", "REFUSE", "STREAMS", "UPSTREAM", "Toxic", "parse_toxic"]
+__all__ = ["KINDS", "REFUSE", "STREAMS", "Toxic", "parse_toxic"]
 
 STREAMS = (UPSTREAM, DOWNSTREAM)
 REFUSE = "refuse"  # the type of those that happen to a connect, and not to a stream

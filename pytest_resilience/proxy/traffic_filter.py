@@ -25,11 +25,11 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
+from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
-from pytest_resilience.proxy.toxic_types import DOWNSTREAM
-from pytest_resilience.proxy.toxic_types import UPSTREAM
 
 
 __all__ = ["ConnectionContext", "DirectionContext", "ExperimentFilter", "Sink", "TrafficFilter"]

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from pytest_resilience.chaos.parsing.texts import nearest
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import DOWNSTREAM
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
@@ -27,7 +28,6 @@ from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxic_types import DOWNSTREAM
 from pytest_resilience.proxy.toxic_types import KINDS
 from pytest_resilience.proxy.toxic_types import STREAMS
 from pytest_resilience.proxy.toxic_types import Toxic
