@@ -262,11 +262,15 @@ def fault_schedules(
     What it draws is shown as its text, which `chaos_schedules.faults` takes as well.
 
     `recording`: the operations of a run without faults, as a log or as what is `seen` by one.
-    Raises ConfigurationError if it is none, if none of them can have a fault, or for numbers that
-    leave nothing.
+    Raises ConfigurationError if it is none, if none of them can have a fault, for numbers that
+    leave nothing, or without Hypothesis.
     """
-    from hypothesis import strategies
-
+    try:
+        from hypothesis import strategies
+    except ImportError as error:
+        raise ConfigurationError(
+            f"fault_schedules needs Hypothesis ({error}); pip install hypothesis"
+        ) from error
     seen = recording.seen if isinstance(recording, OperationLog) else tuple(recording)
     if not all(isinstance(each, Seen) for each in seen):
         raise ConfigurationError(

@@ -68,3 +68,9 @@ def test_hypothesis_is_not_imported_before_it_is_used() -> None:
     module = "pytest_resilience.exploration.search"
     code = f"import sys, {module}; assert 'hypothesis' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_hypothesis_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(ConfigurationError, match=r"needs Hypothesis .*; pip install hypothesis"):
+        fault_schedules(SYSTEM.faultless)
