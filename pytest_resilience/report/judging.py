@@ -403,6 +403,25 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
     for cell in report.cells:
         if cell.verdict.good and cell.key in listed:
             yield f"{cell.verdict.words}, take it out of the baseline: {listed[cell.key]}"
+    for each in _gone(report, listed):
+        yield f"no such cell any more, take it out of the baseline: {each}"
+
+
+def _gone(report: Report, listed: _Listed) -> Iterator[KnownCell]:
+    """Known cells of tests that were run whole, and have them no more: their code has changed.
+
+    Of a pair of faults there is a cell only while it fails, and as far as there was a budget.
+    """
+    whole = {cell.test for cell in report.cells if report.shard.count == 1}
+    whole -= {
+        cell.test
+        for cell in report.cells
+        if cell.verdict is CellVerdict.NOT_RUN or cell.experiment == EXPLORATION
+    }
+    there = {cell.key for cell in report.cells}
+    for key, each in listed.items():
+        if each.test in whole and key not in there and ", " not in each.experiment:
+            yield each
 
 
 def _with_own_chaos(report: Report) -> set[str]:

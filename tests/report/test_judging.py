@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
+from pytest_resilience.report.cell import EXPLORATION
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.judging import Baseline
 from pytest_resilience.report.judging import GateResult
@@ -405,6 +406,23 @@ def test_what_no_longer_breaks_is_told() -> None:
     found = gate(report(cell("survived")), 100, known())
     assert found.passed
     assert found.notes == ("survived, take it out of the baseline: failed  slow  t.py::t",)
+
+
+def test_what_is_gone_is_told() -> None:
+    other = replace(cell("survived"), experiment="fast")
+    found = gate(report(other), 100, known())
+    assert found.passed
+    assert found.notes == (
+        "no such cell any more, take it out of the baseline: failed  slow  t.py::t",
+    )
+
+
+def test_of_a_test_that_was_not_run_or_not_to_its_end_nothing_is_gone() -> None:
+    other = replace(cell("survived"), experiment="fast")
+    left = replace(cell("not_run"), experiment="soon")
+    unexplorable = replace(cell("unexplorable"), experiment=EXPLORATION)
+    for cells in ([cell("survived", "b")], [other, left], [unexplorable]):
+        assert not gate(report(*cells), 0, known()).notes
 
 
 def test_a_baseline_of_other_experiments_is_not_compared() -> None:

@@ -52,8 +52,16 @@ from pytest_resilience.stacks import clear_frames
 __all__ = ["OngoingRun", "facts_of"]
 
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
-# What connections and sessions of databases have: of the DB-API, and of drivers without it.
-_SESSIONS = ("commit", "rollback", "close"), ("transaction", "is_closed", "close")
+# What connections and sessions of databases have, of the DB-API and of drivers without it; and
+# streams: writers of asyncio, WebSockets, those of anyio and of trio.
+_CONVERSATIONS = (
+    ("commit", "rollback", "close"),
+    ("transaction", "is_closed", "close"),
+    ("write", "drain", "close"),
+    ("send", "recv", "close"),
+    ("send", "receive", "aclose"),
+    ("send_all", "receive_some", "aclose"),
+)
 
 
 class OngoingRun:
@@ -260,8 +268,13 @@ def _may_fail_so(item: pytest.Item, error: BaseException | None, schedule: Sched
 
 
 def _is_one_conversation(value: object) -> bool:
-    """Whether it is a connection or a session of a database, a socket or an open file."""
+    """Whether it is a connection or a session of a database, a stream, a socket or an open file.
+
+    Or has one in it, as the reader and the writer that asyncio gives together.
+    """
     if isinstance(value, (socket.socket, io.IOBase)):
         return True
+    if isinstance(value, (tuple, list)):
+        return any(map(_is_one_conversation, value))
     kind = type(value)  # and not the object, of which a mock has whatever it is asked for
-    return any(all(callable(getattr(kind, name, None)) for name in each) for each in _SESSIONS)
+    return any(all(callable(getattr(kind, name, None)) for name in each) for each in _CONVERSATIONS)

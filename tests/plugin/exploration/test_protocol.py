@@ -827,17 +827,19 @@ class Session:
 
     def {begin}(self): ...
     def {end}(self): ...
-    def close(self): ...
+    def {close}(self): ...
 
 @pytest.fixture(scope="{scope}")
 def session(tmp_path_factory):
     path = tmp_path_factory.mktemp("notes") / "note.txt"
     path.write_text("hello")
-    with contextlib.closing(Session(path)) as session:
-        yield session
+    session = Session(path)
+    yield {given}
+    session.{close}()
 
 @pytest.mark.chaos_explore(faults=["permission_denied"])
 def test_loads(session):
+    session, *_ = session if isinstance(session, tuple) else [session]
     assert session.load() == "hello"
 """
 
@@ -846,18 +848,23 @@ def test_loads(session):
 @pytest.mark.parametrize(
     ("scope", "methods", "is_told"),
     [
-        ("function", "commit rollback", False),
-        ("function", "transaction is_closed", False),
-        ("function", "get post", True),
-        ("module", "commit rollback", True),
+        ("function", "commit rollback close", False),
+        ("function", "transaction is_closed close", False),
+        ("function", "write drain close", False),
+        ("function", "send recv close", False),
+        ("function", "send receive aclose", False),
+        ("function", "send_all receive_some aclose", False),
+        ("function", "get post close", True),
+        ("module", "commit rollback close", True),
     ],
-    ids=["a session", "a connection", "a client", "a session of the module"],
 )
-def test_a_session_of_a_database_that_an_error_has_ended_is_opened_anew_by_its_fixture(
-    shop: pytest.Pytester, scope: str, methods: str, *, is_told: bool
+@pytest.mark.parametrize("given", ["session", "(session, path)"])
+def test_a_connection_that_an_error_has_ended_is_opened_anew_by_its_fixture(
+    shop: pytest.Pytester, scope: str, methods: str, given: str, *, is_told: bool
 ) -> None:
-    begin, end = methods.split()
-    shop.makepyfile(test_over=OVER_AFTER_AN_ERROR.format(scope=scope, begin=begin, end=end))
+    begin, end, close = methods.split()
+    suite = OVER_AFTER_AN_ERROR.format(scope=scope, begin=begin, end=end, close=close, given=given)
+    shop.makepyfile(test_over=suite)
     out = run(shop, "test_over.py").stdout.str()
     assert ("probe: RuntimeError: it is over" in out) is is_told, out
     assert "0 runs" not in out
