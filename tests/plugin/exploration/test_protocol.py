@@ -1133,9 +1133,10 @@ def test_a_job_that_nobody_awaits_in_time_has_no_caller_to_cancel(shop: pytest.P
         runs = []
 
         def read(path, done):
-            text = path.read_text()
-            done()
-            return text
+            try:
+                return path.read_text()
+            finally:
+                done()
 
         async def ask(path):
             runs.append(path)
