@@ -6,6 +6,7 @@ import math
 import os
 
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -34,7 +35,7 @@ REPLAYED = "resilience_replayed"
 
 _SUMMARY = "resilience-exploration-summary"  # the name of a plugin
 _BETWEEN_SHOWN = 0.2  # seconds between two looks at a test that goes on
-_MOST_NOTES = 20  # lines about tests in which there was nothing to explore
+_MOST_NOTES = 20  # reasons why tests were not explored
 _MOST_OTHERS = 3  # operations under which a failure comes that is told already
 
 
@@ -223,19 +224,8 @@ class ExplorationSummary:
         if not self._found:
             return
         terminalreporter.section("exploration")
-        notes = 0
-        for each in self._found:
-            if not each["runs"]:
-                notes += 1
-                if notes <= _MOST_NOTES:
-                    note = each["note"].replace("\n", "\n  ")
-                    terminalreporter.line(printable(f"{each['nodeid']}: {note}"))
-                continue
-            for line in _lines(each):
-                terminalreporter.line(printable(line))
-        if notes > _MOST_NOTES:
-            more = counted(notes - _MOST_NOTES, "more test")
-            terminalreporter.line(f"and {more} not explored")
+        for line in self._lines():
+            terminalreporter.line(printable(line))
         runs, failures, left = self._totals()
         tests = counted(len(self._found), "test")
         line = f"{tests}, {counted(runs, 'run')}, {counted(failures, 'way')} to fail"
@@ -244,6 +234,27 @@ class ExplorationSummary:
         terminalreporter.line(line)
         if failures and self._store.place:
             terminalreporter.line(f"kept in {self._store.place}, and run first the next time")
+
+    def _lines(self) -> Iterator[str]:
+        """Of each test that was explored, and once of those that were not for the same reason."""
+        is_whole = self._config.option.verbose > 0
+        others: dict[str, list[str]] = {}
+        for each in self._found:
+            if each["runs"]:
+                yield from _lines(each)
+                continue
+            note = each["note"].replace("\n", "\n  ")
+            line = f"{each['nodeid']}: {note}"
+            others.setdefault(line if is_whole else note, []).append(line)
+        told = [*others.values()]
+        most = len(told) if is_whole else _MOST_NOTES
+        for first, *more in told[:most]:
+            yield first
+            if more:
+                yield f"  and so it is with {counted(len(more), 'more test')}, which -v shows"
+        left = sum(map(len, told[most:]))
+        if left:
+            yield f"and {counted(left, 'more test')} not explored, which -v shows"
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from pytest_resilience.plugin.exploration import found as module
+
 
 _SHOWN = re.compile(rb"\x1b7\s*([^\s\x1b][^\x1b]*)\x1b\[K")
 
@@ -70,3 +72,31 @@ def test_nobody_looks_under_q_or_in_ci(
     notes: pytest.Pytester, arguments: tuple[str, ...], more: dict[str, str]
 ) -> None:
     assert not shown_on_a_terminal(notes, "--chaos-explore-budget=4", *arguments, **more)
+
+
+def test_tests_that_are_not_explored_for_one_reason_are_told_together_but_under_v(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("number", range(4))
+        def test_computes(number): pass
+        def test_saves(tmp_path): (tmp_path / "a").touch()
+        @pytest.mark.skip(reason="not here")
+        def test_skips(): pass
+    """)
+    nothing = "*.py::test_computes[[]{}]: not applicable: there is nothing to explore: *"
+    usual = pytester.runpytest("--chaos-explore")
+    usual.stdout.fnmatch_lines(
+        [
+            nothing.format(0),
+            "  and so it is with 3 more tests, which -v shows",
+            "*::test_skips: not run: the test is skipped *: not here",
+        ],
+        consecutive=True,
+    )
+    whole = pytester.runpytest("--chaos-explore", "-v")
+    whole.stdout.fnmatch_lines([nothing.format(number) for number in range(4)], consecutive=True)
+    monkeypatch.setattr(module, "_MOST_NOTES", 1)
+    few = pytester.runpytest("--chaos-explore")
+    few.stdout.fnmatch_lines(["and 1 more test not explored, which -v shows"])
