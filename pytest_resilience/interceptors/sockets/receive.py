@@ -356,7 +356,7 @@ class Receiver:
             if not stream.effect.passes and sock.gettimeout() is None:
                 raise effects.silenced()  # it began, and ended, while this was waiting
             return clock.monotonic()
-        if not stream.needs_response or readable(sock, 0):
+        if not stream.needs_response or connection.inbound.unread or readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
         elif readable(sock, timeout_of(sock, socket.SO_RCVTIMEO)):
             due = stream.arrive(moment(connection.turn.sent_at, clock.monotonic()))

@@ -35,6 +35,7 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
+from tests.waiting import PATIENCE
 
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
@@ -202,6 +203,23 @@ def test_an_answer_over_a_thin_line_arrives_whole(
     with inject("network_latency", bandwidth="4kB") as thin:
         assert client(url, trust) == (200, BODY)
     assert thin.hits == 1
+
+
+def test_the_rest_of_one_that_has_come_is_no_longer_awaited_where_another_begins(
+    trust: Trust, inject: Inject
+) -> None:
+    """Of TLS it was received already, with the tickets, and the kernel has nothing more."""
+    with (
+        serve(trust.over_tls(echo)) as port,
+        inject("network_latency", piece=1, delay="100us") as first,
+        socket.create_connection((HOST, port), timeout=PATIENCE) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as sock,
+    ):
+        sock.sendall(b"tea")
+        assert sock.recv(8) == b"t"
+        with inject("network_latency", piece=1, delay="100us") as second:
+            assert [sock.recv(8), sock.recv(8)] == [b"e", b"a"]
+        assert (first.hits > 0, second.hits) == (True, 1)
 
 
 @every_client
