@@ -36,6 +36,7 @@ MISTAKES = (
     AssertionError, AttributeError, LookupError, NameError, NotImplementedError, RecursionError,
     StopAsyncIteration, StopIteration, TypeError, ZeroDivisionError,
 )  # fmt: skip
+_TOLD = CellVerdict.INVALID, CellVerdict.STALE, CellVerdict.HANG, CellVerdict.STORM
 _CANCELLATIONS = frozenset({"CancelledError", "Cancelled"})  # of asyncio, trio: not imported here
 
 
@@ -144,12 +145,8 @@ def judge(
     `allowed`: the exceptions that mean degraded. None where nobody has said it: then all do but
     those that say that the program is wrong. `is_own`: whether a file is the project's.
     """
-    for verdict, text in (
-        (CellVerdict.INVALID, facts.void),
-        (CellVerdict.STALE, facts.missed),
-        (CellVerdict.HANG, facts.hang),
-        (CellVerdict.STORM, facts.storm),
-    ):
+    texts = facts.void, facts.missed, facts.hang, facts.storm
+    for verdict, text in zip(_TOLD, texts, strict=True):
         if text:
             return verdict, text, Signature(verdict=verdict)
     for verdict, error in (
@@ -232,4 +229,6 @@ def chain_of(*errors: BaseException | None) -> Iterator[BaseException]:
 
 def text_in_chain(error: BaseException | None, *kinds: type[BaseException]) -> str:
     """The text of an exception of these kinds that another comes from; "" if there is none."""
+    if error is None:  # as mostly
+        return ""
     return next((str(each) for each in chain_of(error) if isinstance(each, kinds)), "")

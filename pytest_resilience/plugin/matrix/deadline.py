@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import signal
 import threading
 import weakref
 
+from _signal import signal as _install_handler  # type: ignore[import-not-found]
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +35,6 @@ __all__ = ["DeadlineError", "KnownHangs", "deadline", "virtual_deadline"]
 _REPEAT = 0.5  # seconds between signals after the deadline
 _LOOK = 0.5  # and between looks before it
 _TRIES_IN_TRIO = 4  # signals of which a run of trio is told, before what waits in its place is
-# What is below the public function, which looks for each handler among the constants of the
-# module: that takes as long as all else that is done here.
-_install_handler = inspect.unwrap(signal.signal)
 
 
 class DeadlineError(BaseException):
@@ -198,6 +195,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
 
     began = real_ns()  # as the timer goes, also where the test's time is virtual
     left, interval = signal.setitimer(signal.ITIMER_REAL, 0)  # or it would ring for this one
+    # `signal.signal` looks for each handler in an enum, which takes longer than all else here.
     before = _install_handler(signal.SIGALRM, expired)
     try:
         # Again and again: raised in a destructor or a callback it would reach nobody.
