@@ -9,7 +9,6 @@ fixtures. So what one function knows stands in that. No assertion stands here: P
 from __future__ import annotations
 
 import os
-import re
 
 from typing import TYPE_CHECKING
 
@@ -140,7 +139,10 @@ def pytest_load_initial_conftests(
     conftest files make: connections, in a run with chaos; locks, in virtual time.
     """
     known = early_config.known_args_namespace
-    if any(map(_may_be_a_flag, args)):
+    ours = ("chaos", "resilience", "virtual-time", "no-prune")
+    flags = [arg for arg in args if arg.startswith("--") and any(each in arg for each in ours)]
+    # What begins with @ is a file of arguments, in which some may be.
+    if flags or any(arg in {"-h", "--help"} or arg.startswith("@") for arg in args):
         known = _starting(early_config).add_flags(early_config, parser, args)
     is_off = getattr(known, "resilience_no_chaos", False)
     if not is_off and _may_have_chaos(early_config, known.file_or_dir):
@@ -171,7 +173,7 @@ def pytest_collection_modifyitems(
         fixtures
         or not marks.isdisjoint(names)
         or config.pluginmanager.has_plugin(_STARTING)
-        or _has_hooks(config)
+        or _describe_hooks(config)
         or config.getini("virtual_time")
     ):
         _starting(config).prepare(config, items, names, fixtures)
@@ -312,27 +314,17 @@ def degradation_manager(request: pytest.FixtureRequest) -> pytest_resilience.Deg
     return patterns.degradation(patterns.clock_of(request))
 
 
-def _has_hooks(config: pytest.Config) -> bool:
+def _describe_hooks(config: pytest.Config) -> bool:
     """Whether a plugin or a conftest file has one of ours, or one that is named nearly so.
 
-    `config.hook` does not say so before pytest 9.1.
+    `config.hook` does not say so before pytest 9.1. Raises `pytest.UsageError` for wrong ones.
     """
-    return "pytest_resilience_" in " ".join(vars(config.pluginmanager.hook))
+    if "pytest_resilience_" not in " ".join(vars(config.pluginmanager.hook)):
+        return False
+    from pytest_resilience.plugin.newhooks import describe
 
-
-def _describe_hooks(config: pytest.Config) -> None:
-    """Where there are some. Raises `pytest.UsageError` for those that are wrong."""
-    if _has_hooks(config):
-        from pytest_resilience.plugin.newhooks import describe
-
-        describe(config.pluginmanager)
-
-
-def _may_be_a_flag(arg: str) -> bool:
-    if arg.startswith("--"):
-        ours = ("chaos", "resilience", "virtual-time", "no-prune")
-        return arg == "--help" or any(each in arg for each in ours)
-    return arg == "-h" or arg.startswith("@")  # a file of arguments
+    describe(config.pluginmanager)
+    return True
 
 
 def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
@@ -377,6 +369,8 @@ def _says_chaos(path: Path | str) -> bool:
         return False
     if b"chaos" not in text:
         return False
+    import re
+
     # A marker, or that a test asks for such a fixture.
     says = (
         rb"\bmark\s*\.\s*chaos(_explore|_replay)?\b"
