@@ -731,6 +731,22 @@ def test_the_runs_of_an_exploration_write_and_warn_no_more_than_the_test_alone(
     result.stdout.fnmatch_lines(["*test_saves: 2 operations, *, 0 ways to fail"])
 
 
+def test_a_marked_test_that_may_fail_is_not_explored_and_fails_neither_way(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos_explore
+        @pytest.mark.xfail(reason="a bug")
+        @pytest.mark.parametrize("holds", [True, False])
+        def test_saves(tmp_path, holds):
+            (tmp_path / "a").touch()
+            assert holds
+    """)
+    run(pytester).assert_outcomes(xpassed=1, xfailed=1)
+
+
 def test_an_invariant_that_does_not_hold_without_faults_is_told(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_marked="""
