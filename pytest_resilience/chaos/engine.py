@@ -34,6 +34,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -454,11 +455,14 @@ class Engine:
         if self.listeners.listened:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
-            tell = functools.partial(self._notify, operation, place)
+            tell = functools.partial(self._notify, operation.alone(), place)
             tell([hit for hit in hits if not hit.awaits])
         strikes = [hit for hit in hits if isinstance(hit.fault, CallerFault)]
         others = _without_struck(hits) if strikes else hits
-        return Effect.of(others, self.clock, tell=tell) if others else None
+        if not others:
+            return None
+        others = [replace(each, operation=each.operation.alone()) for each in others]
+        return Effect.of(others, self.clock, tell=tell)
 
     def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:
         now = self.clock.monotonic()

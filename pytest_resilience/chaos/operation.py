@@ -232,6 +232,13 @@ class Operation(NamedTuple):
     remark: str = ""
     advice: str = ""
 
+    def alone(self) -> Operation:
+        """Without what leads to who awaits it, and so to a connection that keeps what happens."""
+        site = self.call_site
+        return (
+            self._replace(call_site=site._replace(loop_objects=())) if site.loop_objects else self
+        )
+
     @property
     def is_plain(self) -> bool:
         """Whether nothing is known of a connection or a request."""

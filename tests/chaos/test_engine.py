@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 from typing import Any
 
@@ -23,6 +25,7 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -65,6 +68,25 @@ def engine(clock: ManualClock, interceptor: FakeInterceptor) -> Engine:
 
 def operation(kind: str = CONNECT, name: str = "api:443", *, blocking: bool = True) -> Operation:
     return Operation(kind=kind, target=name, names=(name,), blocking=blocking)
+
+
+def test_an_effect_does_not_lead_to_who_awaits_the_operation(engine: Engine) -> None:
+    """A connection has the effect, and would be kept open by it."""
+
+    class Protocol:
+        pass
+
+    events: list[Event] = []
+    engine.listeners.add(events.append)
+    protocol = Protocol()
+    there = weakref.ref(protocol)
+    site = CallSite(loop_objects=(protocol,))
+    engine.start(ChaosExperiment("late", "network_latency", delay="1s", rate=1), seed=0)
+    effect = engine.decide(operation(RECEIVE)._replace(call_site=site))
+    assert effect is not None
+    del protocol, site
+    gc.collect()
+    assert there() is None
 
 
 def ask(engine: Engine, *args: str) -> Effect:
