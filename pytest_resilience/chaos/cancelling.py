@@ -6,8 +6,8 @@ cancellation of its own scope into something else. Where there is none, it is th
 which the task was started.
 
 A task that a library has started for itself, with no code of the project in it, and for which
-nobody of the project waits, is cancelled by that library alone. Nobody else does it, and so nothing
-here: whoever relies on what the task is there for would wait for ever.
+nobody waits who started its loop, or has such code, is cancelled by that library alone. Nobody else
+does it, and so nothing here: whoever relies on what it is there for would wait for ever.
 
 Groups of tasks go on, as if nothing had been asked of them, where one of their tasks is cancelled,
 and a nursery whose scope is cancelled ends so. Nobody does that to them but their own code. So who
