@@ -238,7 +238,7 @@ class Receiver:
             return result
         arguments = ReceiveArguments(call)
         if not arguments.peeks:
-            inbound.unread = arguments.content(result)
+            inbound.unread = arguments.content(result) + inbound.unread
         arrived = self._engine.clock.monotonic()
         stream.arrive(arrived)
         return self._read(sock, connection, call, arrived)

@@ -26,6 +26,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.sockets import receive
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.another_fault import Shout
 from tests.injecting import Inject
@@ -220,6 +221,29 @@ def test_the_rest_of_one_that_has_come_is_no_longer_awaited_where_another_begins
         with inject("network_latency", piece=1, delay="100us") as second:
             assert [sock.recv(8), sock.recv(8)] == [b"e", b"a"]
         assert (first.hits > 0, second.hits) == (True, 1)
+
+
+def test_nothing_is_lost_of_one_of_which_some_is_received_as_another_begins(
+    trust: Trust, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = receive._fetch
+    slow = {"piece": 1, "delay": "100us"}
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serve(trust.over_tls(echo)))
+        stack.enter_context(inject("network_latency", **slow))
+        plain = stack.enter_context(socket.create_connection((HOST, port), timeout=PATIENCE))
+        sock = stack.enter_context(trust.client.wrap_socket(plain, server_hostname=HOST))
+        sock.sendall(b"tea")
+
+        def fetch_and_begin(*given: Any) -> bytes | None:
+            monkeypatch.undo()
+            fetched = fetch(*given)
+            stack.enter_context(inject("network_latency", **slow))
+            return fetched
+
+        assert sock.recv(8) == b"t"
+        monkeypatch.setattr(receive, "_fetch", fetch_and_begin)
+        assert [sock.recv(8), sock.recv(8)] == [b"e", b"a"]
 
 
 @every_client
