@@ -10,15 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.report.cell import INTRODUCTION
-from pytest_resilience.report.judging import baseline_of
-from pytest_resilience.report.judging import judge
-from pytest_resilience.report.judging import problem_texts
-from pytest_resilience.report.judging import read_baseline
+from pytest_resilience.report.gate import baseline_of
+from pytest_resilience.report.gate import judge
+from pytest_resilience.report.gate import problem_texts
+from pytest_resilience.report.gate import read_baseline
 from pytest_resilience.report.report_files import check_place
 from pytest_resilience.report.report_files import check_writable
 from pytest_resilience.report.report_files import read_report

@@ -29,9 +29,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import read_text
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import read_text
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
 from pytest_resilience.monkey.steady_state import Verdict

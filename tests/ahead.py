@@ -64,7 +64,7 @@ LOADED = (
     "pytest_resilience.interceptors.databases.sqlite",
     "pytest_resilience.native.connects", "pytest_resilience.native.redirects",
     "pytest_resilience.plugin.exploration.protocol", "pytest_resilience.plugin.fixtures.patterns",
-    "pytest_resilience.plugin.matrix.gate", "pytest_resilience.plugin.session",
+    "pytest_resilience.plugin.matrix.results_and_exit_status", "pytest_resilience.plugin.session",
     "pytest_resilience.proxy.experiments", "pytest_resilience.report.report_files",
 )  # fmt: skip
 PATIENCE = 600  # seconds for a job, of which there may be several runs, on a busy machine

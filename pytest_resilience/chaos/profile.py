@@ -13,14 +13,14 @@ from typing import Final
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.experiment_specs import check_name
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import Budget
 from pytest_resilience.chaos.parsing.quantities import MaxCalls
 from pytest_resilience.chaos.parsing.quantities import read_budget
 from pytest_resilience.chaos.parsing.quantities import read_depth
 from pytest_resilience.chaos.parsing.quantities import read_max_calls
-from pytest_resilience.chaos.parsing.texts import check_name
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError

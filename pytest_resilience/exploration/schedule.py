@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import TURNS
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import OF_OTHERS

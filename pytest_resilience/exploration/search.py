@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults

@@ -21,10 +21,10 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import interval as parse_interval
 from pytest_resilience.chaos.parsing.quantities import period
 from pytest_resilience.chaos.parsing.quantities import seconds
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.seeds import Stream

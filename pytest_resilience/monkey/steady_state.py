@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
-from pytest_resilience.plugin.matrix.gate import CELLS
-from pytest_resilience.plugin.matrix.gate import MATRIX_FAILED
-from pytest_resilience.plugin.matrix.gate import EarlyEnd
-from pytest_resilience.plugin.matrix.gate import begun
+from pytest_resilience.plugin.matrix.results_and_exit_status import CELLS
+from pytest_resilience.plugin.matrix.results_and_exit_status import MATRIX_FAILED
+from pytest_resilience.plugin.matrix.results_and_exit_status import EarlyEnd
+from pytest_resilience.plugin.matrix.results_and_exit_status import begun
 from pytest_resilience.plugin.options import as_argument
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.settings import Settings

@@ -22,12 +22,12 @@ from typing import Literal
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.parsing.texts import check_flag
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import parse_spec
-from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.parsing.texts import read_text
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import check_flag
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
+from pytest_resilience.chaos.parsing.experiment_specs import read_text
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import printable
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.errors import ConfigurationError

@@ -28,9 +28,9 @@ from typing import cast
 import pytest
 
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.texts import check_flag
-from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import check_flag
+from pytest_resilience.chaos.parsing.messages import printable
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.stacks import shown_file

@@ -13,9 +13,9 @@ import pytest
 
 from pluggy import PluginValidationError
 
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import printable
+from pytest_resilience.chaos.parsing.messages import shortened
 
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import parse_spec
-from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import printable
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.profile import parse_gate

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType

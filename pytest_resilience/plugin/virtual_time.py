@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.messages import inline
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.markers import check_marks

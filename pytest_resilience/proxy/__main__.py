@@ -14,9 +14,9 @@ from types import FrameType
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.texts import format_spec
-from pytest_resilience.chaos.parsing.texts import parse_spec
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.experiment_specs import format_spec
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import with_page
 from pytest_resilience.proxy.proxy import ChaosProxy

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.shared_settings import SharedSetting
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError

@@ -24,7 +24,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.texts import parse_spec
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import in_stream

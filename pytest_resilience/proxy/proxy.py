@@ -22,8 +22,8 @@ from pytest_resilience.chaos.context_managers import in_thread
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
-from pytest_resilience.chaos.parsing.texts import check_name
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import check_name
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.types.schema import DOWNSTREAM
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock

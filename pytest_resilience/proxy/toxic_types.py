@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.texts import check_name
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import parse_spec
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import check_name
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.types.schema import DOWNSTREAM
 from pytest_resilience.chaos.types.schema import UPSTREAM
 from pytest_resilience.errors import ConfigurationError

@@ -33,7 +33,7 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
-from pytest_resilience.report.judging import GateResult
+from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Score
 

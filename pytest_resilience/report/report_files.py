@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 from typing import NoReturn
 
-from pytest_resilience.chaos.parsing.texts import read_text
+from pytest_resilience.chaos.parsing.experiment_specs import read_text
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import missing_extra
 from pytest_resilience.report.formats import markdown_text
 from pytest_resilience.report.formats import page_text
+from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.json_reader import MisfitError
-from pytest_resilience.report.judging import GateResult
 from pytest_resilience.report.run_report import Report
 
 

@@ -12,7 +12,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.parsing.texts import parse_spec
+from pytest_resilience.chaos.parsing.experiment_specs import parse_spec
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.service import Service

@@ -27,10 +27,10 @@ from pytest_resilience.report.formats import add_suite
 from pytest_resilience.report.formats import markdown_text
 from pytest_resilience.report.formats import page_text
 from pytest_resilience.report.formats import suite_of
-from pytest_resilience.report.judging import Baseline
-from pytest_resilience.report.judging import KnownCell
-from pytest_resilience.report.judging import baseline_of
-from pytest_resilience.report.judging import judge
+from pytest_resilience.report.gate import Baseline
+from pytest_resilience.report.gate import KnownCell
+from pytest_resilience.report.gate import baseline_of
+from pytest_resilience.report.gate import judge
 from pytest_resilience.report.run_report import Report
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell

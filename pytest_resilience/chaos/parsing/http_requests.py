@@ -22,8 +22,8 @@ from typing import Final
 
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.parsing.texts import split_patterns
+from pytest_resilience.chaos.parsing.experiment_specs import split_patterns
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 
 

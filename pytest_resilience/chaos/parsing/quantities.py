@@ -17,7 +17,7 @@ from typing import Any
 from typing import Final
 from typing import NamedTuple
 
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 
 

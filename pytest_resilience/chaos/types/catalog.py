@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.types.callers import CANCELLATION
 from pytest_resilience.chaos.types.callers import MEMORY_FAILURE
 from pytest_resilience.chaos.types.database import DATABASE_FAILURE

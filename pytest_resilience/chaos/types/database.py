@@ -16,10 +16,10 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import count
 from pytest_resilience.chaos.parsing.targets import StatementPattern
 from pytest_resilience.chaos.parsing.targets import parse_statements
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema

@@ -19,8 +19,8 @@ from pytest_resilience.chaos.faults import network
 from pytest_resilience.chaos.faults import response
 from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.parsing import quantities
-from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.parsing.texts import split_patterns
+from pytest_resilience.chaos.parsing.experiment_specs import split_patterns
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS

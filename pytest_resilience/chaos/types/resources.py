@@ -15,10 +15,10 @@ from typing import Final
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import Amount
 from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.parsing.quantities import format_seconds
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import one_of

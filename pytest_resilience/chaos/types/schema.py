@@ -28,12 +28,12 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.http_requests import parse_request_filter
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import DISTRIBUTIONS
 from pytest_resilience.chaos.parsing.quantities import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import make_distribution
 from pytest_resilience.chaos.parsing.targets import parse_targets
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Between
 from pytest_resilience.chaos.triggers import Every
 from pytest_resilience.chaos.triggers import First

@@ -22,9 +22,9 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.targets import Target
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.network import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.network import status_response
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER

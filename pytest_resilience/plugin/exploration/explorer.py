@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import counted
+from pytest_resilience.chaos.parsing.messages import counted
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import fault_named
@@ -33,10 +33,10 @@ from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import shrink
 from pytest_resilience.exploration.search import singles
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
-from pytest_resilience.plugin.exploration.found import ExplorationSummary
-from pytest_resilience.plugin.exploration.found import Failure
-from pytest_resilience.plugin.exploration.found import Found
-from pytest_resilience.plugin.exploration.kept import Store
+from pytest_resilience.plugin.exploration.findings import ExplorationSummary
+from pytest_resilience.plugin.exploration.findings import Failure
+from pytest_resilience.plugin.exploration.findings import Found
+from pytest_resilience.plugin.exploration.kept_schedules import Store
 from pytest_resilience.plugin.exploration.recovery import Recovery
 from pytest_resilience.plugin.exploration.recovery import StateLeaksError
 from pytest_resilience.plugin.exploration.runs import ExploredRuns

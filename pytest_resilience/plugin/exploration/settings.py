@@ -14,12 +14,12 @@ from typing import Final
 import pytest
 
 from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import MaxCalls
 from pytest_resilience.chaos.parsing.quantities import read_budget
 from pytest_resilience.chaos.parsing.quantities import read_depth
 from pytest_resilience.chaos.parsing.quantities import read_max_calls
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile

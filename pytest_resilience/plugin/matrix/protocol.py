@@ -27,13 +27,13 @@ from pytest_resilience.plugin.matrix.cells import place_of
 from pytest_resilience.plugin.matrix.cells import plan_of
 from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.plugin.matrix.deadline import virtual_deadline
-from pytest_resilience.plugin.matrix.gate import CELLS
-from pytest_resilience.plugin.matrix.gate import PLAN
-from pytest_resilience.plugin.matrix.gate import Results
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.leaks import old_objects_kept
 from pytest_resilience.plugin.matrix.leaks import threads_let_go
+from pytest_resilience.plugin.matrix.results_and_exit_status import CELLS
+from pytest_resilience.plugin.matrix.results_and_exit_status import PLAN
+from pytest_resilience.plugin.matrix.results_and_exit_status import Results
 from pytest_resilience.plugin.pytest_internals import fixtures_of
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from typing import NoReturn
 
-from pytest_resilience.chaos.parsing.texts import nearest
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.messages import nearest
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.types.schema import DOWNSTREAM
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.parsing.quantities import count
 from pytest_resilience.chaos.parsing.quantities import deadline
@@ -24,7 +25,6 @@ from pytest_resilience.chaos.parsing.quantities import interval
 from pytest_resilience.chaos.parsing.quantities import make_distribution
 from pytest_resilience.chaos.parsing.quantities import seconds
 from pytest_resilience.chaos.parsing.quantities import share
-from pytest_resilience.chaos.parsing.texts import shortened
 
 
 @pytest.mark.parametrize(

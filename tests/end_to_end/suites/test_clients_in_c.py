@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience.native.loader_tables import unsupported
-from pytest_resilience.plugin.matrix.gate import MATRIX_FAILED
+from pytest_resilience.plugin.matrix.results_and_exit_status import MATRIX_FAILED
 from tests.ahead import runs
 from tests.ahead import runs_python
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience.native.loader_tables import unsupported
-from pytest_resilience.plugin.matrix.gate import MATRIX_FAILED
+from pytest_resilience.plugin.matrix.results_and_exit_status import MATRIX_FAILED
 from tests.proxy.postgres import listening
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience.plugin.matrix.gate import MATRIX_FAILED
+from pytest_resilience.plugin.matrix.results_and_exit_status import MATRIX_FAILED
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
 from tests.cells import cells_of

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.parsing.texts import read_text
+from pytest_resilience.chaos.parsing.experiment_specs import read_text
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
 from pytest_resilience.exploration.schedule import Schedule

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.plugin.matrix.gate import Grid
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.plugin.matrix.results_and_exit_status import Grid
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from tests.ahead import ALONE_AND_XDIST

@@ -1,14 +1,12 @@
-"""Texts of users and programs: made safe and short enough to show, and what they may have meant.
+"""Experiments as users write them: names, flags, patterns, files, and all of one in a line.
 
-And experiments in one line, such as `network_latency:delay=200ms,rate=0.5,target=api.*`. A value
-with a comma, quote or surrounding space stands in double quotes there, in which a quote or
-backslash is escaped by a backslash.
+Such a line is `network_latency:delay=200ms,rate=0.5,target=api.*`. A value with a comma, quote or
+surrounding space stands in double quotes there, in which a quote or backslash is escaped by a
+backslash.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import os
 import re
 
@@ -17,59 +15,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "check_flag", "check_name", "counted", "format_spec", "inline", "nearest", "parse_spec",
-    "printable", "read_text", "shortened", "split_patterns",
+    "check_flag", "check_name", "format_spec", "parse_spec", "read_text", "split_patterns",
 ]  # fmt: skip
 
-_LONGEST = 200  # characters of a value in a message, and of a name
-# Of a name that may be meant: comparing takes the square of the length.
-_LONGEST_MEANT = 100
-_LEAST_PART = 4  # letters of a name that somebody has remembered
-_MOST_MEANT = 1000  # names
-# A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
-_COMMAND = re.compile(r"(?m)^(\s*)(::|##\[|##vso\[)")
-# Of an experiment in one line.
+_LONGEST = 200  # characters of a name
 _PAIR = re.compile(
     r"""\s*(?P<name>[^=,"\s]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^,"]*))\s*(?:,|$)""",
     re.DOTALL,
 )
 _NOT_IN_A_NAME = frozenset(" ,=")  # the colon was forgotten
-
-
-def shortened(value: Any) -> str:
-    """`repr(value)` for a message: at most 200 characters, and never an exception."""
-    try:
-        text = repr(value)
-    except Exception:  # an int of more digits than Python writes; an object that cannot say
-        return f"<{type(value).__name__} that cannot be shown>"
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 run`, `2 runs`: of what has a plural with an s."""
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def inline(text: str) -> str:
-    """`text` as it is, or its `repr` if it is long or has more than one line."""
-    return text if text.isprintable() and len(text) <= _LONGEST else shortened(text)
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """What somebody may have meant by a name that is none: ' (did you mean …?)', or nothing."""
-    if not isinstance(name, str) or len(name) > _LONGEST_MEANT:
-        return ""
-    short = (each for each in known if len(each) <= _LONGEST_MEANT)
-    among = list(itertools.islice(short, _MOST_MEANT))
-    close = difflib.get_close_matches(name, among, n=1)
-    if not close and len(name) >= _LEAST_PART:
-        close = [each for each in among if name in each]
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def read_text(path: Path) -> str:
@@ -83,18 +43,6 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error  # without the path, which stands in front
         raise ConfigurationError(f"{inline(str(path))} cannot be read: {why}") from None
-
-
-def printable(text: str) -> str:
-    """`text` in lines of a terminal or a log, where it can do nothing but be read.
-
-    What is not printable is written as Python writes it, and what a CI system would take for a
-    command is taken apart.
-    """
-    if not text.isprintable():
-        shown = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
-        text = "".join(shown)
-    return _COMMAND.sub(r"\1·\2", text)
 
 
 def split_patterns(value: Any) -> list[Any] | None:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_resilience.chaos.parsing.texts import inline
-from pytest_resilience.chaos.parsing.texts import read_text
-from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.experiment_specs import read_text
+from pytest_resilience.chaos.parsing.messages import inline
+from pytest_resilience.chaos.parsing.messages import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import EXPLORATION
 from pytest_resilience.report.cell import OWN_CHAOS

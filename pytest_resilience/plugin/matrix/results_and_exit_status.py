@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
@@ -28,13 +28,13 @@ from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.formats import add_suite
+from pytest_resilience.report.gate import Baseline
+from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.gate import Problem
+from pytest_resilience.report.gate import judge
+from pytest_resilience.report.gate import problem_texts
+from pytest_resilience.report.gate import read_baseline
 from pytest_resilience.report.json_reader import Fields
-from pytest_resilience.report.judging import Baseline
-from pytest_resilience.report.judging import GateResult
-from pytest_resilience.report.judging import Problem
-from pytest_resilience.report.judging import judge
-from pytest_resilience.report.judging import problem_texts
-from pytest_resilience.report.judging import read_baseline
 from pytest_resilience.report.report_files import append_summary
 from pytest_resilience.report.report_files import check_writable
 from pytest_resilience.report.report_files import write_reports

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.parsing.texts import counted
-from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.messages import counted
+from pytest_resilience.chaos.parsing.messages import printable
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.exploration.search import Budget
-from pytest_resilience.plugin.exploration.kept import Store
+from pytest_resilience.plugin.exploration.kept_schedules import Store
 from pytest_resilience.plugin.pytest_internals import Progress
 from pytest_resilience.report.cell import Cell
 
