@@ -24,7 +24,7 @@ PACKAGE = "pytest_resilience"
 GROUND = frozenset(
     {
         "clock",
-        "deaf_sockets",
+        "socket_filters",
         "errors",
         "events",
         "locks",

@@ -27,8 +27,6 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.deaf_sockets import deafen
-from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
@@ -39,6 +37,8 @@ from pytest_resilience.native.redirects import is_mapped
 from pytest_resilience.native.redirects import loopback_family
 from pytest_resilience.native.slots import Call
 from pytest_resilience.proxy.addresses import SocketAddress
+from pytest_resilience.socket_filters import allow_incoming
+from pytest_resilience.socket_filters import drop_incoming
 
 
 __all__ = ["NativeConnects"]
@@ -148,11 +148,11 @@ class NativeConnects:
         with limits_lifted():
             ours = os.dup(descriptor)  # the client may close its own, and another get that number
         with borrowed(ours) as sock:
-            deafen(sock)
+            drop_incoming(sock)
 
         def end() -> None:
             with borrowed(ours) as sock:
-                hear(sock)
+                allow_incoming(sock)
             os.close(ours)
 
         self.redirects.later(effect, end)

@@ -23,9 +23,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.deaf_sockets import hears_receipts
-from pytest_resilience.deaf_sockets import is_deaf
 from pytest_resilience.proc import is_pipe_of_this_process
+from pytest_resilience.socket_filters import drops_incoming
+from pytest_resilience.socket_filters import sees_acks
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import current
@@ -219,14 +219,14 @@ def _arrives(end: _End, other: _End | None) -> bool | None:
     """Whether bytes are on their way to `end`; None if that is not known, as `other` is closed.
 
     Those that have no room there, for what came before was not read, are held up by a member. What
-    a fault keeps from `end` does not come; nor does more from an `other` that hears of no receipt.
+    a fault keeps from `end` does not come; nor does more from an `other` that sees no receipt.
     """
     if other is None:
         return None if end.is_open else False
     if other.sent <= end.received:
         return False
     try:
-        return hears_receipts(other.sock) and not (is_deaf(end.sock) or _unread(end.sock))
+        return sees_acks(other.sock) and not (drops_incoming(end.sock) or _unread(end.sock))
     except (OSError, ValueError):
         return False  # closed meanwhile
 

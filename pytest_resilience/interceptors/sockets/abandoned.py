@@ -25,10 +25,10 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.waiting_clients import Wait
 from pytest_resilience.chaos.waiting_clients import waits_still
 from pytest_resilience.clock import running_loop
-from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import given_up
+from pytest_resilience.socket_filters import forget
 
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def replace_under(
 
     `sock`: of `connection`, by a descriptor of our own. The thread's own number could be
     another's at any time: it goes on, and closes it, and somebody opens something. So it is kept
-    where it is. Nothing comes any more that would wake it, as `sock` is deaf, and then it is seen
-    to sleep. Returns False, and has replaced nothing, where it had gone on before.
+    where it is. What comes for `sock` is dropped, so that nothing wakes it any more, and then it is
+    seen to sleep. Returns False, and has replaced nothing, where it had gone on before.
     """
     number = wait.descriptor
     with limits_lifted(), contextlib.ExitStack() as stack:

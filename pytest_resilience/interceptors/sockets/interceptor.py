@@ -30,7 +30,6 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.deaf_sockets import forget
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
@@ -48,6 +47,7 @@ from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.partitioned_sends import PartitionedSends
 from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.pending_receives import PendingReceives
 from pytest_resilience.interceptors.sockets.polls import Polls
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -61,9 +61,9 @@ from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import answer_nothing
 from pytest_resilience.interceptors.sockets.tcp_connection import other_ends
-from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.patching import Patches
+from pytest_resilience.socket_filters import forget
 
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class SocketPatches:
         partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, self._connections, loops, http2)
         self._datagrams = self._receiver.datagrams
-        self._waiting = WaitingReceivers(engine, loops, self._receiver)
+        self._waiting = PendingReceives(engine, loops, self._receiver)
         ssl_objects = SslObjects(
             engine, http2, patches, self._waiting.stall, connections=self._connections
         )

@@ -41,9 +41,6 @@ from pytest_resilience.chaos.waiting_clients import loops_at_work
 from pytest_resilience.chaos.waiting_clients import waiting_for
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import running_loop
-from pytest_resilience.deaf_sockets import deafen
-from pytest_resilience.deaf_sockets import forget
-from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.abandoned import replace_under
@@ -59,6 +56,9 @@ from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.locks import values
 from pytest_resilience.patching import Patches
+from pytest_resilience.socket_filters import allow_incoming
+from pytest_resilience.socket_filters import drop_incoming
+from pytest_resilience.socket_filters import forget
 
 
 __all__ = ["Outages"]
@@ -72,7 +72,7 @@ _SHORT_LOOK = 0.0005  # seconds: who has looked no longer may do so again
 
 
 @dataclass(frozen=True, eq=False)
-class _Deaf:
+class _Silenced:
     """A connection, by its descriptor and ends, of which a thread that waits hears nothing."""
 
     descriptor: int
@@ -91,7 +91,7 @@ class Outages:
         self._receiver = receiver
         self._received_before = receiver.received_before
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
-        self._deaf: list[_Deaf] = []
+        self._silenced: list[_Silenced] = []
         self._late_waits = _LateWaits(self._strike_late_waits, patches)
         renew_in_child(self, "_await_in_child")
 
@@ -105,28 +105,28 @@ class Outages:
     def remove(self) -> None:
         """Nobody keeps silent any more."""
         self._late_waits.remove()
-        self._hear_all()
+        self._end_silences()
 
-    def _hear_all(self) -> None:
-        for each in [each for each in self._deaf if not each.effect.left()]:
-            self._hear(each)
+    def _end_silences(self) -> None:
+        for each in [each for each in self._silenced if not each.effect.left()]:
+            self._end_silence(each)
 
-    def _silence(self, sock: KernelSocket, deaf: _Deaf) -> None:
-        self._deaf.append(deaf)
+    def _silence(self, sock: KernelSocket, silenced: _Silenced) -> None:
+        self._silenced.append(silenced)
         silence(sock)
-        if deaf.effect.left() < math.inf:
-            _in_the_background(self._hear_in_time, deaf)
+        if silenced.effect.left() < math.inf:
+            _in_the_background(self._end_silence_in_time, silenced)
 
-    def _hear(self, deaf: _Deaf) -> None:
+    def _end_silence(self, silenced: _Silenced) -> None:
         with contextlib.suppress(ValueError, OSError):  # another thread was faster; or closed
-            self._deaf.remove(deaf)
-            with held(deaf.descriptor, deaf.ends) as sock:
-                hear(sock)
+            self._silenced.remove(silenced)
+            with held(silenced.descriptor, silenced.ends) as sock:
+                allow_incoming(sock)
 
-    def _hear_in_time(self, deaf: _Deaf) -> None:
+    def _end_silence_in_time(self, silenced: _Silenced) -> None:
         """It ends by itself, while the experiments that are active stay the same."""
-        wait(MACHINE_CLOCK, math.inf, deaf.effect.left)
-        self._hear(deaf)
+        wait(MACHINE_CLOCK, math.inf, silenced.effect.left)
+        self._end_silence(silenced)
 
     def note_received(self) -> None:
         """The active experiments have changed, and nobody has asked those that begin now.
@@ -150,7 +150,7 @@ class Outages:
 
     def refresh(self) -> None:
         """The active experiments have changed, after `note_received`."""
-        self._hear_all()
+        self._end_silences()
         outages = self._standing()
         begun = [each for each in outages if each not in self._begun]
         if not outages:
@@ -339,7 +339,7 @@ class Outages:
             return False
         if stream.effect.delay:
             if stream.effect.delay == math.inf:
-                self._silence(sock, _Deaf(wait.descriptor, connection.ends, stream.effect))
+                self._silence(sock, _Silenced(wait.descriptor, connection.ends, stream.effect))
             return False
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):
@@ -359,19 +359,19 @@ def _end(wait: Wait, sock: KernelSocket, connection: TcpConnection, failure: Fau
     connection.is_over()
     replaced = False
     if failure.closes or wait.how == waiting_clients.IN_RECEIVE:
-        deafen(sock)
+        drop_incoming(sock)
         replaced = not _is_limited(wait, sock) and replace_under(
             wait, sock, connection, accepted=not failure.resets
         )
     if replaced or not failure.resets:
-        deafen(sock, receipts=True)  # so that it ends in good order once it is closed
+        drop_incoming(sock, keep_acks=True)  # so that it ends in good order once it is closed
     if replaced:
         forget(sock)
     if not failure.resets:
         KernelSocket.shutdown(sock, socket.SHUT_RDWR)
     elif not replaced:
         reset(sock)
-        hear(sock)  # it can be connected anew
+        allow_incoming(sock)  # it can be connected anew
     return replaced and failure.resets
 
 

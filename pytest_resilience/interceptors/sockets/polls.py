@@ -2,7 +2,7 @@
 
 A poll asks the kernel, which knows nothing of faults. So before it asks, that happens which a
 receive would meet that waited for the same: a reset, a silence. And what the kernel tells is left
-out as long as a receive would find nothing, or a send no room: `WaitingReceivers` knows, or
+out as long as a receive would find nothing, or a send no room: `PendingReceives` knows, or
 `Sender`.
 
 Loops and libraries in C poll by themselves, and so does what `select` made before: they are told
@@ -38,10 +38,10 @@ from pytest_resilience.clock import running_loop
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.pending_receives import PendingReceives
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import selector_classes
-from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.patching import Patches
@@ -71,7 +71,7 @@ class Polls:
     def __init__(
         self,
         connections: ConnectionTable,
-        waiting: WaitingReceivers,
+        waiting: PendingReceives,
         sender: Sender,
         patches: Patches,
     ) -> None:

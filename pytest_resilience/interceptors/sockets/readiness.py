@@ -23,8 +23,6 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
-from pytest_resilience.deaf_sockets import deafen
-from pytest_resilience.deaf_sockets import hear
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -37,6 +35,8 @@ from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.socket_filters import allow_incoming
+from pytest_resilience.socket_filters import drop_incoming
 
 
 __all__ = ["Held", "Readiness", "silence"]
@@ -87,8 +87,8 @@ class Readiness:
             return
         with self._changed:
             held, now = Held(sock, stream, math.inf, 0), self._clock.monotonic()
-            deaf = stream.is_stalled or not stream.effect.passes
-            self._begin(sock, connection, held, now, deaf=deaf, sends=sends)
+            drops = stream.is_stalled or not stream.effect.passes
+            self._begin(sock, connection, held, now, drops=drops, sends=sends)
 
     def try_on(
         self, sock: socket.socket, connection: TcpConnection, effect: Effect, address: Any
@@ -114,7 +114,7 @@ class Readiness:
             # A connection of its own, for which no receive is held up.
             pending = TcpConnection(sock, connection.peer, number=connection.number)
             held = Held(sock, ResponseStream(effect), math.inf, 0)
-            self._begin(sock, pending, held, self._clock.monotonic(), deaf=True)
+            self._begin(sock, pending, held, self._clock.monotonic(), drops=True)
 
     def _begin(
         self,
@@ -123,13 +123,13 @@ class Readiness:
         held: Held,
         now: float,
         *,
-        deaf: bool = False,
+        drops: bool = False,
         sends: bool = False,
     ) -> None:
         before = self.held.get(connection)
         if before is not None:  # it may be over, and nobody has seen that: the mark is its own
             before.end(now)
-        held.begin(sock, now, deaf=deaf, sends=sends)
+        held.begin(sock, now, drops=drops, sends=sends)
         self.held[connection] = held
         self._watch()
 
@@ -230,7 +230,7 @@ class Held:
     """
 
     __slots__ = (
-        "_began", "_blocking", "_deaf", "_machine_due", "_mark", "_over", "_sock", "due", "size",
+        "_began", "_blocking", "_drops", "_machine_due", "_mark", "_over", "_sock", "due", "size",
         "stream",
     )  # fmt: skip
 
@@ -249,21 +249,21 @@ class Held:
         self.size = size
         self._sock = weakref.ref(sock)
         self._began = self._machine_due = due
-        self._over = self._deaf = False
+        self._over = self._drops = False
         self._blocking = sock.gettimeout() != 0 and not (polls and due < math.inf)
         self._mark: int | None = None
 
     def begin(
-        self, sock: socket.socket, now: float, *, deaf: bool = False, sends: bool = False
+        self, sock: socket.socket, now: float, *, drops: bool = False, sends: bool = False
     ) -> None:
         """Keep the kernel from telling that there is something to receive, or from taking it."""
         self._began = now
         late = self.stream.effect.clock.monotonic() - now
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now - late
-        self._deaf = deaf
-        if deaf:
+        self._drops = drops
+        if drops:
             silence(sock)
-        if self.due == math.inf and (sends or not deaf):  # the kernel has nothing to give up for
+        if self.due == math.inf and (sends or not drops):  # the kernel has nothing to give up for
             patience, code = effects.kernel_patience(sock, silent=True, connecting=False)
             if code == errno.ETIMEDOUT:  # and not of who blocks in receiving
                 self._machine_due = MACHINE_CLOCK.monotonic() + patience
@@ -318,7 +318,7 @@ class Held:
 
     def is_given_up(self, sock: KernelSocket) -> bool:
         """Whether the kernel has given up on its peer before it was over."""
-        return self._deaf and self.stream.left() > 0 and given_up(sock)
+        return self._drops and self.stream.left() > 0 and given_up(sock)
 
     def end(self, now: float) -> None:
         """Let the socket be ready when it is."""
@@ -334,9 +334,9 @@ class Held:
             return
         if self._mark is not None:
             lower_mark(sock, self._mark)
-        if self._deaf:
-            hear(sock)
-        is_lost = self.due == math.inf and not self.stream.effect.transient and not self._deaf
+        if self._drops:
+            allow_incoming(sock)
+        is_lost = self.due == math.inf and not self.stream.effect.transient and not self._drops
         if self._is_timed_out or (not self._blocking and (is_lost or self.stream.is_stalled)):
             effects.end_of_stream(sock)  # or nobody is told that it is lost
 
@@ -348,4 +348,4 @@ def silence(sock: KernelSocket) -> None:
     """
     patience, code = effects.kernel_patience(sock, silent=True, connecting=False)
     gives_up = code == errno.ETIMEDOUT and patience < _TOO_LONG
-    deafen(sock, receipts=not gives_up)
+    drop_incoming(sock, keep_acks=not gives_up)

@@ -31,6 +31,7 @@ from pytest_resilience.interceptors.sockets.abandoned import kept_while_replaced
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.partitioned_sends import PartitionedSends
+from pytest_resilience.interceptors.sockets.pending_receives import PendingReceives
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_at_once
@@ -44,7 +45,6 @@ from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 from pytest_resilience.interceptors.sockets.tcp_connection import moment
-from pytest_resilience.interceptors.sockets.waiting_receivers import WaitingReceivers
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.waiting import wait
 
@@ -72,7 +72,7 @@ class Sender:
         ssl_objects: SslObjects,
         partitions: PartitionedSends,
         receiver: Receiver,
-        waiting: WaitingReceivers,
+        waiting: PendingReceives,
     ) -> None:
         self._engine, self._connections, self._loops = engine, connections, loops
         self._ssl_objects = ssl_objects  # what is encrypted above the sockets

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience import deaf_sockets
-from pytest_resilience.deaf_sockets import deafen
-from pytest_resilience.deaf_sockets import is_deaf
+from pytest_resilience import socket_filters
 from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
+from pytest_resilience.socket_filters import drop_incoming
+from pytest_resilience.socket_filters import drops_incoming
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -100,13 +100,13 @@ def test_it_is_as_its_owner_has_set_it(
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-def test_nothing_is_left_of_a_deaf_one(sock: socket.socket, *, accepted: bool) -> None:
-    """The kernel gives its number to another one, which is not deaf."""
-    deafen(sock)
-    before = set(deaf_sockets._deaf)
+def test_nothing_is_left_of_its_filter(sock: socket.socket, *, accepted: bool) -> None:
+    """The kernel gives its number to another one, which has no filter."""
+    drop_incoming(sock)
+    before = set(socket_filters._filtered)
     abandoned.put_abandoned(sock, accepted=accepted)
-    assert len(before - set(deaf_sockets._deaf)) == 1
-    assert not is_deaf(sock)
+    assert len(before - set(socket_filters._filtered)) == 1
+    assert not drops_incoming(sock)
 
 
 def test_all_that_is_done_after_a_reset_meets_what_it_really_does() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_resilience import deaf_sockets
-from pytest_resilience.deaf_sockets import is_deaf
+from pytest_resilience import socket_filters
+from pytest_resilience.socket_filters import drops_incoming
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import outcome
@@ -161,8 +161,8 @@ def test_when_one_is_closed_the_other_goes_on(
     assert (latency.matched, latency.hits) == (3, 3)
 
 
-def test_nothing_is_left_of_a_deaf_socket_that_is_closed(inject: Inject) -> None:
-    """As long as one of its descriptors is open, it is deaf."""
+def test_nothing_is_left_of_the_filter_of_a_socket_that_is_closed(inject: Inject) -> None:
+    """As long as one of its descriptors is open, the filter stays."""
     with (
         serve(silent) as port,
         socket.create_connection((HOST, port)) as client,
@@ -174,6 +174,6 @@ def test_nothing_is_left_of_a_deaf_socket_that_is_closed(inject: Inject) -> None
         copy = client.dup()
         copy.sendall(b"hello")
         client.close()
-        assert is_deaf(copy)
+        assert drops_incoming(copy)
         copy.close()
-        assert number not in deaf_sockets._deaf
+        assert number not in socket_filters._filtered

@@ -38,10 +38,10 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.waiting_clients import Wait
 from pytest_resilience.chaos.waiting_clients import loops_at_work
-from pytest_resilience.deaf_sockets import deafen
 from pytest_resilience.interceptors.sockets import outages
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.socket_filters import drop_incoming
 from tests.clocks import MovableClock
 from tests.forks import in_fork
 from tests.injecting import Inject
@@ -1236,7 +1236,7 @@ def test_silence_obeys_what_the_client_has_set_in_the_kernel(inject: Inject) -> 
     def real(ends: Callable[[socket.socket], None], sends: bytes, ask: Callable[..., bytes]) -> str:
         with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
             ends(sock)
-            deafen(sock)
+            drop_incoming(sock)
             return outcome(lambda: ask(sock, sends))
 
     def injected(
@@ -1303,7 +1303,7 @@ def test_what_is_sent_obeys_what_the_client_has_set_in_the_kernel(inject: Inject
     def real(upload: Callable[[socket.socket], None]) -> str:
         with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
             ends_unacknowledged(sock)
-            deafen(sock)
+            drop_incoming(sock)
             return outcome(lambda: upload(sock))
 
     def injected(upload: Callable[[socket.socket], None], given: dict[str, Any]) -> str:
@@ -1360,7 +1360,7 @@ def test_a_connection_that_the_kernel_has_given_up_is_over(inject: Inject) -> No
     def real(ends: Any, ask: Any, then: list[Any], _given: dict[str, str]) -> list[str]:
         with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
             ends(sock)
-            deafen(sock)
+            drop_incoming(sock)
             return [outcome(functools.partial(each, sock)) for each in (ask, *then)]
 
     def injected(ends: Any, ask: Any, then: list[Any], given: dict[str, str]) -> list[str]:

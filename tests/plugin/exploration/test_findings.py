@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pytest_resilience.plugin.exploration import found as module
+from pytest_resilience.plugin.exploration import findings as module
 
 
 _SHOWN = re.compile(rb"\x1b7\s*([^\s\x1b][^\x1b]*)\x1b\[K")

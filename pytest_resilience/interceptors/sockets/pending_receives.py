@@ -1,4 +1,4 @@
-"""Who waits for a response: told of silence, and of the end, by who does something else meanwhile.
+"""Receives that wait for a response: told of silence, and of the end, by who does something else.
 
 A thread that sends, closes or polls, or the end of a conversation, decides here about a call that
 receives, whether that has begun or not. What the call itself meets is in `receive`.
@@ -18,10 +18,10 @@ from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.tcp_connection import TcpConnection
 
 
-__all__ = ["WaitingReceivers"]
+__all__ = ["PendingReceives"]
 
 
-class WaitingReceivers:
+class PendingReceives:
     """See the module."""
 
     def __init__(self, engine: Engine, loops: AsyncioLoops, receiver: Receiver) -> None:

@@ -80,7 +80,7 @@ def what_ends(sock: socket.socket, call: Call, end: Call, held: Callable[[], boo
     return met[0]
 
 
-def deaf_until(over: threading.Event) -> Handler:
+def reads_nothing_until(over: threading.Event) -> Handler:
     """A server that reads nothing."""
 
     def wait(connection: socket.socket) -> None:
@@ -112,7 +112,7 @@ def ends_of_upload(
 ) -> tuple[object, object]:
     """What ends it that a peer really does not take, and one that is stalled."""
     over = threading.Event()
-    real = what_ends(connect(deaf_until(over)), upload, ENDINGS[ending], lambda: True)
+    real = what_ends(connect(reads_nothing_until(over)), upload, ENDINGS[ending], lambda: True)
     over.set()
     sock = connect(silent)
     with inject("network_failure", mode="timeout", stream="upstream", rate=1) as stall:
@@ -183,7 +183,7 @@ def test_who_receives_is_told_of_the_end_and_not_of_what_comes_then(
         connection.sendall(b"goodbye")
 
     over = threading.Event()  # until then nobody answers to the end: that may come first
-    real_sock, sock = connect(deaf_until(over), tls=tls), connect(answer, tls=tls)
+    real_sock, sock = connect(reads_nothing_until(over), tls=tls), connect(answer, tls=tls)
     real_sock.sendall(b"tea")
     real = what_ends(real_sock, receive, ENDINGS[ending], lambda: True)
     over.set()
@@ -232,7 +232,7 @@ def test_a_handshake_that_is_ended_says_what_openssl_says(
         return trust.client.wrap_socket(sock, server_hostname=HOST, do_handshake_on_connect=False)
 
     over = threading.Event()
-    with wrapped(connect(deaf_until(over), tls=False)) as sock:
+    with wrapped(connect(reads_nothing_until(over), tls=False)) as sock:
         real = what_ends(sock, shake_hands, end, lambda: True)
     over.set()
     with (
