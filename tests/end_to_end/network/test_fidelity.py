@@ -53,7 +53,7 @@ from tests.waiting import until_all_wait
 Lead = Callable[..., AbstractContextManager[Place]]
 Tell = Callable[[Client, str], str]
 
-TIMEOUT = 0.25
+TIMEOUT = 0.5
 TRIES = 1.0  # seconds that it is tried for to connect, by those who do that again and again
 NOBODY = "nobody.invalid"
 PATIENT = 10.0
