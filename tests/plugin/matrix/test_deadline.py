@@ -695,7 +695,7 @@ def test_trio_can_be_run_again_after_a_hang(
         finally:
             ended.append(True)
 
-    with pytest.raises(BaseException) as raised, deadline(0.05):  # or a group
+    with pytest.raises(BaseException) as raised, deadline(0.3):  # or a group
         start(run)
     assert text_in_chain(raised.value, DeadlineError)
     assert ended
