@@ -412,7 +412,8 @@ class Engine:
         if not fault.is_nothing:
             active_experiment.counts.add(hits=1)
             operation = Operation(kind=kind, target="this machine", names=())
-            self._notify(operation, "", [Hit(active_experiment, fault, number, operation)])
+            hit = Hit(active_experiment, fault, number, operation)
+            self._notify(operation.kind, operation.target, "", [hit])
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -455,24 +456,27 @@ class Engine:
         if self.listeners.listened:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
-            tell = functools.partial(self._notify, operation.alone(), place)
+            tell = functools.partial(self._notify, operation.kind, operation.target, place)
             tell([hit for hit in hits if not hit.awaits])
         strikes = [hit for hit in hits if isinstance(hit.fault, CallerFault)]
         others = _without_struck(hits) if strikes else hits
         if not others:
             return None
-        others = [replace(each, operation=each.operation.alone()) for each in others]
+        if (
+            operation.call_site.loop_objects
+        ):  # of a connection that keeps the effect until it is due
+            others = [replace(each, operation=each.operation.alone()) for each in others]
         return Effect.of(others, self.clock, tell=tell)
 
-    def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:
+    def _notify(self, kind: str, target: str, place: str, hits: Sequence[Hit]) -> None:
         now = self.clock.monotonic()
         for hit in hits:
             self.listeners.emit(
                 FaultInjected(
                     at=now,
                     source=hit.active_experiment.experiment.name,
-                    kind=operation.kind,
-                    target=operation.target,
+                    kind=kind,
+                    target=target,
                     fault=str(hit.fault),
                     number=hit.number,
                     delay=hit.fault.delay,

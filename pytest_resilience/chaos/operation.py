@@ -234,10 +234,7 @@ class Operation(NamedTuple):
 
     def alone(self) -> Operation:
         """Without what leads to who awaits it, and so to a connection that keeps what happens."""
-        site = self.call_site
-        return (
-            self._replace(call_site=site._replace(loop_objects=())) if site.loop_objects else self
-        )
+        return self._replace(call_site=self.call_site._replace(loop_objects=()))
 
     @property
     def is_plain(self) -> bool:
