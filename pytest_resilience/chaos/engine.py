@@ -462,9 +462,8 @@ class Engine:
         others = _without_struck(hits) if strikes else hits
         if not others:
             return None
-        if (
-            operation.call_site.loop_objects
-        ):  # of a connection that keeps the effect until it is due
+        # What leads to who awaits it would stay open, with the effect that is kept until it is due.
+        if any(each is not None for each in operation.call_site.loop_objects):
             others = [replace(each, operation=each.operation.alone()) for each in others]
         return Effect.of(others, self.clock, tell=tell)
 
