@@ -315,7 +315,7 @@ class ReceivedBefore:
                 if left >= -1:  # which may be the end of the stream
                     self.left[connection] = max(0, left)
                     return result
-                connection.inbound.unread = ReceiveArguments(call).content(result)
+                connection.inbound.unread += ReceiveArguments(call).content(result)
                 connection.inbound.tickets = False
         except (BlockingIOError, tls_modules()[0].SSLWantReadError):
             pass

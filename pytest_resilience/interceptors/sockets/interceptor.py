@@ -184,6 +184,7 @@ class SocketPatches:
     def remove(self) -> None:
         """Only pass on, from now on; who has made the patches takes them out."""
         for connection in self._connections.all():
+            connection.inbound.threads.abandoned = True
             give_up(connection)
         self._sender.partitions.remove()  # who sends meanwhile comes after what was kept
         self._connections.close()

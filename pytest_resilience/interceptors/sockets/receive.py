@@ -115,6 +115,8 @@ class Receiver:
             return receive(sock, connection, call)
         finally:
             connection.inbound.threads.discard(me)
+            if connection.inbound.threads.abandoned:
+                connection.inbound.give_back(sock)
 
     def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call` on a connection that is a target, in the way of who calls."""

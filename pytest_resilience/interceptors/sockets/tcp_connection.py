@@ -124,13 +124,16 @@ class ReceivingThreads(CallingThreads):
 
     Attributes:
         asked: the experiments that have been asked about the response that is awaited.
+        abandoned: nobody looks at the connection any more: who leaves gives back what is unread.
+        lock: held by who changes any of that, or gives back.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: tuple[ActiveExperiment, ...] = ()
         self._deciding: dict[int, list[ActiveExperiment]] = {}
-        self._lock = fork_safe(self, "_lock", threading.Lock)
+        self.abandoned = False
+        self.lock = fork_safe(self, "lock", threading.Lock)
 
     @property
     def decide(self) -> bool:
@@ -147,7 +150,7 @@ class ReceivingThreads(CallingThreads):
         all that are active. None if another thread has begun it.
         """
         asked, left = among, list[ActiveExperiment]()
-        with self._lock:
+        with self.lock:
             if asked is None and not turn.receiving:
                 asked = self.asked = tuple(engine.active)  # later ones find it among who decide
             if asked is not None:
@@ -156,7 +159,7 @@ class ReceivingThreads(CallingThreads):
         try:
             yield None if asked is None else (asked, left)
         finally:
-            with self._lock:
+            with self.lock:
                 self._deciding.pop(threading.get_ident(), None)
 
     def unasked(self, experiments: Sequence[ActiveExperiment]) -> list[ActiveExperiment]:
@@ -165,19 +168,19 @@ class ReceivingThreads(CallingThreads):
 
     def claim(self, experiments: Sequence[ActiveExperiment]) -> list[ActiveExperiment]:
         """The same, and this thread asks them."""
-        with self._lock:
+        with self.lock:
             new = self.unasked(experiments)
             self.asked = (*self.asked, *new)
             return new
 
     def ask_again(self, about: ActiveExperiment) -> None:
         """Its window has begun: what it was asked before is nothing."""
-        with self._lock:
+        with self.lock:
             self.asked = tuple(each for each in self.asked if each is not about)
 
     def leave(self, outages: Sequence[ActiveExperiment]) -> bool:
         """Whether a thread decides just now, and will ask these outages as well."""
-        with self._lock:
+        with self.lock:
             left = next(iter(self._deciding.values()), None)
             if left is not None:
                 left.extend(outages)
@@ -220,14 +223,13 @@ class Inbound:
     def give_back(self, sock: Any) -> None:
         """Nobody looks any more: what is unread of TLS is for who reads `sock` on.
 
-        A thread that receives just now delivers it by itself.
+        A thread that receives just now delivers it by itself, and gives back the rest.
         """
-        if not self.unread or self.threads:
-            return
         tls = or_none(getattr, sock, "_sslobj")  # which gevent's do not say once they are closed
-        if tls is not None:
-            data, self.unread = self.unread, b""
-            sock._sslobj = _GivenBack(sock, tls, data)  # noqa: SLF001  # below all that reads
+        with self.threads.lock:  # that thread and who abandons the connection may do it at once
+            if self.unread and not self.threads and tls is not None:
+                data, self.unread = self.unread, b""
+                sock._sslobj = _GivenBack(sock, tls, data)  # noqa: SLF001  # below all that reads
 
 
 class _GivenBack:

@@ -246,6 +246,27 @@ def test_nothing_is_lost_of_one_of_which_some_is_received_as_another_begins(
         assert [sock.recv(8), sock.recv(8)] == [b"e", b"a"]
 
 
+def test_nothing_is_lost_of_one_of_which_some_is_received_as_the_last_ends(
+    trust: Trust, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = receive._fetch
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(serve(trust.over_tls(echo)))
+        slow = contextlib.ExitStack()
+        slow.enter_context(inject("network_latency", piece=1, delay="100us"))
+        plain = stack.enter_context(socket.create_connection((HOST, port), timeout=PATIENCE))
+        sock = stack.enter_context(trust.client.wrap_socket(plain, server_hostname=HOST))
+        sock.sendall(b"tea")
+
+        def fetch_as_it_ends(*given: Any) -> bytes | None:
+            monkeypatch.undo()
+            slow.close()
+            return fetch(*given)
+
+        monkeypatch.setattr(receive, "_fetch", fetch_as_it_ends)
+        assert [sock.recv(8), sock.recv(8)] == [b"t", b"ea"]
+
+
 @every_client
 def test_an_answer_that_dribbles_arrives_whole(
     client: Client, url: str, trust: Trust, inject: Inject
