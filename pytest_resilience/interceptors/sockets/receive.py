@@ -99,6 +99,7 @@ class Receiver:
                 self._connections.look(self._connections.receives, sock, connection)
             if connection.inbound.unread:
                 deliveries.give_up(connection)
+            connection.send_queue.flush_if_free(sock)  # or TLS is read while another sends it
             return call()
         if not (call.is_plain or asks_for_bytes(call)):
             self._connections.look(note_urgent, self._engine, connection, call)

@@ -89,7 +89,7 @@ class Sender:
             return call()
         if connection in self._connections.proxies and len(call.args) > 1:
             self._connections.look(self._ssl_objects.hear, sock, connection, call.args[1])
-        if connection.untargeted:
+        if connection.untargeted and not connection.send_queue.messages:
             if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
                 self._connections.look(_note_request, connection, call.args[1])
             return call()

@@ -144,6 +144,12 @@ class SendQueue:
             finally:
                 self._flushed_by = None
 
+    def flush_if_free(self, sock: socket.SocketType) -> None:
+        """The same, if nothing keeps it back any more, and nobody has come yet to send it."""
+        __tracebackhide__ = True
+        if self.messages and not self.requests.is_cut:
+            self.flush(sock)
+
 
 def _ends_it(fault: Fault) -> bool:
     """Whether it strikes what has begun; a partition does so by itself."""

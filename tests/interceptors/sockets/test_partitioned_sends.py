@@ -28,6 +28,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.partitioned_sends import PartitionedSends
 from tests.clocks import MovableClock
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
@@ -248,6 +249,53 @@ def test_it_gets_through_as_it_is_while_other_experiments_go_on(
         heard += listener.next()
     assert heard == b"first, second"
     far.stop()
+
+
+@contextlib.contextmanager
+def just_before_it_gets_through(
+    client: socket.socket, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Lets what `client` has sent, "first, ", through; what it is given is done right before.
+
+    The partition has ended by then, and an experiment is left that is about somebody else.
+    """
+    flush_all = PartitionedSends.flush_all
+
+    def let_through(action: Callable[[], None]) -> None:
+        def act_and_flush(partitions: PartitionedSends) -> None:
+            monkeypatch.undo()
+            action()
+            flush_all(partitions)
+
+        monkeypatch.setattr(PartitionedSends, "flush_all", act_and_flush)
+        wall.stop()
+
+    wall = start(engine)
+    client.sendall(b"first, ")
+    other = ChaosExperiment("other", "network_latency", delay=0.001, target="somebody.else")
+    ending = engine.start(other, seed=1)
+    yield let_through
+    ending.stop()
+
+
+def test_what_is_sent_as_it_ends_comes_after_it(
+    client: socket.socket, listener: Listener, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with just_before_it_gets_through(client, engine, monkeypatch) as let_through:
+        let_through(lambda: client.sendall(b"second"))
+    heard = b""
+    while len(heard) < 13:
+        heard += listener.next()
+    assert heard == b"first, second"
+
+
+def test_who_receives_as_it_ends_has_sent_it(
+    client: socket.socket, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = list[bytes]()
+    with just_before_it_gets_through(client, engine, monkeypatch) as let_through:
+        let_through(lambda: answers.append(client.recv(100)))
+    assert answers == [b"first, "]
 
 
 def test_every_way_of_sending_is_held_back(
