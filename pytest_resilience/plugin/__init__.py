@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 
 _STARTING = "resilience-starting"  # the name of `starting` as a plugin
 
-_CAPS = {
-    "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
-    "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
-    "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
-}
-
 # A line says what for; those below it say what may be given. A time is in seconds, or a text.
 _MARKERS = (
     (
@@ -124,7 +118,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="linelist",
     )
     parser.addini("virtual_time", "Give every test virtual time, as its marker does.", type="bool")
-    for name, meaning in _CAPS.items():
+    caps = {
+        "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
+        "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
+        "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
+    }
+    for name, meaning in caps.items():
         parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
 
 
@@ -329,7 +328,7 @@ def _describe_hooks(config: pytest.Config) -> bool:
 
 def _may_have_chaos(config: pytest.Config, places: Sequence[str]) -> bool:
     """Whether a setting, or a conftest file that pytest reads before it collects, says so."""
-    for name in ("chaos_services", *_CAPS):
+    for name in ("chaos_services", "chaos_max_cpu", "chaos_max_memory", "chaos_max_disk"):
         if config.getini(name):
             return True
     root = f"{config.rootpath}/".replace("//", "/")
