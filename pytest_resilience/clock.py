@@ -73,11 +73,12 @@ class Clock(Protocol):
 
 @runtime_checkable
 class IdlingClock(Clock, Protocol):
-    """One that can shorten waits that others measure: event loops of asyncio, and SQLite."""
+    """One that can shorten waits that others measure: event loops, and SQLite."""
 
     def idle_in(self, loop: Any, until: float) -> None:
         """Something is delayed in the loop by this clock. Called again and again meanwhile.
 
+        `loop`: of asyncio, or what trio has in its place.
         `until`: in the loop's time; infinite for what never comes.
         """
 

@@ -1,4 +1,4 @@
-"""trio: its sockets, and the cancel scopes that the code under test enters.
+"""trio: its sockets, delays of its tasks, and the cancel scopes that the code under test enters.
 
 Its sockets poll, and are read as all that do (see `receive_nonblocking`). But they call the methods
 of Python's sockets that were there when trio was loaded, and await connects.
@@ -21,16 +21,21 @@ from typing import Any
 
 from pytest_resilience.chaos.cancelling import note_nursery
 from pytest_resilience.chaos.cancelling import note_scope
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.types.callers import Cancellation
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.clock import IdlingClock
+from pytest_resilience.clock import is_frozen
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import LibraryPatches
 from pytest_resilience.patching import Patches
 from pytest_resilience.stacks import is_library
 
 
-__all__ = ["CancelScopeInterceptor", "TrioSockets"]
+__all__ = ["CancelScopeInterceptor", "TrioSockets", "pause_in_trio"]
 
 _A_WHILE = 0.05  # seconds: how soon who waits meets what another task has asked for
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -125,6 +130,52 @@ class TrioSockets:
             )
 
         return connect
+
+
+class _Nap:
+    """What a task of trio has as `custom_sleep_data` while it is delayed.
+
+    Attributes:
+        resilience_due: when the delay is over, in the time of the run; infinite for never.
+        resilience_scope: ends the nap before, as experiments may end.
+    """
+
+    async def sleep(self, seconds: float, rest: float, clock: Clock) -> None:
+        """For so many seconds of the `rest`."""
+        import trio  # whose task this is
+
+        task = trio.lowlevel.current_task()
+        self.resilience_due = trio.current_time() + rest
+        with trio.move_on_after(seconds) as self.resilience_scope:
+            task.custom_sleep_data = self  # until it is woken
+            if isinstance(clock, IdlingClock):
+                clock.idle_in(task._runner, self.resilience_due)  # noqa: SLF001  # has no name
+            await trio.sleep_forever()
+
+
+async def pause_in_trio(effect: Effect, seconds: float) -> None:
+    """As `waiting.pause`, of a task of trio."""
+    import trio  # whose task this is
+
+    began, slept, nap = effect.clock.monotonic(), 0.0, _Nap()
+
+    def passed() -> float:
+        # Whichever is faster: a clock that stands still holds nobody up for ever.
+        return max(effect.clock.monotonic() - began, slept)
+
+    try:
+        while (rest := min(seconds - passed(), effect.left())) > 0:  # nobody says when it ends
+            step = min(rest, _A_WHILE)
+            if is_frozen():  # trio sleeps by what is frozen
+                await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
+                continue
+            before = trio.current_time()
+            try:
+                await nap.sleep(step, rest, effect.clock)
+            finally:
+                slept += 0.0 if is_frozen() else trio.current_time() - before
+    finally:
+        effect.add_delay(passed())
 
 
 class CancelScopeInterceptor:

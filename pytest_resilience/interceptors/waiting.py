@@ -403,7 +403,9 @@ async def pause(effect: Effect, seconds: float | None = None) -> None:
     """Suspend the task for so long, or for the delay of `effect`. Can be cancelled."""
     seconds = effect.delay if seconds is None else seconds
     if in_trio():
-        await _pause_in_trio(effect, seconds)
+        from pytest_resilience.interceptors.trio import pause_in_trio  # not paid by all others
+
+        await pause_in_trio(effect, seconds)
         return
     import asyncio  # whose task this is
 
@@ -419,30 +421,6 @@ async def pause(effect: Effect, seconds: float | None = None) -> None:
         await over
     finally:
         wait.cancel()
-
-
-async def _pause_in_trio(effect: Effect, seconds: float) -> None:
-    import trio  # whose task this is
-
-    began, slept = effect.clock.monotonic(), 0.0
-
-    def passed() -> float:
-        # Whichever is faster: a clock that stands still holds nobody up for ever.
-        return max(effect.clock.monotonic() - began, slept)
-
-    try:
-        while (rest := min(seconds - passed(), effect.left())) > 0:  # nobody says when it ends
-            step = min(rest, SLICE)
-            if is_frozen():  # trio sleeps by what is frozen
-                await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
-                continue
-            before = trio.current_time()
-            try:
-                await trio.sleep(step)
-            finally:
-                slept += 0.0 if is_frozen() else trio.current_time() - before
-    finally:
-        effect.add_delay(passed())
 
 
 def run_steps(steps: Generator[_Step, Any, _R], perform: Callable[[_Step], object]) -> _R:

@@ -1,4 +1,4 @@
-"""Event loops of asyncio whose own timeouts nobody waits for while a fault holds something back.
+"""Event loops whose own timeouts nobody waits for while a fault holds something back.
 
 A blocking client is told at once that its five seconds of silence are over. In a loop it is a
 timer that tells it, so the time of the loop is moved to that. Something else may be awaited there
@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import weakref
 
-from collections.abc import Callable
 from collections.abc import Container
 from typing import Any
 from typing import TypeAlias
@@ -27,9 +25,9 @@ from typing import TypeAlias
 from pytest_resilience.chaos.call_site import user_frames
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
-from pytest_resilience.plugin.matrix.loop_waits import awaited_in
-from pytest_resilience.plugin.matrix.loop_waits import next_timer
-from pytest_resilience.plugin.matrix.loop_waits import seconds_left
+from pytest_resilience.plugin.exploration.loop_times import LoopTime
+from pytest_resilience.plugin.exploration.loop_times import Timer
+from pytest_resilience.plugin.exploration.loop_times import loop_time
 
 
 __all__ = ["IdleLoops"]
@@ -38,7 +36,6 @@ _Since: TypeAlias = weakref.WeakKeyDictionary[Any, tuple[frozenset[Any], float]]
 
 _LEAST_QUIET = 0.1  # seconds, in which a server of the test has answered
 _LEAST_REST = 0.5  # the same, where no fault is known to hold anything back
-_SLEEP = "_set_result_unless_cancelled"  # what asyncio's timers of sleeps call
 _REST = 0.002  # seconds that a loop waits by itself: timers so close to each other are one to it
 
 
@@ -80,85 +77,56 @@ class IdleLoops:
 
         Move the loop's time on if nobody does anything.
         """
-        if self._quiet_for(loop, self._since) < self._quiet:
+        time = loop_time(loop)
+        if time is None or self._quiet_for(time, self._since) < self._quiet:
             return
-        seconds = min(seconds_left(loop), until - loop.time())
+        due = min((each.when for each in time.timers()), default=math.inf)
+        seconds = min(due, until) - time.now()
         if seconds > self._patience:
             self.silent.add(loop)
         elif seconds > _REST:
             seconds -= _REST
             self._patience -= seconds
-            _moved_time(loop).moved += seconds
+            time.move(seconds)
 
     def look_at_rest(self, loop: Any) -> None:
         """The loop waits, and a fault has happened before. Move its time to its next timeout."""
-        asleep = _asleep_in_libraries(loop)
-        if self._quiet_for(loop, self._at_rest, asleep) < self._rest:
+        time = loop_time(loop)
+        if time is None:
             return
-        timer = next_timer(loop, but=asleep.values()) or next_timer(loop)
-        if timer is None or hasattr(getattr(timer._callback, "__self__", None), "resilience_due"):  # noqa: SLF001
+        timers = time.timers()
+        asleep = {each.sleeper: each for each in timers if _is_library_asleep(each)}
+        if self._quiet_for(time, self._at_rest, asleep) < self._rest:
             return
-        seconds = timer.when() - loop.time() - _REST
-        of_library = any(timer is each for each in asleep.values())
-        if (of_library or not _is_sleep(timer)) and 0 < seconds <= min(self._longest, self._most):
+        others = [each for each in timers if each.sleeper not in asleep]
+        timer = min(others or timers, key=lambda each: each.when, default=None)
+        if timer is None or timer.is_of_fault:
+            return
+        seconds = timer.when - time.now() - _REST
+        may_end = timer.sleeper in asleep or not timer.is_sleep
+        if may_end and 0 < seconds <= min(self._longest, self._most):
             self._most -= seconds
-            _moved_time(loop).moved += seconds
-            loop.call_soon_threadsafe(_nothing)  # its selector would wait as long as before
+            time.move(seconds)
+            time.wake()  # its selector would wait as long as before
 
-    def _quiet_for(self, loop: Any, since: _Since, but: Container[Any] = ()) -> float:
+    def _quiet_for(self, time: LoopTime, since: _Since, but: Container[Any] = ()) -> float:
         """Seconds that all of its tasks have waited for; less than none where that is not known.
 
         `but`: the tasks that do not matter.
         """
-        if not hasattr(loop, "_scheduled") or is_frozen():
-            return -1.0  # its time is not that of Python's loops
-        now, awaited = MACHINE_CLOCK.monotonic(), awaited_in(loop, but)
-        known, began = since.get(loop, (None, now))
-        if known != awaited or loop._ready:  # noqa: SLF001  # what the loop has to do
-            since[loop] = awaited, now
-            self.silent.discard(loop)
+        if is_frozen():
+            return -1.0  # its time is not that of the machine
+        now, awaited = MACHINE_CLOCK.monotonic(), time.awaited(but)
+        if awaited is None:
+            return -1.0
+        known, began = since.get(time.loop, (None, now))
+        if known != awaited:
+            since[time.loop] = awaited, now
+            self.silent.discard(time.loop)
             return -1.0
         return now - began
 
 
-def _asleep_in_libraries(loop: Any) -> dict[Any, Any]:
-    """The tasks that do so, and have no code of the user's; each with the timer that ends it."""
-    timers = (each for each in getattr(loop, "_scheduled", ()) if not each.cancelled())
-    sleeps = {each._args[0]: each for each in timers if _is_sleep(each)}  # noqa: SLF001
-    tasks = sys.modules["asyncio"].all_tasks(loop) if sleeps else ()
-    waiting = ((each, getattr(each, "_fut_waiter", None)) for each in tasks)
-    return {
-        task: sleeps[future]
-        for task, future in waiting
-        if future in sleeps and not user_frames(task)
-    }
-
-
-def _is_sleep(timer: Any) -> bool:
-    return getattr(timer._callback, "__name__", "") == _SLEEP  # noqa: SLF001  # nothing public tells
-
-
-def _nothing() -> None:
-    """For a loop that is only to look at its timers."""
-
-
-class _MovedTime:
-    """Takes the place of a loop's method, for as long as there is the loop.
-
-    Attributes:
-        moved: seconds by which it is ahead.
-    """
-
-    def __init__(self, usual: Callable[[], float]) -> None:
-        self.moved = 0.0
-        self._usual = usual
-
-    def __call__(self) -> float:
-        return self._usual() + self.moved
-
-
-def _moved_time(loop: Any) -> _MovedTime:
-    if not isinstance(loop.time, _MovedTime):
-        loop.time = _MovedTime(loop.time)
-    found: _MovedTime = loop.time
-    return found
+def _is_library_asleep(timer: Timer) -> bool:
+    """Whether it ends a sleep of a task that has no code of the user's."""
+    return timer.sleeper is not None and not user_frames(timer.sleeper)

@@ -39,8 +39,9 @@ from pytest_resilience.virtual_time.stalls import is_in_a_lock_of_c
 
 
 __all__ = [
-    "LoopWait", "Place", "awaited_in", "guest_of_trio", "next_timer", "other_threads",
-    "raise_in_trio", "running_loop_in_c", "runs_project", "seconds_left",
+    "LoopWait", "Place", "awaited_in", "awaited_in_trio", "deadlines_in_trio", "delay_in_trio",
+    "due", "guest_of_trio", "other_threads", "raise_in_trio", "running_loop_in_c",
+    "runs_project",
 ]  # fmt: skip
 
 Place = tuple[tuple[CodeType, int | None], ...]
@@ -96,7 +97,7 @@ class LoopWait:
     @classmethod
     def _of_asyncio(cls, turn: FrameType, seconds: float) -> LoopWait | None:
         loop = turn.f_locals["self"]
-        if turn.f_locals["timeout"] == 0 or seconds_left(loop) < seconds:
+        if turn.f_locals["timeout"] == 0 or _seconds_left(loop) < seconds:
             return None
         return cls(
             loop=loop,
@@ -124,15 +125,12 @@ class LoopWait:
     @classmethod
     def _of_trio(cls, runner: Any, seconds: float) -> LoopWait | None:
         jumps = runner.waiting_for_idle or runner.clock_autojump_threshold < math.inf
-        left = runner.deadlines.next_deadline() - runner.clock.current_time()
-        if jumps or left < seconds:
+        due = min((when for when, _ in deadlines_in_trio(runner)), default=math.inf)
+        if jumps or due - runner.clock.current_time() < seconds:
             return None
-        woken = type(runner.entry_queue).task.__code__  # goes a step by every signal, as of a look
-        tasks = [each for each in runner.tasks if each.coro.cr_code is not woken]
-        steps = ((weakref.ref(each), each._schedule_points) for each in tasks)  # noqa: SLF001
         return cls(
             loop=runner,
-            awaited=frozenset(steps),
+            awaited=awaited_in_trio(runner),
             tasks=_frames_of(runner.tasks),
             watched=functools.partial(_watched_by_trio, runner),
         )
@@ -312,21 +310,47 @@ def _step_of(task: Any) -> tuple[Any, ...]:
     return weakref.ref(task), None if future is None else weakref.ref(future)
 
 
-def seconds_left(loop: Any) -> float:
+def awaited_in_trio(runner: Any, but: Container[Any] = ()) -> frozenset[tuple[Any, ...]]:
+    """Each task with the number of its steps; one that a fault delays with that delay."""
+    woken = type(runner.entry_queue).task.__code__  # goes a step by every signal, as of a look
+    tasks = (each for each in runner.tasks if each.coro.cr_code is not woken and each not in but)
+    return frozenset(_step_in_trio(each) for each in tasks)
+
+
+def _step_in_trio(task: Any) -> tuple[Any, ...]:
+    delay = delay_in_trio(task)
+    step = task._schedule_points if delay is None else weakref.ref(delay)  # noqa: SLF001
+    return weakref.ref(task), step
+
+
+def delay_in_trio(task: Any) -> Any:
+    """The delay by a fault in which a task waits, if it is in one; else None.
+
+    It has `resilience_due`, and `resilience_scope` by which it wakes the task now and then.
+    """
+    data = task.custom_sleep_data
+    return data if hasattr(data, "resilience_due") else None
+
+
+def deadlines_in_trio(runner: Any) -> list[tuple[float, Any]]:
+    """When each cancel scope is cancelled, and the scope. That of a delay tells when it is over."""
+    delays = filter(None, map(delay_in_trio, runner.tasks))
+    due = {id(each.resilience_scope): each.resilience_due for each in delays}
+    return [
+        (due.get(id(scope), when), scope)
+        for when, _, scope in runner.deadlines._heap  # noqa: SLF001  # nothing public tells
+        if when == scope._registered_deadline  # noqa: SLF001  # it has no other by now
+    ]
+
+
+def _seconds_left(loop: Any) -> float:
     """Until a timer lets a loop do something."""
-    timer = next_timer(loop)
-    return math.inf if timer is None else _due(timer) - float(loop.time())
+    timers = (each for each in loop._scheduled if not each.cancelled())  # noqa: SLF001
+    return min(map(due, timers), default=math.inf) - float(loop.time())
 
 
-def next_timer(loop: Any, but: Iterable[Any] = ()) -> Any:
-    """Which lets a loop do something, the earliest; None if none does."""
-    without = set(map(id, but))
-    timers = [each for each in loop._scheduled if not each.cancelled()]  # noqa: SLF001
-    return min((each for each in timers if id(each) not in without), key=_due, default=None)
-
-
-def _due(timer: Any) -> float:
-    """When it is to do something. What the timers of faults poll for tells that by itself."""
+def due(timer: Any) -> float:
+    """When a timer of asyncio is to do something. What those of faults poll for tells that."""
     owner = getattr(timer._callback, "__self__", None)  # noqa: SLF001
     return float(getattr(owner, "resilience_due", timer.when()))
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import math
 
 from collections.abc import Callable
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+import trio
 
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.clock import ManualClock
+from pytest_resilience.exploration.skipping_clock import SkippingClock
+from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.plugin.exploration import idle_loops
 from pytest_resilience.plugin.exploration.idle_loops import IdleLoops
 
@@ -58,8 +64,43 @@ CLIENT = """
 """
 
 
-def test_who_gives_up_after_a_time_does_so_at_once(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(CLIENT.format(patience=45))  # the deadline of a run is 10 s
+def _on_trio(code: str) -> str:
+    """The same client, which reads as long as `enough` says."""
+    begin, end = code.index("    async def ask"), code.index("    @pytest.mark.chaos_explore")
+    enough = "g" if "readuntil" in code else "a whole answer"
+    return (
+        code[:begin]
+        + f"""
+    import math
+    import trio
+
+    async def ask(address, patience):
+        with trio.fail_after(math.inf if patience is None else patience):
+            async with await trio.open_tcp_stream(*address) as stream:
+                await stream.send_all(b"ping")
+                answer = b""
+                while {enough.encode()!r} not in answer:
+                    if not (more := await stream.receive_some()):
+                        break
+                    answer += more
+                return answer
+
+"""
+        + code[end:].replace("asyncio.run(ask(address, patience))", "{run}")
+    )
+
+
+RUNS_OF_TRIO = {
+    "trio": "trio.run(ask, address, patience)",
+    "anyio": "__import__('anyio').run(ask, address, patience, backend='trio')",
+}
+
+
+@pytest.mark.parametrize("kind", ["asyncio", *RUNS_OF_TRIO])
+def test_who_gives_up_after_a_time_does_so_at_once(pytester: pytest.Pytester, kind: str) -> None:
+    code = CLIENT if kind == "asyncio" else _on_trio(CLIENT)
+    code = code.format(patience=45, run=RUNS_OF_TRIO.get(kind))  # the deadline of a run is 10 s
+    pytester.makepyfile(code)
     result = pytester.runpytest("-v")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines("*: 3 operations, 2 runs, * 0 ways to fail")
@@ -77,10 +118,13 @@ REST = (
 )
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "trio"])
 def test_who_waits_for_the_rest_of_a_damaged_answer_gives_up_soon(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, kind: str
 ) -> None:
-    pytester.makepyfile(REST.format(patience=45))  # the deadline of a run is 10 s
+    code = REST if kind == "asyncio" else _on_trio(REST)
+    code = code.format(patience=45, run=RUNS_OF_TRIO.get(kind))  # the deadline of a run is 10 s
+    pytester.makepyfile(code)
     result = pytester.runpytest("-v")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines("*: 3 operations, * 0 ways to fail")
@@ -172,6 +216,32 @@ def test_a_loop_in_c_is_explored_with_what_can_happen_to_a_client_of_it(
     result.stdout.no_fnmatch_line("*stale*")
 
 
+def test_who_connects_in_trio_again_and_again_is_not_at_the_deadline(
+    pytester: pytest.Pytester,
+) -> None:
+    code = _on_trio(CLIENT).format(
+        patience=6,
+        run="trio.run(ask_again, address, patience)",
+    )
+    code = code.replace(
+        "    @pytest.mark.chaos_explore",
+        """
+    async def ask_again(address, patience):
+        for _ in range(2):
+            try:
+                answer = await ask(address, patience)
+            except trio.TooSlowError:
+                answer = b"pong"
+        return answer
+
+    @pytest.mark.chaos_explore""",
+    )
+    pytester.makepyfile(code)
+    result = pytester.runpytest("-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("*, 0 ways to fail")
+
+
 async def _never() -> None:
     await asyncio.Event().wait()
 
@@ -224,6 +294,93 @@ def test_a_loop_is_moved_to_its_next_timer_only_if_all_of_its_tasks_wait(
     with contextlib.suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
     loop.close()
+
+
+class Silence(Effect):
+    """Of no experiment that ends."""
+
+    def left(self) -> float:
+        return math.inf
+
+
+async def _again_and_again_in_trio() -> None:
+    while True:  # noqa: ASYNC110  # it waits for nothing else
+        await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "over", "silent"),
+    [
+        (functools.partial(trio.sleep, 50), True, False),
+        (trio.sleep_forever, False, True),
+        (functools.partial(trio.sleep, 3600), False, True),
+        (_again_and_again_in_trio, False, False),
+    ],
+)
+def test_a_run_of_trio_is_moved_to_its_next_deadline_only_if_all_of_its_tasks_wait(
+    waiting: Callable[[], Coroutine[Any, Any, None]], *, over: bool, silent: bool
+) -> None:
+    loops = IdleLoops(quiet=0.0, patience=60.0)
+    found = []
+
+    async def wait(scope: trio.CancelScope) -> None:
+        await waiting()
+        scope.cancel()
+
+    async def story() -> None:
+        async with trio.open_nursery() as nursery:
+
+            def look(runner: Any, until: float) -> None:  # by each of two tasks
+                loops.look(runner, until)
+                found.append(runner in loops.silent)
+                if found[-1] or len(found) == 12:
+                    nursery.cancel_scope.cancel()
+
+            effect = Silence(clock=SkippingClock(60.0, look), delay=math.inf)
+            nursery.start_soon(pause, effect)
+            nursery.start_soon(pause, effect)
+            nursery.start_soon(wait, nursery.cancel_scope)
+
+    trio.run(story)
+    assert (len(found) < 12 and not found[-1]) is over
+    assert found[-1] is silent
+
+
+@pytest.mark.parametrize(
+    ("waiting", "over"),
+    [
+        (trio.sleep_forever, True),
+        (functools.partial(trio.sleep, 40), False),
+    ],
+)
+def test_a_run_of_trio_at_rest_is_moved_to_a_timeout_and_to_no_sleep(
+    clock: ManualClock, waiting: Callable[[], Coroutine[Any, Any, None]], *, over: bool
+) -> None:
+    loops = IdleLoops(quiet=0.0, patience=60.0)
+    scope: Any = None
+    task: Any = None
+    token: Any = None
+
+    class Looks(trio.abc.Instrument):
+        """At a run that waits, as a signal does."""
+
+        left = 6
+
+        def before_io_wait(self, timeout: float) -> None:
+            if timeout > 1 and self.left:  # else it goes on by itself
+                self.left -= 1
+                loops.look_at_rest(task._runner)
+                clock.advance(1.0)
+                token.run_sync_soon(bool if self.left else scope.cancel)
+
+    async def story() -> bool:
+        nonlocal scope, task, token
+        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope, trio.move_on_after(50) as timeout:
+            await waiting()
+        return timeout.cancelled_caught
+
+    assert trio.run(story, instruments=[Looks()]) is over
 
 
 @pytest.mark.parametrize(
