@@ -25,6 +25,7 @@ from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.types.callers import Cancellation
 from pytest_resilience.chaos.types.callers import LateResponse
+from pytest_resilience.clock import SkippingClock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
@@ -36,7 +37,6 @@ from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.schedule import parse_schedule
-from pytest_resilience.exploration.skipping_clock import SkippingClock
 from pytest_resilience.plugin.experiment_requests import RunMode
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.pytest_internals import temporary_folder

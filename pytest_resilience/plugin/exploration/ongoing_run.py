@@ -21,6 +21,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.possible_faults import CANCEL
 from pytest_resilience.chaos.possible_faults import CANCELS
+from pytest_resilience.clock import SilenceError
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
@@ -35,7 +36,6 @@ from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import text_in_chain
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
-from pytest_resilience.exploration.skipping_clock import SilenceError
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.faults import start
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE

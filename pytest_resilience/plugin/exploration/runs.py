@@ -21,6 +21,7 @@ import pytest
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import SkippingClock
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.exploration.operation_log import CallLimit
 from pytest_resilience.exploration.operation_log import OperationLog
@@ -34,7 +35,6 @@ from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
-from pytest_resilience.exploration.skipping_clock import SkippingClock
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
 from pytest_resilience.plugin.exploration.faults import all_seen

@@ -16,7 +16,7 @@ import trio
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.exploration.skipping_clock import SkippingClock
+from pytest_resilience.clock import SkippingClock
 from pytest_resilience.interceptors.waiting import pause
 from pytest_resilience.plugin.exploration import idle_loops
 from pytest_resilience.plugin.exploration.idle_loops import IdleLoops

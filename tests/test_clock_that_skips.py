@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.exploration.skipping_clock import SilenceError
-from pytest_resilience.exploration.skipping_clock import SkippingClock
+from pytest_resilience.clock import SilenceError
+from pytest_resilience.clock import SkippingClock
 
 
 def test_the_clock_waits_for_nothing_and_finds_out_who_waits_for_ever() -> None:
