@@ -190,7 +190,9 @@ class DelayingProtocol(asyncio.Protocol):
             self.protocol.connection_lost(self._error or exc)
         else:
             self._lost = True
-            self._pass("connection_lost", functools.partial(self.protocol.connection_lost, exc))
+            lose = functools.partial(self.protocol.connection_lost, exc)
+            # As a transport tells of it: who is woken by what comes before it reads that first.
+            self._pass("connection_lost", functools.partial(self.loop.call_soon, lose))
             transport: Any = self._transport  # whose own do nothing any more
             transport.close = transport.abort = self._end_here
 

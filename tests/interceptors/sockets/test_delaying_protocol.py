@@ -32,6 +32,7 @@ from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.resets import reset_when_closed
 
 
 PATIENCE = 30  # seconds
@@ -244,6 +245,31 @@ def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> No
                 assert protocol.told == []
             await protocol.lost
             assert protocol.told == [TimeoutError]
+
+    with serve(answer_and_reset) as port:
+        run(story(port))
+
+
+def test_who_is_woken_by_what_came_before_a_reset_is_told_of_that_too(inject: Inject) -> None:
+    """A transport tells of them in turns of their own, and a reader of asyncio counts on it."""
+    resets = threading.Event()
+
+    def answer_and_reset(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+        assert resets.wait(PATIENCE)
+        reset_when_closed(connection)
+
+    async def story(port: int) -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        with inject("network_latency", delay=2 * PATIENCE):
+            writer.write(b"no whole line")
+            reading = asyncio.create_task(reader.readline())
+            await until(lambda: _holds(writer.transport))
+            resets.set()
+            await until(writer.transport.is_closing)
+            assert not reading.done()
+        with pytest.raises(ConnectionResetError):
+            await reading
 
     with serve(answer_and_reset) as port:
         run(story(port))
