@@ -222,31 +222,43 @@ def test_a_connection_that_our_side_closes_is_closed_at_once(
     run(story())
 
 
-def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> None:
-    resets, gone = threading.Event(), threading.Event()
+class Resetting:
+    """A peer that answers once, and resets the connection when it is told to.
 
-    def answer_and_reset(connection: socket.socket) -> None:
+    Attributes:
+        resets: tells it.
+        gone: it has.
+    """
+
+    def __init__(self) -> None:
+        self.resets, self.gone = threading.Event(), threading.Event()
+
+    def __call__(self, connection: socket.socket) -> None:
         connection.sendall(connection.recv(len(b"hello")))
-        assert resets.wait(PATIENCE)
+        assert self.resets.wait(PATIENCE)
         reset(connection)
         connection.close()
-        gone.set()
+        self.gone.set()
+
+
+def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> None:
+    peer = Resetting()
 
     async def story(port: int) -> None:
         async with connected(port) as (transport, protocol):
             with inject("network_failure", mode="timeout", rate=1) as silence:
                 transport.write(b"hello")
                 await until(lambda: silence.matched)
-                resets.set()
+                peer.resets.set()
                 transport.write(b"are you there?")
-                await until(gone.is_set)
+                await until(peer.gone.is_set)
                 for _ in range(10):  # a loop is told of it in the first of these turns
                     await asyncio.sleep(0)
                 assert protocol.told == []
             await protocol.lost
             assert protocol.told == [TimeoutError]
 
-    with serve(answer_and_reset) as port:
+    with serve(peer) as port:
         run(story(port))
 
 
@@ -278,23 +290,16 @@ def test_who_is_woken_by_what_came_before_a_reset_is_told_of_that_too(inject: In
 @pytest.mark.parametrize("end", ["close", "abort"])
 def test_our_side_ends_a_connection_that_is_lost_in_silence(inject: Inject, end: str) -> None:
     """Who gives up, and waits for its connection to be over, does not wait for ever."""
-    resets, gone = threading.Event(), threading.Event()
-
-    def answer_and_reset(connection: socket.socket) -> None:
-        connection.sendall(connection.recv(len(b"hello")))
-        assert resets.wait(PATIENCE)
-        reset(connection)
-        connection.close()
-        gone.set()
+    peer = Resetting()
 
     async def story(port: int) -> None:
         async with connected(port) as (transport, protocol):
             with inject("network_failure", mode="timeout", rate=1) as silence:
                 transport.write(b"hello")
                 await until(lambda: silence.matched)
-                resets.set()
+                peer.resets.set()
                 transport.write(b"are you there?")
-                await until(gone.is_set)
+                await until(peer.gone.is_set)
                 transport.write(b"are you?")  # of which the system tells the transport
                 assert transport.is_closing()
                 for _ in range(10):
@@ -304,7 +309,7 @@ def test_our_side_ends_a_connection_that_is_lost_in_silence(inject: Inject, end:
                 await protocol.lost
                 assert protocol.told == [type(None)]
 
-    with serve(answer_and_reset) as port:
+    with serve(peer) as port:
         run(story(port))
 
 

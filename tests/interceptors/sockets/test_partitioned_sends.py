@@ -67,6 +67,13 @@ class Listener:
     def next(self) -> bytes:
         return self.received.get(timeout=10)
 
+    def through(self, end: bytes) -> bytes:
+        """All that comes next, up to what ends so."""
+        heard = b""
+        while not heard.endswith(end):
+            heard += self.next()
+        return heard
+
 
 @pytest.fixture
 def listener() -> Listener:
@@ -214,10 +221,7 @@ def test_what_is_said_afterwards_comes_after_it(
     client.sendall(b"first, ")
     wall.stop()
     client.sendall(b"second")
-    heard = b""
-    while len(heard) < 13:
-        heard += listener.next()
-    assert heard == b"first, second"
+    assert listener.through(b"second") == b"first, second"
 
 
 def test_an_answer_under_way_is_held_up(
@@ -244,10 +248,7 @@ def test_it_gets_through_as_it_is_while_other_experiments_go_on(
     client.sendall(b"first, ")
     wall.stop()
     client.sendall(b"second")
-    heard = b""
-    while len(heard) < 13:
-        heard += listener.next()
-    assert heard == b"first, second"
+    assert listener.through(b"second") == b"first, second"
     far.stop()
 
 
@@ -283,10 +284,7 @@ def test_what_is_sent_as_it_ends_comes_after_it(
 ) -> None:
     with just_before_it_gets_through(client, engine, monkeypatch) as let_through:
         let_through(lambda: client.sendall(b"second"))
-    heard = b""
-    while len(heard) < 13:
-        heard += listener.next()
-    assert heard == b"first, second"
+    assert listener.through(b"second") == b"first, second"
 
 
 def test_who_receives_as_it_ends_has_sent_it(
@@ -312,10 +310,7 @@ def test_every_way_of_sending_is_held_back(
             assert client.sendfile(opened, 2, 4) == 4
         wall.stop()
         client.sendall(b".")
-        heard = b""
-        while not heard.endswith(b"."):
-            heard += listener.next()
-    assert heard == b"send sendall sendmsg file."
+        assert listener.through(b".") == b"send sendall sendmsg file."
 
 
 def test_connecting_goes_on_when_it_is_over(listener: Listener, engine: Engine) -> None:
@@ -355,10 +350,7 @@ def test_a_share_of_what_is_sent_is_late_and_in_order(listener: Listener, engine
         assert listener.next() == b"one "
         wall.stop()
         client.sendall(b"four")
-        heard = b""
-        while not heard.endswith(b"four"):
-            heard += listener.next()
-    assert heard == b"two three four"
+        assert listener.through(b"four") == b"two three four"
 
 
 def test_what_was_not_sent_is_not_answered(listener: Listener, engine: Engine) -> None:
